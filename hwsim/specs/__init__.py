@@ -1,0 +1,1 @@
+"""Specs: what people write about devices, systems, models and stacks."""

@@ -1,0 +1,194 @@
+"""The base of every spec: frozen, strict, with units and sources."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from hwsim.units import DIMENSIONS, Dimension, check_magnitude, parse_quantity
+
+# Validation context key: text files must write units, programs need not.
+UNITS_REQUIRED = "units_required"
+
+
+class Spec(BaseModel):
+    """Base of all spec models: immutable, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+
+def _quantity(dimension: Dimension) -> Any:
+    def parse(value: object, info: ValidationInfo) -> float:
+        if isinstance(value, str):
+            return parse_quantity(value, dimension)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(
+                f"{value!r} is not a quantity; write it as {dimension.example!r}"
+            )
+        if info.context and info.context.get(UNITS_REQUIRED):
+            raise ValueError(
+                f"{value!r} has no unit; write it as text with one, "
+                f"as in {dimension.example!r}"
+            )
+        return check_magnitude(float(value), dimension)
+
+    return Annotated[
+        float,
+        BeforeValidator(parse),
+        dimension,
+        WithJsonSchema(
+            {
+                "type": ["string", "number"],
+                "description": f"quantity in {dimension.unit} "
+                f"(text with a unit in TOML, SI number in JSON), "
+                f"for example {dimension.example!r}",
+            }
+        ),
+    ]
+
+
+Bytes = _quantity(DIMENSIONS["bytes"])
+BytesPerSecond = _quantity(DIMENSIONS["bandwidth"])
+FlopPerSecond = _quantity(DIMENSIONS["rate"])
+Seconds = _quantity(DIMENSIONS["time"])
+Hertz = _quantity(DIMENSIONS["frequency"])
+Watts = _quantity(DIMENSIONS["power"])
+Joules = _quantity(DIMENSIONS["energy"])
+Flop = _quantity(DIMENSIONS["work"])
+BytesPerClock = _quantity(DIMENSIONS["bytes_per_clock"])
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=120)]
+Identifier = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+_-]*$", max_length=80)
+]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+
+DTYPES = (
+    "fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4",
+)  # fmt: skip
+Dtype = Literal[
+    "fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4"
+]
+DTYPE_BYTES: dict[str, float] = {
+    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1,
+    "fp6": 0.75, "fp4": 0.5, "int4": 0.5,
+}  # fmt: skip
+
+
+class Source(Spec):
+    """Where figures come from.
+
+    Attributes
+    ----------
+    kind : str
+        ``datasheet``, ``measured``, ``derived`` or ``assumed``.
+    covers : tuple of str
+        Dotted key prefixes of the figures it stands for; ``*`` is all. The
+        longest matching prefix wins, the first listed on a tie.
+    """
+
+    kind: Literal["datasheet", "measured", "derived", "assumed"]
+    title: Text
+    url: Text | None = None
+    date: dt.date
+    covers: tuple[Name, ...] = ("*",)
+    note: Text | None = None
+
+
+class CatalogSpec(Spec):
+    """Base of specs that stand in a catalog under an id and aliases."""
+
+    schema_version: Literal[1] = 1
+    id: Identifier
+    name: Name
+    aliases: tuple[Name, ...] = ()
+    notes: tuple[Text, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _every_figure_has_a_source(self) -> CatalogSpec:
+        for path, _, _ in iter_figures(self):
+            if self.source_of(path) is None:
+                raise ValueError(
+                    f"{path} has no source; add a [[sources]] entry whose "
+                    f'covers names it (or "*")'
+                )
+        return self
+
+    def source_of(self, path: str) -> Source | None:
+        """Return the source that stands for the figure at a dotted path."""
+        best: tuple[int, Source] | None = None
+        for source in self.sources:
+            for prefix in source.covers:
+                length = _match(prefix, path)
+                if length >= 0 and (best is None or length > best[0]):
+                    best = (length, source)
+        return best[1] if best else None
+
+
+def _match(prefix: str, path: str) -> int:
+    if prefix == "*":
+        return 0
+    if path == prefix or path.startswith(prefix + "."):
+        return len(prefix)
+    return -1
+
+
+def iter_figures(
+    spec: Spec, prefix: str = ""
+) -> Iterator[tuple[str, float, Dimension | None]]:
+    """Yield (dotted path, SI value, dimension) of every numeric figure.
+
+    Identity fields (schema version, sources) are not figures; booleans and
+    text are settings, not figures.
+    """
+    for name, info in type(spec).model_fields.items():
+        if name in {"schema_version", "sources"}:
+            continue
+        dimension = next((m for m in info.metadata if isinstance(m, Dimension)), None)
+        yield from _walk(
+            getattr(spec, name), f"{prefix}{name}", dimension, info.annotation
+        )
+
+
+def _walk(
+    value: Any, path: str, dimension: Dimension | None, annotation: Any
+) -> Iterator[tuple[str, float, Dimension | None]]:
+    if isinstance(value, Spec):
+        yield from iter_figures(value, f"{path}.")
+    elif isinstance(value, Mapping):
+        inner = dimension or _dimension_in(annotation)
+        for key, item in value.items():
+            yield from _walk(item, f"{path}.{key}", inner, None)
+    elif isinstance(value, tuple):
+        inner = dimension or _dimension_in(annotation)
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{path}.{index}", inner, None)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value, dimension or _dimension_in(annotation)
+
+
+def _dimension_in(annotation: Any) -> Dimension | None:
+    for meta in getattr(annotation, "__metadata__", ()):
+        if isinstance(meta, Dimension):
+            return meta
+    for arg in get_args(annotation):
+        found = _dimension_in(arg)
+        if found is not None:
+            return found
+    return None

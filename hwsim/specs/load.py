@@ -1,0 +1,244 @@
+"""Reads specs: by name from the catalogs, by path, with overrides."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from hwsim.errors import InputError, SpecError, UnknownNameError
+from hwsim.resources import search_paths
+from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
+
+S = TypeVar("S", bound=CatalogSpec)
+MAX_SPEC_BYTES = 4 * 2**20
+
+
+def fold(name: str) -> str:
+    """Return a name as lookups compare it: case, ``-``, ``_``, space ignored.
+
+    Examples
+    --------
+    >>> fold("A100_80GB SXM")
+    'a100-80gb-sxm'
+    """
+    return "-".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def looks_like_path(name: str) -> bool:
+    """Return whether a name means a file rather than a catalog entry."""
+    return name.endswith((".toml", ".json")) or "/" in name or "\\" in name
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML or JSON file into a dict, with one-line errors."""
+    try:
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise SpecError(str(path), problem, "name a .toml or .json file")
+        size = path.stat().st_size
+        if size > MAX_SPEC_BYTES:
+            raise SpecError(
+                str(path),
+                f"is {size / 2**20:.0f} MiB",
+                f"a spec is at most {MAX_SPEC_BYTES // 2**20} MiB of text",
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SpecError(str(path), "is not UTF-8 text", "save it as UTF-8") from None
+    except OSError as error:
+        raise SpecError(str(path), f"cannot be read ({error.strerror})") from None
+    return _parse(path, text)
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise SpecError(str(path), f"is not valid {kind}: {error}") from None
+    except RecursionError:
+        raise SpecError(str(path), "is nested too deeply") from None
+    if not isinstance(table, dict):
+        raise SpecError(str(path), "is not a table of keys", "write key = value")
+    return table
+
+
+def validate(
+    cls: type[S], table: Mapping[str, Any], where: str, *, units_required: bool
+) -> S:
+    """Build a spec from a table; the first fault becomes one clear line."""
+    try:
+        return cls.model_validate(table, context={UNITS_REQUIRED: units_required})
+    except ValidationError as error:
+        raise spec_error(error, where) from None
+
+
+def spec_error(error: ValidationError, where: str) -> SpecError:
+    """Turn pydantic's report into one line: file, key, value, remedy."""
+    faults = error.errors(include_url=False)
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    what, remedy = _describe(fault)
+    more = f" (+{len(faults) - 1} more faults)" if len(faults) > 1 else ""
+    return SpecError(f"{where}: {key}" if key else where, what + more, remedy)
+
+
+def _describe(fault: Mapping[str, Any]) -> tuple[str, str]:
+    kind, value = fault["type"], fault.get("input")
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if kind == "missing":
+        return "is missing", "add it"
+    if kind == "extra_forbidden":
+        return f"unknown key (value {shown})", "remove it or mend its spelling"
+    if kind == "value_error":
+        return str(fault["ctx"]["error"]), ""
+    message = str(fault["msg"])
+    return f"{shown}: {message[0].lower()}{message[1:]}", ""
+
+
+class Catalog:
+    """Specs of one kind: built-ins, packs and the user's own, by name.
+
+    Parameters
+    ----------
+    what : str
+        Word for one entry, used in errors.
+    cls : type
+        Spec class.
+    root, pattern : str
+        Data folder and the glob under it that finds the files.
+    exclude : str
+        Path part that marks another catalog's files.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        cls: type[CatalogSpec],
+        root: str,
+        pattern: str,
+        exclude: str = "\0",
+    ) -> None:
+        self.what, self.cls = what, cls
+        self.root, self.pattern, self.exclude = root, pattern, exclude
+
+    def paths(self) -> dict[str, Path]:
+        """Return folded id to file, the user's files hiding built-ins."""
+        found: dict[str, Path] = {}
+        for folder in search_paths(self.root):
+            for path in sorted(folder.glob(self.pattern)):
+                if self.exclude in path.relative_to(folder).parts:
+                    continue
+                stem = path.parent.name if path.name == "spec.toml" else path.stem
+                found.setdefault(fold(stem), path)
+        return found
+
+    def find(self, name: str) -> Path:
+        """Return the file behind a name, an alias or a path.
+
+        Raises
+        ------
+        UnknownNameError
+            If nothing is called so; the message names the nearest.
+        """
+        if looks_like_path(name):
+            return Path(name).expanduser()
+        paths, wanted = self.paths(), fold(name)
+        if wanted in paths:
+            return paths[wanted]
+        names: dict[str, Path] = {}
+        for path in paths.values():
+            for alias in (_header(path).get("id", ""), *_header(path)["aliases"]):
+                names.setdefault(fold(alias), path)
+        if wanted in names:
+            return names[wanted]
+        raise UnknownNameError(
+            self.what, name, {*paths, *names}, f"(hwsim {self.what}s lists them)"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths())
+
+    def table(self, name: str) -> tuple[dict[str, Any], Path]:
+        """Return the raw table behind a name, ``based_on`` resolved."""
+        path = self.find(name)
+        return self._resolved(path, seen=()), path
+
+    def _resolved(self, path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+        if path in seen:
+            raise SpecError(str(path), "based_on goes round in a circle")
+        table = read_table(path)
+        base = table.pop("based_on", None)
+        if base is None:
+            return table
+        if not isinstance(base, str):
+            raise SpecError(f"{path}: based_on", f"{base!r} is not a name")
+        parent = self._resolved(self.find(base), (*seen, path))
+        keys = sorted(set(table) - {"sources", "id", "name", "aliases", "notes"})
+        own = table.pop("sources", None) or [_assumed(path, keys)]
+        parent.pop("aliases", None)
+        merged = _merge(parent, table)
+        merged["sources"] = [*own, *parent.get("sources", ())]
+        return merged
+
+
+def _assumed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    stamp = dt.datetime.fromtimestamp(path.stat().st_mtime, tz=dt.UTC).date()
+    return {
+        "kind": "assumed",
+        "title": f"hypothetical, written in {path.name}",
+        "date": stamp,
+        "covers": list(keys),
+    }
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _header(path: Path) -> dict[str, Any]:
+    return _header_at(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2048)
+def _header_at(path: Path, mtime: int) -> dict[str, Any]:
+    del mtime  # part of the cache key: an edited file is read again
+    table = read_table(path)
+    aliases = table.get("aliases", ())
+    names = [a for a in aliases if isinstance(a, str)]
+    return {"id": str(table.get("id", "")), "aliases": names}
+
+
+def load_spec(catalog: Catalog, cls: type[S], name: str) -> S:
+    """Load one spec by name, alias or path."""
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{catalog.what} name is empty; give an id or a path")
+    path = catalog.find(name)
+    if not path.is_file():
+        read_table(path)  # raises with the reason
+    return _load_at(catalog, cls, path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _load_at(catalog: Catalog, cls: type[S], path: Path, mtime: int) -> S:
+    del mtime  # part of the cache key: an edited file is read again
+    table = catalog._resolved(path, ())
+    return validate(cls, table, str(path), units_required=path.suffix == ".toml")
+
+
+def dump_json(spec: Spec) -> str:
+    """Return a spec as JSON in SI; ``validate`` of it gives the spec back."""
+    return spec.model_dump_json(indent=2)

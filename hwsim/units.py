@@ -1,0 +1,168 @@
+"""Quantity text to SI floats and back; units cross here once.
+
+A dimensional figure in a spec file is text with a unit (``"3.35 TB/s"``,
+``"80 GiB"``); inside hwsim it is a float in SI: seconds, bytes, FLOP, watts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A physical dimension: its SI unit, accepted spellings, plausible range.
+
+    Attributes
+    ----------
+    unit : str
+        SI unit that values are held in.
+    spellings : dict of str to float
+        Unit text to the factor that takes it to SI.
+    low, high : float
+        Values outside are refused as absurd, almost always a wrong prefix.
+    example : str
+        A well-formed value, shown in errors.
+    """
+
+    name: str
+    unit: str
+    spellings: dict[str, float]
+    low: float
+    high: float
+    example: str
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+_FLOP = {"FLOP/s": 1.0, "FLOPS": 1.0, "OP/s": 1.0}
+DIMENSIONS: dict[str, Dimension] = {
+    d.name: d
+    for d in (
+        Dimension("bytes", "B", {"B": 1.0}, 1.0, 1e18, "80 GiB"),
+        Dimension(
+            "bandwidth", "B/s", {"B/s": 1.0, "bit/s": 0.125}, 1e6, 1e18, "3.35 TB/s"
+        ),
+        Dimension("rate", "FLOP/s", _FLOP, 1e6, 1e20, "989.4 TFLOP/s"),
+        Dimension("time", "s", {"s": 1.0}, 0.0, 1e7, "2.5 us"),
+        Dimension("frequency", "Hz", {"Hz": 1.0}, 1e6, 2e10, "1.83 GHz"),
+        Dimension("power", "W", {"W": 1.0}, 0.0, 1e8, "700 W"),
+        Dimension("energy", "J", {"J": 1.0, "Wh": 3600.0}, 0.0, 1e18, "5 pJ"),
+        Dimension("work", "FLOP", {"FLOP": 1.0}, 0.0, 1e30, "0.3 TFLOP"),
+        Dimension("bytes_per_clock", "B/clk", {"B/clk": 1.0}, 1e-3, 1e6, "64 B/clk"),
+    )
+}
+
+
+@functools.cache
+def _quantity_class() -> type:
+    from quantiphy import Quantity  # imported where used: start-up time
+
+    class _Text(Quantity):  # type: ignore[misc]
+        """Quantity with the prefixes that engineers write."""
+
+    _Text.set_prefs(
+        input_sf="EPTGMkmunpf",
+        keep_components=False,
+        ignore_sf=False,
+    )
+    return _Text
+
+
+def parse_quantity(text: str, dimension: Dimension) -> float:
+    """Return ``text`` as an SI float.
+
+    Parameters
+    ----------
+    text : str
+        Number, optional SI or binary prefix, and unit: ``"3.35 TB/s"``.
+    dimension : Dimension
+        What the text must measure.
+
+    Raises
+    ------
+    ValueError
+        If the number, the unit or the magnitude is wrong; the message says
+        what to write.
+
+    Examples
+    --------
+    >>> parse_quantity("80 GiB", DIMENSIONS["bytes"])
+    85899345920.0
+    >>> parse_quantity("400 Gbit/s", DIMENSIONS["bandwidth"])
+    50000000000.0
+    """
+    cleaned = text.strip().replace("µ", "u").replace("μ", "u")
+    if len(cleaned) > 64:
+        raise ValueError(f"is {len(text)} characters long; write {dimension.example!r}")
+    value, unit = _split(cleaned, dimension)
+    if unit == "":
+        raise ValueError(
+            f"{text!r} has no unit; write it with one, as in {dimension.example!r}"
+        )
+    factor = dimension.spellings.get(unit)
+    if factor is None:
+        raise ValueError(
+            f"{text!r} has unit {unit!r}, expected "
+            f"{' or '.join(dimension.spellings)}; write it as {dimension.example!r}"
+        )
+    return check_magnitude(value * factor, dimension)
+
+
+def _split(text: str, dimension: Dimension) -> tuple[float, str]:
+    if text.isascii():
+        number = text.rstrip("%")
+        try:
+            return float(number), ""
+        except ValueError:
+            pass
+    # quantiphy takes binary prefixes only on request, and then reads no SI ones
+    # differently, so one call serves both.
+    try:
+        quantity = _quantity_class()(text, binary=True)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a quantity; write it as {dimension.example!r}"
+        ) from None
+    return float(quantity), str(quantity.units)
+
+
+def check_magnitude(value: float, dimension: Dimension) -> float:
+    """Return ``value``, refusing NaN, negative and absurd magnitudes."""
+    if math.isnan(value) or math.isinf(value):
+        raise ValueError(f"is {value}; write a finite value like {dimension.example!r}")
+    if value < 0:
+        raise ValueError(f"is negative; write a value like {dimension.example!r}")
+    if not dimension.low <= value <= dimension.high:
+        low = format_quantity(dimension.low, dimension.unit)
+        high = format_quantity(dimension.high, dimension.unit)
+        raise ValueError(
+            f"is {format_quantity(value, dimension.unit)}, outside the plausible "
+            f"{low} to {high}; check the prefix, as in {dimension.example!r}"
+        )
+    return value
+
+
+_PREFIXES = (
+    (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"),
+    (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"),
+)  # fmt: skip
+
+
+def format_quantity(value: float, unit: str, digits: int = 4) -> str:
+    """Return ``value`` with an SI prefix, for people.
+
+    Examples
+    --------
+    >>> format_quantity(3.35e12, "B/s")
+    '3.35 TB/s'
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} {unit}"
+    for scale, prefix in _PREFIXES:
+        if abs(value) >= scale * (1 - 1e-12):
+            return f"{value / scale:.{digits}g} {prefix}{unit}"
+    return f"{value:.{digits}g} {unit}"
