@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class HwsimError(Exception):
@@ -13,6 +14,10 @@ class HwsimError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses take other arguments; a worker process sends the finished line.
+        return _rebuilt, (type(self), str(self), self.__dict__.copy())
 
 
 class SpecError(HwsimError, ValueError):
@@ -63,6 +68,13 @@ class GraphError(HwsimError, ValueError):
 
 class OutputError(HwsimError, OSError):
     """A result could not be written."""
+
+
+def _rebuilt(cls: type[HwsimError], message: str, state: dict[str, Any]) -> HwsimError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    error.__dict__.update(state)
+    return error
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:

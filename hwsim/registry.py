@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.what, name, self._entries) from None
         try:
             loaded: T = entry.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  third-party code may raise anything
             raise HwsimError(
                 f"{self.what} {name!r} ({entry.value}) cannot be loaded: {error}; "
                 "reinstall or remove the package that registers it"
@@ -75,7 +75,7 @@ def device_pack_paths() -> Iterator[Path]:
     for name in packs:
         target = packs.get(name)
         if callable(target):
-            target = target()
+            target = _called(name, target)
         if hasattr(target, "__path__"):
             target = next(iter(target.__path__))
         if not isinstance(target, str | Path):
@@ -83,4 +83,20 @@ def device_pack_paths() -> Iterator[Path]:
                 f"device pack {name!r} registers {type(target).__name__}; "
                 "register a folder, a callable that returns one, or a package"
             )
-        yield Path(target)
+        folder = Path(target)
+        if not folder.is_dir():
+            raise HwsimError(
+                f"device pack {name!r}: {target} is not a folder; reinstall or "
+                "remove the package that registers it"
+            )
+        yield folder
+
+
+def _called(name: str, target: Callable[[], object]) -> object:
+    try:
+        return target()
+    except Exception as error:  # noqa: BLE001  third-party code may raise anything
+        raise HwsimError(
+            f"device pack {name!r} fails: {type(error).__name__}: {error}; reinstall "
+            "or remove the package that registers it"
+        ) from error

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from hwsim.errors import HwsimError
 
-_CHECKOUT = {"devices": "devices", "workloads": "workloads", "reports": "reports/templates"}
+_CHECKOUT = {
+    "devices": "devices",
+    "workloads": "workloads",
+    "reports": "reports/templates",
+}
 USER_PATH = "HWSIM_PATH"
 
 
@@ -41,11 +45,11 @@ def search_paths(name: str) -> Iterator[Path]:
     """
     for text in os.environ.get(USER_PATH, "").split(os.pathsep):
         if text:
-            folder = Path(text).expanduser()
-            if not folder.is_dir():
+            folder = expanded(text)
+            if not any((folder / known).is_dir() for known in _CHECKOUT):
                 raise HwsimError(
-                    f"{USER_PATH}: {text!r} is not a folder; name folders that hold "
-                    f"devices/ or workloads/, joined by {os.pathsep!r}"
+                    f"{USER_PATH}: {text!r} is not a folder with devices/ or "
+                    f"workloads/ in it; name such folders, joined by {os.pathsep!r}"
                 )
             yield from _existing(folder / name)
     from hwsim.registry import device_pack_paths
@@ -58,3 +62,11 @@ def search_paths(name: str) -> Iterator[Path]:
 def _existing(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield folder
+
+
+def expanded(text: str) -> Path:
+    """Return a path with ``~`` replaced where that is possible."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of nobody: let the caller report it as missing
+        return Path(text)

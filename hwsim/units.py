@@ -38,7 +38,7 @@ class Dimension:
         return hash(self.name)
 
 
-_FLOP = {"FLOP/s": 1.0, "FLOPS": 1.0, "OP/s": 1.0}
+_FLOP = {"FLOP/s": 1.0, "FLOPS": 1.0, "OP/s": 1.0, "OPS": 1.0}
 DIMENSIONS: dict[str, Dimension] = {
     d.name: d
     for d in (
@@ -61,7 +61,7 @@ DIMENSIONS: dict[str, Dimension] = {
 def _quantity_class() -> type:
     from quantiphy import Quantity  # imported where used: start-up time
 
-    class _Text(Quantity):  # type: ignore[misc]
+    class _Text(Quantity):
         """Quantity with the prefixes that engineers write."""
 
     _Text.set_prefs(
@@ -98,6 +98,11 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     cleaned = text.strip().replace("µ", "u").replace("μ", "u")
     if len(cleaned) > 64:
         raise ValueError(f"is {len(text)} characters long; write {dimension.example!r}")
+    if "," in cleaned or "_" in cleaned:  # 3,35 is read as 335 by some, not by others
+        raise ValueError(
+            f"{text!r} has a separator in its number; write digits and a point, "
+            f"as in {dimension.example!r}"
+        )
     value, unit = _split(cleaned, dimension)
     if unit == "":
         raise ValueError(
@@ -109,7 +114,7 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
             f"{text!r} has unit {unit!r}, expected "
             f"{' or '.join(dimension.spellings)}; write it as {dimension.example!r}"
         )
-    return check_magnitude(value * factor, dimension)
+    return check_magnitude(value * factor, dimension, text)
 
 
 def _split(text: str, dimension: Dimension) -> tuple[float, str]:
@@ -130,17 +135,27 @@ def _split(text: str, dimension: Dimension) -> tuple[float, str]:
     return float(quantity), str(quantity.units)
 
 
-def check_magnitude(value: float, dimension: Dimension) -> float:
-    """Return ``value``, refusing NaN, negative and absurd magnitudes."""
+def check_magnitude(
+    value: float, dimension: Dimension, text: str | None = None
+) -> float:
+    """Return ``value``, refusing NaN, negative and absurd magnitudes.
+
+    ``text`` is how the value was written, for the message.
+    """
+    shown = format_quantity(value, dimension.unit) if text is None else repr(text)
     if math.isnan(value) or math.isinf(value):
-        raise ValueError(f"is {value}; write a finite value like {dimension.example!r}")
+        raise ValueError(
+            f"{shown} is not finite; write a value like {dimension.example!r}"
+        )
     if value < 0:
-        raise ValueError(f"is negative; write a value like {dimension.example!r}")
+        raise ValueError(
+            f"{shown} is negative; write a value like {dimension.example!r}"
+        )
     if not dimension.low <= value <= dimension.high:
         low = format_quantity(dimension.low, dimension.unit)
         high = format_quantity(dimension.high, dimension.unit)
         raise ValueError(
-            f"is {format_quantity(value, dimension.unit)}, outside the plausible "
+            f"{shown} is outside the plausible "
             f"{low} to {high}; check the prefix, as in {dimension.example!r}"
         )
     return value
@@ -162,7 +177,8 @@ def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
+    rounded = float(f"{value:.{digits - 1}e}")  # 999.96 GB is 1 TB, not 1000 GB
     for scale, prefix in _PREFIXES:
-        if abs(value) >= scale * (1 - 1e-12):
-            return f"{value / scale:.{digits}g} {prefix}{unit}"
+        if abs(rounded) >= scale * (1 - 1e-12):
+            return f"{rounded / scale:.{digits}g} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"

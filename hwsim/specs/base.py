@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -44,7 +45,11 @@ def _quantity(dimension: Dimension) -> Any:
                 f"{value!r} has no unit; write it as text with one, "
                 f"as in {dimension.example!r}"
             )
-        return check_magnitude(float(value), dimension)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        return check_magnitude(number, dimension)
 
     return Annotated[
         float,
@@ -132,13 +137,18 @@ class CatalogSpec(Spec):
 
     def source_of(self, path: str) -> Source | None:
         """Return the source that stands for the figure at a dotted path."""
-        best: tuple[int, Source] | None = None
-        for source in self.sources:
-            for prefix in source.covers:
-                length = _match(prefix, path)
-                if length >= 0 and (best is None or length > best[0]):
-                    best = (length, source)
-        return best[1] if best else None
+        return find_source(self.sources, path)
+
+
+def find_source(sources: Iterable[Source], path: str) -> Source | None:
+    """Return the source whose prefix fits a dotted path most closely."""
+    best: tuple[int, Source] | None = None
+    for source in sources:
+        for prefix in source.covers:
+            length = _match(prefix, path)
+            if length >= 0 and (best is None or length > best[0]):
+                best = (length, source)
+    return best[1] if best else None
 
 
 def _match(prefix: str, path: str) -> int:
@@ -154,6 +164,7 @@ def iter_figures(
 ) -> Iterator[tuple[str, float, Dimension | None]]:
     """Yield (dotted path, SI value, dimension) of every numeric figure.
 
+    Items of a list stand under their ``name``, or their index without one.
     Identity fields (schema version, sources) are not figures; booleans and
     text are settings, not figures.
     """
@@ -178,7 +189,8 @@ def _walk(
     elif isinstance(value, tuple):
         inner = dimension or _dimension_in(annotation)
         for index, item in enumerate(value):
-            yield from _walk(item, f"{path}.{index}", inner, None)
+            key = getattr(item, "name", index) if isinstance(item, Spec) else index
+            yield from _walk(item, f"{path}.{key}", inner, None)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield path, value, dimension or _dimension_in(annotation)
 

@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
-from hwsim.errors import InputError, UnknownNameError
+from pydantic import ValidationError
+
+from hwsim.errors import SpecError, UnknownNameError
+from hwsim.specs.base import Source, Spec
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.load import Catalog, load_spec, looks_like_path, read_table
+from hwsim.specs.huggingface import is_huggingface, load_huggingface
+from hwsim.specs.load import (
+    Catalog,
+    load_spec,
+    looks_like_path,
+    read_table,
+    spec_error,
+)
+from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemFile, SystemSpec, single_device_system
 
 DEVICES = Catalog("device", DeviceSpec, "devices", "*/*/spec.toml", exclude="systems")
 SYSTEMS = Catalog("system", SystemFile, "devices", "systems/*/spec.toml")
+MODELS = Catalog("model", ModelSpec, "workloads", "models/*.toml")
 STACKS = Catalog("stack", StackSpec, "workloads", "stacks/*.toml")
+S = TypeVar("S", bound=Spec)
 
 
 def load_device(name: str) -> DeviceSpec:
     """Load a device by id, alias or path of a ``.toml`` or ``.json`` file."""
     return load_spec(DEVICES, DeviceSpec, name)
+
+
+def load_model(name: str) -> ModelSpec:
+    """Load a model by id, alias or path.
+
+    Parameters
+    ----------
+    name : str
+        Id or alias (``organisation/`` before it is ignored), the path of a
+        ``.toml`` or ``.json`` spec, or of a Hugging Face ``config.json`` or
+        the folder that holds one.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is neither in the catalog nor a file or folder.
+    SpecError
+        If the file is faulty or of an unknown architecture.
+    """
+    path = Path(name).expanduser() if isinstance(name, str) and name else None
+    if path is not None and looks_like_path(name) and path.exists():
+        return _model_file(path)
+    short = name
+    if path is not None and path.suffix not in {".toml", ".json"}:
+        short = path.name or name
+    try:
+        return load_spec(MODELS, ModelSpec, short)
+    except UnknownNameError:
+        if path is not None and (path / "config.json").is_file():
+            return _model_file(path)
+        raise
+
+
+def _model_file(path: Path) -> ModelSpec:
+    file = path / "config.json" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise SpecError(str(path), "has no config.json", "name a file or such a folder")
+    if file.suffix == ".json" and is_huggingface(read_table(file)):
+        return load_huggingface(file)
+    return load_spec(MODELS, ModelSpec, str(file.absolute()))
 
 
 def load_stack(name: str) -> StackSpec:
@@ -39,44 +94,87 @@ def load_system(name: str) -> SystemSpec:
             return single_device_system(load_device(name))
         return resolve_system(load_spec(SYSTEMS, SystemFile, name))
     try:
-        return resolve_system(load_spec(SYSTEMS, SystemFile, name))
+        file = load_spec(SYSTEMS, SystemFile, name)
     except UnknownNameError as unknown_system:
-        try:
-            return single_device_system(load_device(name))
-        except UnknownNameError as unknown_device:
-            known = {*SYSTEMS, *DEVICES}
-            if unknown_system.nearest or unknown_device.nearest:
-                known = {*unknown_system.nearest, *unknown_device.nearest}
-            raise UnknownNameError(
-                "system or device", name, known, "(hwsim systems, hwsim devices)"
-            ) from None
+        return single_device_system(_device_or(unknown_system, name))
+    return resolve_system(file)
 
 
-def resolve_system(file: SystemFile, depth: int = 0) -> SystemSpec:
-    """Return a system file with its device and node looked up."""
-    if depth > 4:
-        raise InputError(f"system {file.id}: node names go round in a circle")
+def _device_or(unknown_system: UnknownNameError, name: str) -> DeviceSpec:
+    try:
+        return load_device(name)
+    except UnknownNameError as unknown_device:
+        known = {*SYSTEMS, *DEVICES}
+        if unknown_system.nearest or unknown_device.nearest:
+            known = {*unknown_system.nearest, *unknown_device.nearest}
+        raise UnknownNameError(
+            "system or device", name, known, "(hwsim systems, hwsim devices)"
+        ) from None
+
+
+def resolve_system(file: SystemFile, outer: tuple[str, ...] = ()) -> SystemSpec:
+    """Return a system file with its device and node looked up.
+
+    Raises
+    ------
+    SpecError
+        If a name in it is unknown, node names go round in a circle, or the
+        levels do not nest.
+    """
+    if file.id in outer:
+        ring = " -> ".join((*outer, file.id))
+        raise SpecError(f"system {file.id}: node", f"goes round in a circle ({ring})")
     fields: dict[str, Any] = {
         "id": file.id,
         "name": file.name,
         "notes": file.notes,
         "power_overhead": file.power_overhead,
+        "nodes": file.nodes,
+        "host": file.host,
+        "networks": file.networks,
+        "sources": file.sources,
     }
     if file.device is not None:
-        return SystemSpec(
-            device=load_device(file.device),
-            devices_per_node=file.devices_per_node or 1,
-            nodes=file.nodes,
-            host=file.host,
-            networks=file.networks,
-            **fields,
+        fields["devices_per_node"] = file.devices_per_node
+        fields["device"] = _named(file, "device", load_device, file.device)
+    else:
+        inner = _named(file, "node", _load_file, str(file.node))
+        node = resolve_system(inner, (*outer, file.id))
+        fields |= {
+            "device": node.device,
+            "devices_per_node": node.devices_per_node,
+            "nodes": node.nodes * file.nodes,
+            "host": file.host or node.host,
+            "networks": (*node.networks, *file.networks),
+            "notes": (*file.notes, *node.notes),
+            "sources": (*file.sources, *_node_sources(node)),
+        }
+        if file.power_overhead is None:
+            fields["power_overhead"] = node.power_overhead
+    try:
+        return SystemSpec(**fields)
+    except ValidationError as error:
+        raise spec_error(error, f"system {file.id}") from None
+
+
+def _load_file(name: str) -> SystemFile:
+    return load_spec(SYSTEMS, SystemFile, name)
+
+
+def _named(file: SystemFile, key: str, load: Callable[[str], S], name: str) -> S:
+    try:
+        return load(name)
+    except UnknownNameError as unknown:
+        raise SpecError(f"system {file.id}: {key}", str(unknown)) from None
+
+
+def _node_sources(node: SystemSpec) -> list[Source]:
+    """Return a node's sources, kept to the figures that a cluster takes over."""
+    own = ("devices_per_node", "host", *(f"networks.{n.name}" for n in node.networks))
+    sources = []
+    for source in node.sources:
+        covers = tuple(
+            dict.fromkeys(c for p in source.covers for c in (own if p == "*" else (p,)))
         )
-    node = resolve_system(load_spec(SYSTEMS, SystemFile, str(file.node)), depth + 1)
-    return SystemSpec(
-        device=node.device,
-        devices_per_node=node.devices_per_node,
-        nodes=node.nodes * file.nodes,
-        host=file.host or node.host,
-        networks=(*node.networks, *file.networks),
-        **fields,
-    )
+        sources.append(source.model_copy(update={"covers": covers}))
+    return sources

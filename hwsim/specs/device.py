@@ -219,8 +219,7 @@ class DeviceSpec(CatalogSpec):
             found = vector.get("fp32") or max(matrix.values(), default=None)
         if found is None:
             raise InputError(
-                f"device {self.id} has no {dtype} rate; "
-                f"it has {', '.join(self.dtypes)}"
+                f"device {self.id} has no {dtype} rate; it has {', '.join(self.dtypes)}"
             )
         return float(found)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hwsim.errors import InputError, SpecError, UnknownNameError
-from hwsim.resources import search_paths
+from hwsim.resources import expanded, search_paths
 from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
 
 S = TypeVar("S", bound=CatalogSpec)
@@ -41,6 +41,8 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
+            if path.exists() and not path.is_dir():
+                problem = "is not a plain file"
             raise SpecError(str(path), problem, "name a .toml or .json file")
         size = path.stat().st_size
         if size > MAX_SPEC_BYTES:
@@ -60,7 +62,7 @@ def read_table(path: Path) -> dict[str, Any]:
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:  # also an integer of thousands of digits
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise SpecError(str(path), f"is not valid {kind}: {error}") from None
     except RecursionError:
@@ -137,8 +139,7 @@ class Catalog:
             for path in sorted(folder.glob(self.pattern)):
                 if self.exclude in path.relative_to(folder).parts:
                     continue
-                stem = path.parent.name if path.name == "spec.toml" else path.stem
-                found.setdefault(fold(stem), path)
+                found.setdefault(fold(_stem(path)), path)
         return found
 
     def find(self, name: str) -> Path:
@@ -150,7 +151,7 @@ class Catalog:
             If nothing is called so; the message names the nearest.
         """
         if looks_like_path(name):
-            return Path(name).expanduser()
+            return expanded(name)
         paths, wanted = self.paths(), fold(name)
         if wanted in paths:
             return paths[wanted]
@@ -182,12 +183,33 @@ class Catalog:
         if not isinstance(base, str):
             raise SpecError(f"{path}: based_on", f"{base!r} is not a name")
         parent = self._resolved(self.find(base), (*seen, path))
-        keys = sorted(set(table) - {"sources", "id", "name", "aliases", "notes"})
-        own = table.pop("sources", None) or [_assumed(path, keys)]
+        own = table.pop("sources", None) or [_assumed(path, _changed(table))]
+        if not isinstance(own, list):
+            raise SpecError(
+                f"{path}: sources", "is not a list of tables", "[[sources]]"
+            )
+        stem = _stem(path)
+        parent["name"] = f"{parent.get('name', base)}, changed in {stem}"
+        parent["id"] = fold(stem)
         parent.pop("aliases", None)
         merged = _merge(parent, table)
         merged["sources"] = [*own, *parent.get("sources", ())]
         return merged
+
+
+def _stem(path: Path) -> str:
+    return path.parent.name if path.name == "spec.toml" else path.stem
+
+
+def _changed(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys of the leaves that a table sets."""
+    keys: list[str] = []
+    for key, value in table.items():
+        if not prefix and key in {"id", "name", "aliases", "notes", "schema_version"}:
+            continue
+        nested = isinstance(value, Mapping) and value
+        keys += _changed(value, f"{prefix}{key}.") if nested else [prefix + key]
+    return sorted(keys)
 
 
 def _assumed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
@@ -217,8 +239,10 @@ def _header(path: Path) -> dict[str, Any]:
 def _header_at(path: Path, mtime: int) -> dict[str, Any]:
     del mtime  # part of the cache key: an edited file is read again
     table = read_table(path)
-    aliases = table.get("aliases", ())
-    names = [a for a in aliases if isinstance(a, str)]
+    aliases = table.get("aliases")
+    names = (
+        [a for a in aliases if isinstance(a, str)] if isinstance(aliases, list) else []
+    )
     return {"id": str(table.get("id", "")), "aliases": names}
 
 
@@ -227,9 +251,11 @@ def load_spec(catalog: Catalog, cls: type[S], name: str) -> S:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{catalog.what} name is empty; give an id or a path")
     path = catalog.find(name)
-    if not path.is_file():
-        read_table(path)  # raises with the reason
-    return _load_at(catalog, cls, path, path.stat().st_mtime_ns)
+    try:
+        stamp = path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        stamp = 0  # reading it says what is wrong
+    return _load_at(catalog, cls, path, stamp)
 
 
 @functools.lru_cache(maxsize=1024)

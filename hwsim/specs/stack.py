@@ -42,6 +42,7 @@ class Fusion(Spec):
     bias: bool = True
     cross_entropy: bool = False
     optimizer: bool = True
+    quantize: bool = False
 
 
 class Overlap(Spec):

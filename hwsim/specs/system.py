@@ -2,85 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Literal
+from typing import Any
 
 from pydantic import model_validator
 
+from hwsim.errors import InputError
 from hwsim.specs.base import (
-    BytesPerSecond,
     CatalogSpec,
     Count,
     Fraction,
     Identifier,
     Name,
-    Seconds,
+    Source,
     Spec,
+    find_source,
 )
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.network import Network, divisors, replace, shrunk, sub_torus
 
-NetworkKind = Literal["switch", "mesh", "torus", "bus", "fat_tree", "dcn"]
-
-
-class Network(Spec):
-    """One level of the interconnect; levels nest, the innermost first.
-
-    Attributes
-    ----------
-    kind : str
-        ``switch`` (any pair at full rate: NVSwitch), ``mesh`` (direct links
-        between all pairs of the domain, so one pair sees bandwidth/(size-1)),
-        ``torus`` (neighbour links along ``dims``), ``bus`` (shared path
-        through a host: PCIe, UPI), ``fat_tree`` (NICs and switches),
-        ``dcn`` (data-centre network between slices).
-    size : int
-        Devices that one domain of this level joins.
-    bandwidth : float
-        Per device and direction, all its links of this level. [B/s]
-    latency : float
-        One hop, end to end, software not included. [s]
-    dims : tuple of int
-        Torus only: devices along each axis; their product is ``size``.
-    wraparound : bool
-        Torus only: whether the ends of each axis are joined.
-    in_network_reduction : bool
-        Switches add up all-reduce data (NVLS, SHARP).
-    nics_per_node : int or None
-        fat_tree and dcn: how many NICs one node's devices share.
-    oversubscription : float
-        Down-links over up-links of the tree: 1 is non-blocking.
-    peer_to_peer : bool
-        bus only: devices reach each other without a bounce through host memory.
-    """
-
-    name: Name
-    kind: NetworkKind
-    size: Count
-    bandwidth: BytesPerSecond
-    latency: Seconds
-    dims: tuple[Count, ...] = ()
-    wraparound: bool = True
-    in_network_reduction: bool = False
-    nics_per_node: Count | None = None
-    rail_optimized: bool = False
-    oversubscription: float = 1.0
-    peer_to_peer: bool = True
-
-    @model_validator(mode="after")
-    def _check(self) -> Network:
-        if self.kind == "torus" and math.prod(self.dims) != self.size:
-            raise ValueError(
-                f"dims {list(self.dims)} multiply to {math.prod(self.dims)}, "
-                f"not to size {self.size}; a torus lists its devices along each axis"
-            )
-        if self.kind != "torus" and self.dims:
-            raise ValueError(f"dims belong to a torus, not to a {self.kind}")
-        if self.oversubscription < 1.0:
-            raise ValueError(
-                f"oversubscription {self.oversubscription} is below 1; "
-                "1 is a non-blocking tree"
-            )
-        return self
+__all__ = ["Host", "Network", "SystemFile", "SystemSpec", "single_device_system"]
 
 
 class Host(Spec):
@@ -127,6 +69,8 @@ class SystemSpec(Spec):
         Devices in one node; nodes in the system.
     networks : tuple of Network
         Interconnect levels, innermost first.
+    sources : tuple of Source
+        Where the system's own figures come from; the device has its own.
     """
 
     id: Identifier
@@ -138,11 +82,12 @@ class SystemSpec(Spec):
     networks: tuple[Network, ...] = ()
     power_overhead: Fraction | None = None
     notes: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     @model_validator(mode="after")
     def _levels_nest(self) -> SystemSpec:
         sizes = [n.size for n in self.networks]
-        for inner, outer in zip(sizes, sizes[1:], strict=False):
+        for inner, outer in itertools.pairwise(sizes):
             if outer < inner or outer % inner:
                 raise ValueError(
                     f"networks of sizes {sizes} do not nest; each level joins a "
@@ -170,6 +115,117 @@ class SystemSpec(Spec):
             if network.size >= group_size:
                 break
         return tuple(used)
+
+    def source_of(self, path: str) -> Source | None:
+        """Return the source that stands for the figure at a dotted path."""
+        if path.startswith("device."):
+            return self.device.source_of(path.removeprefix("device."))
+        return find_source(self.sources, path)
+
+    def subsystem(self, num_devices: int) -> SystemSpec:
+        """Return the part of this system that a job of so many devices gets.
+
+        Nodes are filled one after another, and only the levels that the job
+        spans are kept. Where the job does not fill whole domains of a switched
+        level, it is spread evenly over fewer devices of each (256 devices on
+        racks of 72 take 64 of each). A torus is cut into the box of devices
+        nearest to a cube that its axes, or its blocks, allow; ends stay joined
+        on full axes, or where every axis is whole blocks.
+
+        Raises
+        ------
+        InputError
+            If the system has not so many devices, or the number leaves a node
+            or a slice of a torus partly filled.
+        """
+        whole = self.num_devices
+        _check_count(self, num_devices)
+        if num_devices == whole:
+            return self
+        per_node = min(num_devices, self.devices_per_node)
+        _check_multiple(self, num_devices, per_node, "node")
+        return self._with(
+            devices_per_node=per_node,
+            nodes=num_devices // per_node,
+            networks=_levels(self, num_devices, per_node),
+            notes=(*self.notes, f"{num_devices} of its {whole} devices"),
+        )
+
+    def with_nodes(self, nodes: int) -> SystemSpec:
+        """Return this system with another number of nodes.
+
+        Fewer nodes are a ``subsystem``; more need an outermost network that
+        can grow (fat_tree, dcn).
+
+        Raises
+        ------
+        InputError
+            If the outermost network cannot grow to so many.
+        """
+        if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+            raise InputError(f"{nodes!r} nodes; give a whole number of at least 1")
+        wanted = nodes * self.devices_per_node
+        if nodes <= self.nodes:
+            return self.subsystem(wanted)
+        outer = self.networks[-1] if self.networks else None
+        if outer is None or outer.kind not in {"fat_tree", "dcn"}:
+            raise InputError(
+                f"system {self.id} cannot grow from {self.nodes} to {nodes} nodes: no "
+                "fat_tree or dcn joins its nodes; write a cluster of it (node = "
+                f'"{self.id}") with one'
+            )
+        inner = self.networks[-2].size if len(self.networks) > 1 else 1
+        _check_multiple(self, wanted, inner, "domain")
+        grown = replace(outer, size=max(outer.size, wanted))
+        return self._with(nodes=nodes, networks=(*self.networks[:-1], grown))
+
+    def _with(self, **changes: Any) -> SystemSpec:
+        return SystemSpec(**{**dict(self), **changes})
+
+
+def _check_count(system: SystemSpec, count: object) -> None:
+    whole = system.num_devices
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"{count!r} devices; give a whole number from 1 to {whole}")
+    if count > whole:
+        raise InputError(
+            f"{count} devices, but system {system.id} has {whole}; "
+            f"ask for at most {whole} or name a larger system"
+        )
+
+
+def _check_multiple(system: SystemSpec, count: int, unit: int, what: str) -> None:
+    if count % unit:
+        below = count - count % unit
+        near = " or ".join(str(c) for c in (below, below + unit) if c)
+        raise InputError(
+            f"{count} devices do not fill whole {what}s of {unit} on system "
+            f"{system.id}; ask for {near}"
+        )
+
+
+def _levels(system: SystemSpec, count: int, per_node: int) -> tuple[Network, ...]:
+    """Return the networks of a sub-system of so many devices."""
+    levels: list[Network] = []
+    networks = system.networks_for(count)
+    below = 1
+    for network in networks[:-1]:
+        if network.kind == "torus":
+            _check_multiple(system, count, network.size, "slice")
+        unit = math.lcm(below, per_node) if network.size >= per_node else below
+        size = max(
+            (d for d in divisors(count) if d <= network.size and d % unit == 0),
+            default=below,
+        )
+        if size > below:
+            levels.append(shrunk(network, size))
+            below = size
+    if not networks:
+        return ()
+    outer = networks[-1]
+    if outer.kind == "torus" and outer.size != count:
+        return (*levels, sub_torus(outer, count, system.id))
+    return (*levels, outer if outer.size % below == 0 else shrunk(outer, count))
 
 
 def single_device_system(device: DeviceSpec) -> SystemSpec:

@@ -1,0 +1,1 @@
+"""Analysis: graphs and specs to results that people read."""

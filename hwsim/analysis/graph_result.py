@@ -1,0 +1,280 @@
+"""One graph on one system: costs, closed form or simulation, breakdown."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hwsim.analysis.result import Result
+from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
+from hwsim.errors import InputError
+from hwsim.graph.opgraph import COMPUTE, OpGraph
+from hwsim.graph.verify import verify
+from hwsim.schedule.inorder import Playback, play_inorder
+from hwsim.sim.records import PlayedGraph, Record
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Engine = Literal["closed_form", "simulate"]
+PARTS = ("compute", "memory", "interconnect", "overhead", "idle")
+
+
+@dataclass(frozen=True)
+class GraphResult(Result):
+    """A graph's time on a system and how it splits.
+
+    Attributes
+    ----------
+    time_s : float
+        Makespan plus the host time per step that nothing hides. [s]
+    parts : dict of str to float
+        compute, memory, interconnect (exposed), overhead and idle (the device
+        waits for the host); they add up to ``time_s``. [s]
+    memory_levels : dict of str to float
+        The memory part by level. [s]
+    serial_sum : float
+        All operators one after another, whatever could overlap. [s]
+    """
+
+    graph: OpGraph
+    system: SystemSpec
+    stack: StackSpec
+    fidelity: Fidelity
+    engine: Engine
+    costs: OpCosts
+    played: Playback | PlayedGraph
+    time_s: float
+    parts: dict[str, float]
+    memory_levels: dict[str, float]
+
+    kind = "graph"
+
+    @property
+    def breakdown_s(self) -> dict[str, float]:
+        """As ``parts``. [s]"""
+        return dict(self.parts)
+
+    @property
+    def bound(self) -> str:
+        """What most of the time goes to; ``launch`` is waiting for the host."""
+        return largest_part(self.parts)
+
+    @property
+    def serial_sum(self) -> float:
+        """All operators one after another. [s]"""
+        return float(self.costs.time @ self.repeats)
+
+    @functools.cached_property
+    def repeats(self) -> Any:
+        """How often each distinct operator runs."""
+        return np.array([float(r) for _, _, _, r in self.graph.distinct()])
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The simulated timeline.
+
+        Raises
+        ------
+        InputError
+            If the result came from the closed form.
+        """
+        if isinstance(self.played, PlayedGraph):
+            return self.played.records
+        raise InputError(
+            "a closed-form estimate has no timeline; use hwsim.simulate or "
+            'engine="simulate"'
+        )
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """One row per simulated operator: rank, stream, name, start, end. [s]"""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.records), columns=list(Record._fields))
+
+    @property
+    def ops(self) -> pd.DataFrame:
+        """One row per distinct operator: work, traffic, time and what binds."""
+        import pandas as pd
+
+        return pd.DataFrame(self.op_rows())
+
+    def op_rows(self) -> list[dict[str, Any]]:
+        """Return ``ops`` as dicts; times are of one call. [s]"""
+        costs, bounds = self.costs, self.costs.bound()
+        rows = []
+        for i, (b, _, node, repeat) in enumerate(self.graph.distinct()):
+            op = node.op
+            rows.append(
+                {
+                    "block": self.graph.blocks[b].name, "name": op.name,
+                    "kind": op.kind, "phase": op.phase, "stream": node.stream,
+                    "dtype": op.dtype, "calls": repeat, "flop": op.flop,
+                    "nbytes": op.nbytes, "time_s": float(costs.time[i]),
+                    "total_s": float(costs.time[i]) * repeat,
+                    "compute_s": float(costs.compute[i]),
+                    "memory_s": float(costs.memory[i]),
+                    "interconnect_s": float(costs.interconnect[i]),
+                    "overhead_s": float(costs.overhead[i]), "bound": bounds[i],
+                }
+            )  # fmt: skip
+        return rows
+
+    @property
+    def breakdown(self) -> pd.DataFrame:
+        """One row per part: seconds and share of the time."""
+        import pandas as pd
+
+        return breakdown_frame(self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return time, work, traffic, breakdown and bound, in SI."""
+        return {
+            **self.header(),
+            "graph": self.graph.name,
+            "system": self.system.id,
+            "stack": self.stack.id,
+            "fidelity": self.fidelity,
+            "engine": self.engine,
+            "time_s": self.time_s,
+            "flop": self.graph.flop,
+            "nbytes": self.graph.nbytes,
+            "breakdown": dict(self.parts),
+            "memory_levels": dict(self.memory_levels),
+            "bound": self.bound,
+        }
+
+    def plot_roofline(self, path: str | None = None) -> Any:
+        """Draw the operators under the device's ceilings; return the figure."""
+        from hwsim.report.roofline import roofline_figure
+
+        return roofline_figure([self], path=path)
+
+    def plot_timeline(self, path: str | None = None) -> Any:
+        """Draw the simulated timeline; return the figure."""
+        from hwsim.report.figures import timeline_figure
+
+        return timeline_figure(self.records, path=path)
+
+    def plot_breakdown(self, path: str | None = None) -> Any:
+        """Draw the breakdown; return the figure."""
+        from hwsim.report.figures import breakdown_figure
+
+        return breakdown_figure({self.graph.name: self.parts}, path=path)
+
+
+def breakdown_frame(parts: dict[str, float]) -> pd.DataFrame:
+    """Return parts as a table with shares."""
+    import pandas as pd
+
+    total = sum(parts.values())
+    return pd.DataFrame(
+        {
+            "part": list(parts),
+            "time_s": list(parts.values()),
+            "share": [v / total if total else 0.0 for v in parts.values()],
+        }
+    )
+
+
+def largest_part(parts: dict[str, float]) -> str:
+    """Return what most of the time goes to; idle means waiting for the host."""
+    name = max(parts, key=lambda key: parts[key])
+    return "launch" if name == "idle" else name
+
+
+def run_graph(
+    graph: OpGraph,
+    system: SystemSpec,
+    stack: StackSpec,
+    *,
+    fidelity: Fidelity = "structured",
+    engine: Engine = "closed_form",
+    ranks: int = 1,
+    slowdown: Sequence[float] = (),
+) -> GraphResult:
+    """Cost a graph and play it, in closed form or in SimPy.
+
+    Parameters
+    ----------
+    graph : OpGraph
+        What one device of the group runs; all run the same.
+    system : SystemSpec
+        Device and networks.
+    stack : StackSpec
+        Launch policy and kernel quality.
+    ranks : int
+        Simulation only: devices played; one stands for all, which are alike.
+    slowdown : sequence of float
+        Simulation only: factor on each rank's kernel times.
+    """
+    verify(graph)
+    costs = cost_graph(graph, system, stack, fidelity)
+    times = _by_block(graph, costs.time)
+    per_kernel, start = launch_times(system, stack, fidelity)
+    launches = [
+        [per_kernel * node.op.kernels for node in block.nodes] for block in graph.blocks
+    ]
+    played: Playback | PlayedGraph
+    if engine == "closed_form":
+        played = play_inorder(graph, times, launches, start=start)
+    elif engine == "simulate":
+        from hwsim.sim.engine import play
+
+        transfers = _by_block(graph, costs.interconnect)
+        played = play(
+            graph, times, transfers, launches, start=start, ranks=ranks,
+            level_sizes=[n.size for n in system.networks], slowdown=slowdown,
+        )  # fmt: skip
+    else:
+        raise InputError(f"engine {engine!r} is not closed_form or simulate")
+    step = stack.launch.step_overhead if fidelity != "roofline" else 0.0
+    parts, levels = _split(graph, costs, played, step)
+    return GraphResult(
+        graph, system, stack, fidelity, engine, costs, played,
+        played.makespan + step, parts, levels,
+    )  # fmt: skip
+
+
+def launch_times(
+    system: SystemSpec, stack: StackSpec, fidelity: Fidelity
+) -> tuple[float, float]:
+    """Return host time per kernel, and before the first one. [s]"""
+    launch = system.device.launch
+    if launch is None or fidelity == "roofline":
+        return 0.0, 0.0
+    if stack.launch.mode == "graph":
+        return 0.0, launch.eager
+    return max(stack.launch.host_time or 0.0, launch.eager), 0.0
+
+
+def _by_block(graph: OpGraph, values: Any) -> list[list[float]]:
+    flat, rows, at = values.tolist(), [], 0
+    for block in graph.blocks:
+        rows.append(flat[at : at + len(block.nodes)])
+        at += len(block.nodes)
+    return rows
+
+
+def _split(
+    graph: OpGraph, costs: OpCosts, played: Playback | PlayedGraph, step: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    weights = np.array(
+        [float(r) * (n.stream == COMPUTE) for _, _, n, r in graph.distinct()]
+    )
+    levels = {name: float(part @ weights) for name, part in costs.levels.items()}
+    parts = {
+        "compute": float(costs.compute @ weights),
+        "memory": sum(levels.values()),
+        "interconnect": float(costs.interconnect @ weights) + played.exposed_comm_time,
+        "overhead": float(costs.overhead @ weights) + step,
+        "idle": played.idle,
+    }
+    return parts, levels

@@ -1,0 +1,326 @@
+"""Inference: prompt to first token, time per output token, memory, bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hwsim.analysis.check import context_within, dtype_on, known_dtype, positive_int
+from hwsim.analysis.fit import MemoryFit, memory_fit
+from hwsim.analysis.graph_result import (
+    PARTS,
+    Engine,
+    GraphResult,
+    breakdown_frame,
+    largest_part,
+    run_graph,
+)
+from hwsim.analysis.result import Result
+from hwsim.cost.evaluate import Fidelity
+from hwsim.cost.footprint import Footprint, inference_footprint
+from hwsim.errors import InputError
+from hwsim.graph.inference import decode_graph, prefill_graph
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What is asked: sizes in tokens and sequences, dtypes by name."""
+
+    batch: int
+    prompt: int
+    output: int
+    tp: int
+    dtype: str
+    weight_dtype: str
+    kv_dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class InferResult(Result):
+    """A batch of equal requests served together, from prompt to last token.
+
+    Attributes
+    ----------
+    prefill, decode : GraphResult (decode may be None)
+        The prompt pass, and the decode step at the mean context.
+    prefill_s, decode_step_s, ttft_s, tpot_s, latency_s : float
+        Prompt pass; decode step at the mean context; time to first token
+        (alone on the device, no queue); mean time per further output token;
+        first to last. ``None`` where there is nothing of the kind. [s]
+    tokens_per_s : float
+        Output tokens of the whole batch over ``latency_s`` (prompt tokens
+        where nothing is generated). [1/s]
+    parts : dict of str to float
+        Breakdown of ``latency_s``. [s]
+    """
+
+    model: ModelSpec
+    system: SystemSpec
+    stack: StackSpec
+    config: InferConfig
+    fidelity: Fidelity
+    prefill: GraphResult
+    decode: GraphResult | None
+    decode_steps: int
+    tpot_s: float | None
+    footprint: Footprint
+    memory: MemoryFit
+    parts: dict[str, float]
+
+    kind = "infer"
+
+    @property
+    def prefill_s(self) -> float:
+        """Prompt pass. [s]"""
+        return self.prefill.time_s
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token, without queueing. [s]
+
+        The prompt pass gives it, but for an encoder-decoder: there the encoder
+        is followed by a first decoder step.
+        """
+        first = self.model.kind == "encoder_decoder" and self.config.output
+        return self.prefill_s + ((self.tpot_s or 0.0) if first else 0.0)
+
+    @property
+    def decode_step_s(self) -> float | None:
+        """One decode step at the mean context. [s]"""
+        return self.decode.time_s if self.decode else None
+
+    @property
+    def latency_s(self) -> float:
+        """Arrival to last token. [s]"""
+        return self.prefill_s + self.decode_steps * (self.tpot_s or 0.0)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens of the batch per second of latency. [1/s]"""
+        tokens = self.config.output or self.config.prompt
+        return self.config.batch * tokens / self.latency_s
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP over peak, for the whole request."""
+        peak = self.system.device.peak(self.config.dtype)
+        flop = self.prefill.graph.model_flop
+        if self.decode:
+            flop += self.decode_steps * self.decode.graph.model_flop
+        return flop / (self.latency_s * peak)
+
+    @property
+    def bound(self) -> str:
+        """What most of the time goes to."""
+        return largest_part(self.parts)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits in memory."""
+        return self.memory.fits
+
+    @property
+    def graphs(self) -> list[GraphResult]:
+        """The graphs behind the figures."""
+        return [g for g in (self.prefill, self.decode) if g is not None]
+
+    @property
+    def ops(self) -> pd.DataFrame:
+        """One row per distinct operator of both phases."""
+        import pandas as pd
+
+        frames = [g.ops.assign(graph=g.graph.name) for g in self.graphs]
+        return pd.concat(frames, ignore_index=True)
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """Simulated timelines of both phases."""
+        import pandas as pd
+
+        frames = [g.timeline.assign(graph=g.graph.name) for g in self.graphs]
+        return pd.concat(frames, ignore_index=True)
+
+    @property
+    def breakdown(self) -> pd.DataFrame:
+        """Seconds and share of each part of the latency."""
+        return breakdown_frame(self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer with keys in SI."""
+        decode_rate = self.config.batch / self.tpot_s if self.tpot_s else None
+        return {
+            **self.header(),
+            "model": self.model.id,
+            "system": self.system.id,
+            "device": self.system.device.id,
+            "stack": self.stack.id,
+            "fidelity": self.fidelity,
+            "config": self.config.to_dict(),
+            "prefill_s": self.prefill_s,
+            "decode_step_s": self.decode_step_s,
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "latency_s": self.latency_s,
+            "tokens_per_s": self.tokens_per_s,
+            "decode_tokens_per_s": decode_rate,
+            "memory_bytes": self.footprint.to_dict(),
+            "memory_usable_bytes": self.memory.usable,
+            "fits": self.fits,
+            "memory_verdict": self.memory.sentence(),
+            "breakdown": dict(self.parts),
+            "bound": self.bound,
+            "mfu": self.mfu,
+        }
+
+    def plot_roofline(self, path: str | None = None) -> Any:
+        """Draw all operators under the device's ceilings; return the figure."""
+        from hwsim.report.roofline import roofline_figure
+
+        return roofline_figure(self.graphs, path=path)
+
+    def plot_breakdown(self, path: str | None = None) -> Any:
+        """Draw the breakdown of each phase; return the figure."""
+        from hwsim.report.figures import breakdown_figure
+
+        return breakdown_figure({g.graph.name: g.parts for g in self.graphs}, path=path)
+
+    def plot_timeline(self, path: str | None = None) -> Any:
+        """Draw the simulated timeline of the last phase; return the figure."""
+        return self.graphs[-1].plot_timeline(path)
+
+
+def run_inference(
+    model: ModelSpec,
+    system: SystemSpec,
+    stack: StackSpec,
+    *,
+    batch: int,
+    prompt: int,
+    output: int,
+    tp: int,
+    dtype: str,
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    fidelity: Fidelity = "structured",
+    engine: Engine = "simulate",
+) -> InferResult:
+    """Answer for a batch of equal requests; see :func:`hwsim.infer`."""
+    config = _checked(
+        model, system, batch, prompt, output, tp, dtype, weight_dtype, kv_dtype
+    )
+    shapes: dict[str, Any] = {
+        "batch": config.batch, "tp": config.tp, "dtype": dtype, "stack": stack,
+        "weight_dtype": config.weight_dtype, "kv_dtype": config.kv_dtype,
+    }  # fmt: skip
+    group = system.subsystem(config.tp)
+    graph = prefill_graph(model, prompt=config.prompt, **shapes)
+    prefill = run_graph(graph, group, stack, fidelity=fidelity, engine=engine)
+    decode, tpot, step_parts = None, None, dict.fromkeys(PARTS, 0.0)
+    two_sided = model.kind == "encoder_decoder"
+    steps = max(config.output - (0 if two_sided else 1), 0)
+    if steps:
+        extra = {"encoder_context": config.prompt} if two_sided else {}
+        first = 1 if two_sided else config.prompt + 1
+
+        def at(context: int, how: Engine = "closed_form") -> GraphResult:
+            graph = decode_graph(model, context=context, **extra, **shapes)
+            return run_graph(graph, group, stack, fidelity=fidelity, engine=how)
+
+        decode = at(first + (steps - 1) // 2, engine)
+        ends = (at(first), decode, at(first + steps - 1))
+        step_parts = {p: _simpson([e.parts[p] for e in ends]) for p in PARTS}
+        tpot = sum(step_parts.values())
+    parts = {
+        p: prefill.parts[p] + steps * step_parts[p]
+        for p in PARTS
+    }
+    footprint = _footprint(model, config)
+    memory = memory_fit(
+        footprint.total, system.device, stack, _changes(model, system, config)
+    )
+    return InferResult(
+        model, group, stack, config, fidelity, prefill, decode, steps, tpot,
+        footprint, memory, parts,
+    )  # fmt: skip
+
+
+def _simpson(values: list[float]) -> float:
+    """Mean over the decode steps; step time is smooth in the context length."""
+    return (values[0] + 4.0 * values[1] + values[2]) / 6.0
+
+
+def _checked(
+    model: ModelSpec,
+    system: SystemSpec,
+    batch: Any,
+    prompt: Any,
+    output: Any,
+    tp: Any,
+    dtype: str,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
+) -> InferConfig:
+    batch, tp = positive_int("batch", batch), positive_int("tp", tp)
+    prompt = positive_int("prompt", prompt)
+    output = positive_int("output", output, minimum=0)
+    dtype_on(system.device, dtype)
+    if model.kind == "encoder":
+        output = 0
+    if tp > system.num_devices:
+        raise InputError(
+            f"tp {tp} needs {tp} devices, but {system.id} has {system.num_devices}; "
+            "name a larger system"
+        )
+    if model.kind == "encoder_decoder":
+        context_within(model, max(prompt, output), "the longer of prompt and output")
+    else:
+        context_within(model, prompt + output, "prompt + output")
+    weight = known_dtype("weight_dtype", weight_dtype or dtype)
+    cache = known_dtype("kv_dtype", kv_dtype or _cache_dtype(dtype))
+    return InferConfig(batch, prompt, output, tp, dtype, weight, cache)
+
+
+def _cache_dtype(dtype: str) -> str:
+    """KV caches stay in 16 bit unless asked otherwise."""
+    return dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
+
+
+def _footprint(model: ModelSpec, config: InferConfig, **changed: Any) -> Footprint:
+    now = {**vars(config), **changed}
+    return inference_footprint(
+        model, batch=now["batch"], context=now["prompt"] + now["output"],
+        prompt=now["prompt"], tp=now["tp"], dtype=now["dtype"],
+        kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"],
+    )  # fmt: skip
+
+
+def _changes(
+    model: ModelSpec, system: SystemSpec, config: InferConfig
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield single changes, the gentlest of each sort first."""
+
+    def after(**changed: Any) -> Callable[[], float]:
+        return lambda: _footprint(model, config, **changed).total
+
+    tp = config.tp * 2
+    while tp <= min(system.num_devices, 64):
+        yield f"tp {tp}", after(tp=tp)
+        tp *= 2
+    batch = config.batch // 2
+    while batch >= 1:
+        yield f"batch {batch}", after(batch=batch)
+        batch //= 2
+    for dtype in ("fp8", "int8", "int4"):
+        yield f"weight-dtype {dtype}", after(weight_dtype=dtype)
+    yield "kv-dtype fp8", after(kv_dtype="fp8")

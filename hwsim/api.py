@@ -1,0 +1,435 @@
+"""The public functions; every command is a thin wrapper over one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hwsim.analysis.graph_result import Engine, GraphResult, run_graph
+from hwsim.analysis.inference import InferResult, run_inference
+from hwsim.analysis.operator import OpResult, run_op
+from hwsim.analysis.training import TrainResult, run_training
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import InputError
+from hwsim.graph.inference import decode_graph, prefill_graph
+from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.training import training_graph
+from hwsim.specs import catalogs
+from hwsim.specs.base import Spec
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.override import Override, apply_overrides, parse_override
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec, single_device_system
+
+if TYPE_CHECKING:
+    from hwsim.analysis.published import PublishedComparison
+    from hwsim.analysis.result import Result
+
+S = TypeVar("S", bound=Spec)
+TARGETS = ("device", "system", "model", "stack")
+
+
+def load_device(name: str, *, overrides: Iterable[str] = ()) -> DeviceSpec:
+    """Load a device by id, alias or path.
+
+    Parameters
+    ----------
+    name : str
+        For example ``"h100-80gb-sxm"``, ``"H100_SXM"`` or ``"mine.toml"``.
+    overrides : iterable of str
+        What-if changes: ``"device.memory.hbm.bandwidth=x2"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If no device is called so.
+    SpecError
+        If the file or an override is wrong.
+    """
+    return _changed(catalogs.load_device(name), "device", _parsed(overrides))
+
+
+def load_model(name: str, *, overrides: Iterable[str] = ()) -> ModelSpec:
+    """Load a model by id, alias, path, or a Hugging Face ``config.json``."""
+    return _changed(catalogs.load_model(name), "model", _parsed(overrides))
+
+
+def load_stack(name: str, *, overrides: Iterable[str] = ()) -> StackSpec:
+    """Load a software stack by id, alias or path."""
+    return _changed(catalogs.load_stack(name), "stack", _parsed(overrides))
+
+
+def load_system(name: str, *, overrides: Iterable[str] = ()) -> SystemSpec:
+    """Load a system by id, alias or path; a device id is a system of one.
+
+    ``device.…`` overrides change the system's device.
+    """
+    return _system(catalogs.load_system(name), _parsed(overrides))
+
+
+def device_ids() -> list[str]:
+    """Return the ids of all devices."""
+    return sorted(catalogs.DEVICES)
+
+
+def system_ids() -> list[str]:
+    """Return the ids of all systems."""
+    return sorted(catalogs.SYSTEMS)
+
+
+def model_ids() -> list[str]:
+    """Return the ids of all models."""
+    return sorted(catalogs.MODELS)
+
+
+def stack_ids() -> list[str]:
+    """Return the ids of all software stacks."""
+    return sorted(catalogs.STACKS)
+
+
+def infer(
+    model: str | ModelSpec,
+    system: str | SystemSpec | DeviceSpec,
+    *,
+    batch: int = 1,
+    prompt: int = 1024,
+    output: int = 128,
+    tp: int = 1,
+    dtype: str | None = None,
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    stack: str | StackSpec = "default-inference",
+    fidelity: Fidelity = "structured",
+    engine: Engine = "simulate",
+    overrides: Iterable[str] = (),
+) -> InferResult:
+    """Predict a batch of equal requests, from prompt to last token.
+
+    Parameters
+    ----------
+    model, system : str or spec
+        Names, paths or loaded specs.
+    batch : int
+        Sequences served together.
+    prompt, output : int
+        Tokens of each sequence.
+    tp : int
+        Tensor-parallel devices.
+    dtype, weight_dtype, kv_dtype : str or None
+        Arithmetic (bf16 where the device has it); storage of weights
+        (``dtype``) and of the KV cache (16 bit).
+    stack : str or StackSpec
+        Software stack.
+    fidelity : str
+        ``roofline`` or ``structured``.
+    engine : str
+        ``simulate`` (timeline included) or ``closed_form``.
+    overrides : iterable of str
+        What-if changes, as on the command line.
+
+    Returns
+    -------
+    InferResult
+        Times, memory, breakdown and what binds; ``to_dict()`` has SI keys.
+
+    Raises
+    ------
+    InputError, UnknownNameError, SpecError
+        If something cannot be answered; the message says what to change.
+    """
+    model, system, stack = _resolve(model, system, stack, overrides)
+    return run_inference(
+        model, system, stack, batch=batch, prompt=prompt, output=output, tp=tp,
+        dtype=dtype or default_dtype(system.device), weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype, fidelity=fidelity, engine=engine,
+    )  # fmt: skip
+
+
+def train(
+    model: str | ModelSpec,
+    system: str | SystemSpec | DeviceSpec,
+    *,
+    devices: int | None = None,
+    tp: int = 1,
+    dp: int | None = None,
+    micro_batch: int = 1,
+    global_batch: int | None = None,
+    seq: int | None = None,
+    dtype: str | None = None,
+    recompute: str = "none",
+    optimizer: str = "adamw",
+    zero_stage: int = 0,
+    sequence_parallel: bool = False,
+    stack: str | StackSpec = "default-training",
+    fidelity: Fidelity = "structured",
+    engine: Engine = "simulate",
+    overrides: Iterable[str] = (),
+) -> TrainResult:
+    """Predict one optimizer step.
+
+    Parameters
+    ----------
+    model, system : str or spec
+        Names, paths or loaded specs.
+    devices : int or None
+        Devices used; all of the system by default. ``tp`` x ``dp`` of them.
+    micro_batch, global_batch : int
+        Sequences per data-parallel rank and pass; per optimizer step.
+    seq : int or None
+        Tokens per sequence; the model's context up to 2048 by default.
+    recompute : str
+        ``none``, ``selective`` (attention only) or ``full``.
+    optimizer : str
+        ``sgd``, ``momentum``, ``adam`` or ``adamw``.
+    zero_stage : int
+        What data-parallel ranks shard: 1 optimizer states, 2 gradients too,
+        3 parameters too (FSDP).
+
+    Returns
+    -------
+    TrainResult
+        Step time, rates, MFU, memory, breakdown; ``to_dict()`` has SI keys.
+
+    Raises
+    ------
+    InputError, UnknownNameError, SpecError
+        If something cannot be answered; the message says what to change.
+    """
+    model, system, stack = _resolve(model, system, stack, overrides)
+    return run_training(
+        model, system, stack, devices=devices, tp=tp, dp=dp,
+        micro_batch=micro_batch, global_batch=global_batch, seq=seq,
+        dtype=dtype or default_dtype(system.device), recompute=recompute,
+        optimizer=optimizer, zero_stage=zero_stage,
+        sequence_parallel=sequence_parallel, fidelity=fidelity, engine=engine,
+    )  # fmt: skip
+
+
+def op(
+    kind: str,
+    *,
+    device: str | DeviceSpec | SystemSpec,
+    dtype: str | None = None,
+    stack: str | StackSpec = "default-inference",
+    fidelity: Fidelity = "structured",
+    overrides: Iterable[str] = (),
+    **shapes: Any,
+) -> OpResult:
+    """Predict one operator; shapes may be arrays that broadcast.
+
+    Parameters
+    ----------
+    kind : str
+        ``matmul`` (m, n, k, batch), ``prefill`` and ``decode`` attention
+        (batch, heads, kv_heads, head_dim, seq_q, seq_kv), ``elementwise``,
+        ``layernorm``, ``rmsnorm``, ``softmax`` (m, n), ``moe`` (m, n, k,
+        experts, topk, tp, ep), or a collective (bytes, group).
+    device : str or spec
+        A device, or a system for collectives.
+
+    Raises
+    ------
+    InputError, UnknownNameError, SpecError
+        If something cannot be answered; the message says what to change.
+    """
+    changes = _parsed(overrides)
+    system = _system(_as_system(device), changes)
+    loaded = catalogs.load_stack(stack) if isinstance(stack, str) else stack
+    return run_op(
+        kind, system, _changed(loaded, "stack", changes),
+        dtype=dtype or default_dtype(system.device), fidelity=fidelity, **shapes,
+    )  # fmt: skip
+
+
+def estimate(
+    model: str | ModelSpec | OpGraph,
+    system: str | SystemSpec | DeviceSpec,
+    *,
+    phase: str = "decode",
+    stack: str | StackSpec | None = None,
+    fidelity: Fidelity = "structured",
+    overrides: Iterable[str] = (),
+    **shapes: Any,
+) -> GraphResult:
+    """Predict one pass in closed form: no timeline, milliseconds of work.
+
+    Parameters
+    ----------
+    model : str, ModelSpec or OpGraph
+        A graph, or a model whose graph ``phase`` and ``shapes`` describe.
+    phase : str
+        ``prefill`` (batch, prompt, history, tp, dtype, …), ``decode`` (batch,
+        context, tp, …) or ``train`` (micro_batch, seq, tp, dp, …).
+    """
+    graph, resolved, loaded = _graph(model, system, phase, stack, overrides, shapes)
+    return run_graph(graph, resolved, loaded, fidelity=fidelity)
+
+
+def simulate(
+    model: str | ModelSpec | OpGraph,
+    system: str | SystemSpec | DeviceSpec,
+    *,
+    phase: str = "decode",
+    stack: str | StackSpec | None = None,
+    fidelity: Fidelity = "structured",
+    ranks: int = 1,
+    slowdown: Sequence[float] = (),
+    overrides: Iterable[str] = (),
+    **shapes: Any,
+) -> GraphResult:
+    """As :func:`estimate`, played in SimPy: the result has a timeline.
+
+    Parameters
+    ----------
+    ranks : int
+        Devices played; one stands for all, which are alike.
+    slowdown : sequence of float
+        Factor on each rank's kernel times, for stragglers.
+    """
+    graph, resolved, loaded = _graph(model, system, phase, stack, overrides, shapes)
+    return run_graph(
+        graph, resolved, loaded, fidelity=fidelity, engine="simulate", ranks=ranks,
+        slowdown=slowdown,
+    )  # fmt: skip
+
+
+def roofline(
+    device: str | DeviceSpec | SystemSpec,
+    results: Sequence[Any] = (),
+    *,
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Any:
+    """Draw a device's ceilings and, given results, their operators.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Saved too, when ``path`` names an svg, png or pdf file.
+    """
+    from hwsim.report.roofline import roofline_figure
+
+    system = _system(_as_system(device), _parsed(overrides))
+    graphs = [g for r in results for g in getattr(r, "graphs", [r])]
+    return roofline_figure(graphs, device=system.device, path=path)
+
+
+def run_scenario(
+    path: str | os.PathLike[str], *, overrides: Iterable[str] = ()
+) -> Result:
+    """Run what a scenario file describes: see ``workloads/scenarios``."""
+    from hwsim.specs.scenario import load_scenario
+
+    scenario = load_scenario(Path(path))
+    asked = {**scenario.arguments()}
+    asked["overrides"] = [*scenario.overrides, *overrides]
+    runner = {"infer": infer, "train": train}[scenario.task]
+    return runner(scenario.model, scenario.system, **asked)  # type: ignore[operator]
+
+
+def compare_published(
+    *, fidelity: Fidelity = "structured", engine: Engine = "closed_form"
+) -> PublishedComparison:
+    """Predict the published runs that ship with hwsim; errors are not hidden."""
+    from hwsim.analysis.published import compare
+
+    return compare(fidelity=fidelity, engine=engine)
+
+
+def write_report(
+    result: Any, path: str | os.PathLike[str], *, command: str | None = None
+) -> Path:
+    """Write a result as one self-contained HTML page.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; nothing half-written is left.
+    """
+    from hwsim.report.page import write_page
+
+    return write_page(result, Path(path), command=command)
+
+
+def default_dtype(device: DeviceSpec) -> str:
+    """Return the widest of the usual dtypes that a device multiplies fast."""
+    for dtype in ("bf16", "fp16", "fp32"):
+        if dtype in device.compute.matrix:
+            return dtype
+    for dtype in ("bf16", "fp32", "fp16"):
+        if dtype in device.dtypes:
+            return dtype
+    return device.dtypes[0]
+
+
+def _parsed(overrides: Iterable[str]) -> list[Override]:
+    if isinstance(overrides, str):
+        overrides = [overrides]
+    return [parse_override(text, TARGETS) for text in overrides]
+
+
+def _changed(spec: S, target: str, changes: Sequence[Override]) -> S:
+    mine = [change for change in changes if change.target == target]
+    return apply_overrides(spec, mine) if mine else spec
+
+
+def _system(system: SystemSpec, changes: Sequence[Override]) -> SystemSpec:
+    device = _changed(system.device, "device", changes)
+    if device is not system.device:
+        system = system.model_copy(update={"device": device})
+    return _changed(system, "system", changes)
+
+
+def _as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
+    if isinstance(system, SystemSpec):
+        return system
+    if isinstance(system, DeviceSpec):
+        return single_device_system(system)
+    return catalogs.load_system(system)
+
+
+def _resolve(
+    model: str | ModelSpec,
+    system: str | SystemSpec | DeviceSpec,
+    stack: str | StackSpec,
+    overrides: Iterable[str],
+) -> tuple[ModelSpec, SystemSpec, StackSpec]:
+    changes = _parsed(overrides)
+    loaded = catalogs.load_model(model) if isinstance(model, str) else model
+    software = catalogs.load_stack(stack) if isinstance(stack, str) else stack
+    return (
+        _changed(loaded, "model", changes),
+        _system(_as_system(system), changes),
+        _changed(software, "stack", changes),
+    )
+
+
+def _graph(
+    model: str | ModelSpec | OpGraph,
+    system: str | SystemSpec | DeviceSpec,
+    phase: str,
+    stack: str | StackSpec | None,
+    overrides: Iterable[str],
+    shapes: dict[str, Any],
+) -> tuple[OpGraph, SystemSpec, StackSpec]:
+    stack = stack or f"default-{'training' if phase == 'train' else 'inference'}"
+    if isinstance(model, OpGraph):
+        changes = _parsed(overrides)
+        loaded = catalogs.load_stack(stack) if isinstance(stack, str) else stack
+        software = _changed(loaded, "stack", changes)
+        return model, _system(_as_system(system), changes), software
+    spec, resolved, software = _resolve(model, system, stack, overrides)
+    builders = {"prefill": prefill_graph, "decode": decode_graph, "train": training_graph}
+    if phase not in builders:
+        raise InputError(f"phase {phase!r} is unknown; choose {', '.join(builders)}")
+    shapes.setdefault("dtype", default_dtype(resolved.device))
+    required = {"prefill": ("batch", "prompt"), "decode": ("batch", "context")}
+    for name in required.get(phase, ("micro_batch", "seq")):
+        if name not in shapes:
+            raise InputError(f"phase {phase} needs {name}")
+    graph = builders[phase](spec, stack=software, **shapes)  # type: ignore[operator]
+    used = int(shapes.get("tp", 1)) * int(shapes.get("dp", 1))
+    return graph, resolved.subsystem(used), software

@@ -1,0 +1,1 @@
+"""Costs: pure functions of (operator shapes, device, calibration) to seconds."""

@@ -1,0 +1,243 @@
+"""Collective communication over nested networks: algorithms times protocols."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hwsim.cost.cost import Cost, FloatArray
+from hwsim.cost.network import Span, spans
+from hwsim.errors import InputError
+from hwsim.specs.calibration import Calibration
+from hwsim.specs.parameters.collective import (
+    CollectiveName,
+    CollectiveParameters,
+    Protocol,
+)
+from hwsim.specs.system import SystemSpec
+
+_OPS: tuple[str, ...] = get_args(CollectiveName)
+
+
+class _Path(NamedTuple):
+    """One algorithm on one group, per byte of the whole buffer.
+
+    Attributes
+    ----------
+    hops : tuple of float
+        Hops on each span that follow one another.
+    load : tuple of float
+        Bytes over each span's ``ring_bandwidth``, per byte of the buffer.
+    phased : bool
+        The spans work one after the other instead of as a pipeline.
+    reducing : tuple of bool
+        Spans whose switches add up the data.
+    """
+
+    hops: tuple[float, ...]
+    load: tuple[float, ...]
+    phased: bool = False
+    reducing: tuple[bool, ...] = ()
+
+
+def collective_cost(
+    op: str,
+    nbytes: ArrayLike,
+    group_size: int,
+    *,
+    system: SystemSpec,
+    calibration: Calibration,
+    stride: int = 1,
+) -> Cost:
+    """Return the cost of one collective in one group.
+
+    Parameters
+    ----------
+    op : str
+        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``,
+        ``broadcast`` or ``send_recv``.
+    nbytes : array_like
+        Whole buffer: the gathered result of an all-gather, the input of a
+        reduce-scatter, one rank's buffer otherwise. [B]
+    group_size : int
+        Members; a ``send_recv`` has two, ``stride`` apart.
+    system : SystemSpec
+        Devices and networks.
+    calibration : Calibration
+        Of the system's device.
+    stride : int
+        Ranks from one member to the next; the sibling groups in between are
+        active at the same time.
+
+    Returns
+    -------
+    Cost
+        Device time; zero for a group of one.
+
+    Raises
+    ------
+    InputError
+        If the operation is unknown or the system has too few devices.
+    """
+    if op not in _OPS:
+        raise InputError(f"collective {op!r} is not one of {', '.join(_OPS)}")
+    size = np.asarray(nbytes, dtype=np.float64)
+    n = 2 if op == "send_recv" and group_size > 1 else int(group_size)
+    used = spans(system, n, int(stride))
+    zero = np.zeros_like(size)
+    memory = system.device.main_memory_name
+    if not used:
+        return Cost(zero, zero, {memory: zero}, zero, zero)
+    parameters = calibration.collective
+    fixed, rate, ramp = _choices(cast("CollectiveName", op), n, used, parameters)
+    grown = (size / parameters.ramp_bytes) ** parameters.ramp_exponent
+    shape = (-1,) + (1,) * size.ndim
+    transfer = rate.reshape(shape) * size + ramp.reshape(shape) * grown
+    total = fixed.reshape(shape) + transfer
+    best = np.argmin(total, axis=0)[np.newaxis]
+    moved = np.take_along_axis(transfer, best, axis=0)[0]
+    copied = zero
+    if op in {"all_gather", "reduce_scatter", "all_to_all"}:
+        copied = 2 * size / n / (system.device.bandwidth * parameters.copy_efficiency)
+    overhead = fixed[best[0]]
+    return Cost(
+        time=overhead + moved + copied,
+        compute=zero,
+        levels={memory: copied},
+        interconnect=moved,
+        overhead=overhead,
+    )
+
+
+def p2p_cost(
+    nbytes: ArrayLike, distance: int, *, system: SystemSpec, calibration: Calibration
+) -> Cost:
+    """Return the cost of a message between ranks ``distance`` apart."""
+    return collective_cost(
+        "send_recv", nbytes, 2, system=system, calibration=calibration, stride=distance
+    )
+
+
+def _choices(
+    op: CollectiveName, n: int, used: tuple[Span, ...], p: CollectiveParameters
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return fixed time, time per byte and ramp of every algorithm x protocol."""
+    fixed, rate, ramp = [], [], []
+    peers = p.peer_time * (n - 1) if op == "all_to_all" else 0.0
+    for path in _paths(op, n, used):
+        for protocol in p.protocols.values():
+            hops = sum(
+                count * (span.network.latency + _step(protocol, p, span, path, i))
+                for i, (count, span) in enumerate(zip(path.hops, used, strict=True))
+            )
+            times = [
+                load / (span.ring_bandwidth * _sustained(p, span, path, i))
+                for i, (load, span) in enumerate(zip(path.load, used, strict=True))
+            ]
+            spent = sum(times) if path.phased else max(times)
+            fixed.append(p.start_time[op] + peers + hops)
+            rate.append(spent / protocol.bandwidth_ratio)
+            ramp.append(protocol.ramp_time)
+    return np.array(fixed), np.array(rate), np.array(ramp)
+
+
+def _step(
+    protocol: Protocol, p: CollectiveParameters, span: Span, path: _Path, i: int
+) -> float:
+    if path.reducing and path.reducing[i]:
+        return p.in_network_step_time
+    return protocol.step_time.get(span.network.kind, 0.0)
+
+
+def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> float:
+    """Share of a span's bandwidth that large messages reach."""
+    network = span.network
+    if path.reducing and path.reducing[i]:
+        return p.in_network_efficiency
+    share = p.efficiency[network.kind]
+    if network.kind == "bus":
+        contention = p.bus_contention
+        if not network.peer_to_peer:
+            share *= p.host_bounce_efficiency
+            contention = p.host_bounce_contention
+        share *= max(span.users / 2, 1.0) ** -contention
+    return share
+
+
+def _paths(op: CollectiveName, n: int, used: tuple[Span, ...]) -> list[_Path]:
+    if op == "all_reduce":
+        return _all_reduce(n, used)
+    if op in {"all_gather", "reduce_scatter"}:
+        return [_ring(n, used, 1), _phased(n, used, 1)]
+    if op == "all_to_all":
+        return [_all_to_all(n, used)]
+    if op == "broadcast":
+        chain = tuple(float(s.ring_hops) for s in used)
+        tree = tuple(float(s.tree_hops) for s in used)
+        loads = tuple(1.0 for _ in used)
+        return [_Path(chain, loads), _Path(tree, tuple(2.0 for _ in used))]
+    return [_send_recv(used)]
+
+
+def _all_reduce(n: int, used: tuple[Span, ...]) -> list[_Path]:
+    paths = [_ring(n, used, 2), _phased(n, used, 2)]
+    if len(used) > 1:
+        inner = used[0]
+        hops = (2.0 * inner.ring_hops, *(2.0 * s.tree_hops for s in used[1:]))
+        paths.append(_Path(hops, tuple(2.0 for _ in used)))
+    reducing = tuple(s.network.in_network_reduction for s in used)
+    if any(reducing):
+        hops_, loads = [], []
+        for span, reduces in zip(used, reducing, strict=True):
+            hops_.append(2.0 if reduces else 2.0 * span.tree_hops)
+            loads.append(1.0 + 1.0 / span.size if reduces else 2.0)
+        paths.append(_Path(tuple(hops_), tuple(loads), reducing=reducing))
+    return paths
+
+
+def _ring(n: int, used: tuple[Span, ...], rounds: int) -> _Path:
+    """One ring through all members, crossing the spans as neighbours do."""
+    hops = [
+        rounds * span.ring_hops * max(1.0, n / (span.inside * span.size))
+        for span in used
+    ]
+    load = rounds * (n - 1) / n
+    return _Path(tuple(hops), tuple(load for _ in used))
+
+
+def _phased(n: int, used: tuple[Span, ...], rounds: int) -> _Path:
+    """A ring in each span in turn, each on the share of the one inside it."""
+    del n
+    loads = [rounds * (span.size - 1) / span.size for span in used]
+    hops = [float(rounds * span.ring_hops) for span in used]
+    return _Path(tuple(hops), tuple(loads), phased=True)
+
+
+def _all_to_all(n: int, used: tuple[Span, ...]) -> _Path:
+    loads = []
+    for span in used:
+        share = (span.size - 1) * span.inside / n * span.inside
+        factor = span.network.oversubscription
+        if span.axes:
+            share, factor = _torus_all_to_all(span), 1.0
+        loads.append(share * factor)
+    hops = [0.0] * len(used)
+    hops[-1] = float(max((a.hops for a in used[-1].axes), default=1))
+    return _Path(tuple(hops), tuple(loads))
+
+
+def _torus_all_to_all(span: Span) -> float:
+    """Bytes over the bisection of the longest axis, as load on the rings."""
+    links = sum((2 if a.ring else 1) / a.spacing for a in span.axes)
+    per_link = max(
+        a.size * a.spacing * (0.125 if a.ring else 0.25) for a in span.axes
+    )
+    return per_link * links
+
+
+def _send_recv(used: tuple[Span, ...]) -> _Path:
+    span, inner = used[-1], [0.0] * (len(used) - 1)
+    load = 1.0 if span.axes else span.inside * span.network.oversubscription
+    return _Path((*inner, float(max(1, span.ring_hops))), (*inner, load))

@@ -1,0 +1,321 @@
+"""Costs of a whole graph: each distinct operator once, each kind in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hwsim.cost.attention import decode_attention_cost, prefill_attention_cost
+from hwsim.cost.collective import collective_bound, collective_cost
+from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.elementwise import elementwise_cost
+from hwsim.cost.matmul import matmul_cost
+from hwsim.cost.moe import moe_ffn_cost
+from hwsim.cost.roofline import roofline_cost
+from hwsim.errors import InputError
+from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
+from hwsim.graph.opgraph import OpGraph
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import Calibration, calibration_for
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+Fidelity = Literal["roofline", "structured"]
+FIDELITIES: tuple[Fidelity, ...] = ("roofline", "structured")
+
+
+@dataclass(frozen=True, slots=True)
+class OpCosts:
+    """Costs of a list of operators, one array entry each.
+
+    Attributes
+    ----------
+    ops : tuple of Op
+        The operators.
+    time, compute, interconnect, overhead : ndarray of float64, shape (n_op,)
+        As in :class:`~hwsim.cost.cost.Cost`. [s]
+    levels : dict of str to ndarray
+        Time on each memory level. [s]
+    """
+
+    ops: tuple[Op, ...]
+    time: FloatArray
+    compute: FloatArray
+    levels: dict[str, FloatArray]
+    interconnect: FloatArray
+    overhead: FloatArray
+
+    @property
+    def memory(self) -> FloatArray:
+        """Time on all memory levels. [s]"""
+        return np.sum([*self.levels.values(), np.zeros_like(self.time)], axis=0)
+
+    def bound(self) -> list[str]:
+        """Name of the largest part of each operator."""
+        cost = Cost(
+            self.time, self.compute, self.levels, self.interconnect, self.overhead
+        )
+        return [str(name) for name in cost.bound()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    system: SystemSpec
+    calibration: Calibration
+    stack: StackSpec
+
+
+def cost_ops(
+    ops: Sequence[Op],
+    system: SystemSpec,
+    stack: StackSpec,
+    fidelity: Fidelity = "structured",
+    calibration: Calibration | None = None,
+) -> OpCosts:
+    """Return the cost of each operator on one device of a system.
+
+    Parameters
+    ----------
+    ops : sequence of Op
+        Operators of any kinds; shapes are those of one device.
+    system : SystemSpec
+        Gives the device, and the networks for collectives.
+    stack : StackSpec
+        Software stack: quality of its kernels.
+    fidelity : str
+        ``roofline`` is the speed of light from the datasheet;
+        ``structured`` uses the parameters of the device's generation.
+
+    Raises
+    ------
+    InputError
+        If the device lacks a dtype.
+    """
+    if fidelity not in FIDELITIES:
+        raise InputError(
+            f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
+        )
+    calibration = calibration or calibration_for(system.device)
+    context = _Context(system, calibration, stack)
+    groups: dict[tuple[Hashable, ...], list[int]] = {}
+    for index, op in enumerate(ops):
+        groups.setdefault(_group_key(op, fidelity), []).append(index)
+    size = len(ops)
+    time, compute, interconnect, overhead = (np.zeros(size) for _ in range(4))
+    levels: dict[str, FloatArray] = {}
+    for key, where in groups.items():
+        members = [ops[i] for i in where]
+        cost = _COSTS[str(key[0])](members, context)
+        time[where], compute[where] = cost.time, cost.compute
+        interconnect[where], overhead[where] = cost.interconnect, cost.overhead
+        for name, part in cost.levels.items():
+            levels.setdefault(name, np.zeros(size))[where] = part
+    extra = overhead * np.array([max(op.kernels - 1, 0) for op in ops], dtype=float)
+    if fidelity == "roofline":
+        extra = np.zeros(size)
+    return OpCosts(
+        tuple(ops), time + extra, compute, levels, interconnect, overhead + extra
+    )
+
+
+def cost_op(
+    op: Op,
+    system: SystemSpec,
+    stack: StackSpec,
+    fidelity: Fidelity = "structured",
+    calibration: Calibration | None = None,
+) -> Cost:
+    """Return the cost of one operator, whose shapes may be arrays."""
+    calibration = calibration or calibration_for(system.device)
+    cost = _COSTS[str(_group_key(op, fidelity)[0])](
+        [op], _Context(system, calibration, stack)
+    )
+    return Cost(
+        time=cost.time[0],
+        compute=cost.compute[0],
+        levels={name: part[0] for name, part in cost.levels.items()},
+        interconnect=cost.interconnect[0],
+        overhead=cost.overhead[0],
+    )
+
+
+def cost_graph(
+    graph: OpGraph,
+    system: SystemSpec,
+    stack: StackSpec,
+    fidelity: Fidelity = "structured",
+    calibration: Calibration | None = None,
+) -> OpCosts:
+    """Return the costs of a graph's distinct nodes, in block order."""
+    ops = [node.op for _, _, node, _ in graph.distinct()]
+    return cost_ops(ops, system, stack, fidelity, calibration)
+
+
+def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
+    if isinstance(op, Collective):
+        name = "collective_bound" if fidelity == "roofline" else "collective"
+        return (name, op.collective, op.group_size, op.stride)
+    if isinstance(op, Copy) and op.path != "device":
+        return ("host_copy",)
+    if fidelity == "roofline":
+        matrix = isinstance(op, Matmul | Attention | MoeExperts)
+        return ("roofline", op.dtype, matrix)
+    if isinstance(op, Matmul):
+        return ("matmul", op.dtype)
+    if isinstance(op, Attention):
+        return (
+            f"attention_{op.mode}", op.dtype, op.kv_dtype, op.causal, op.window,
+            op.v_head_dim, op.shared_kv, op.phase == "backward",
+        )  # fmt: skip
+    if isinstance(op, MoeExperts):
+        backward = op.phase == "backward"
+        return (
+            "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
+            op.weight_dtype, backward,
+        )  # fmt: skip
+    return ("vector",)
+
+
+def _column(ops: Sequence[Op], name: str) -> FloatArray:
+    return np.asarray([getattr(op, name) for op in ops], dtype=np.float64)
+
+
+def _cached_share(nbytes: FloatArray, context: _Context) -> FloatArray:
+    """Share of just-written activations that the next operator finds in cache."""
+    cache = context.system.device.cache
+    if cache is None:
+        return np.zeros_like(nbytes)
+    # Half of the cache: the other half holds what the operator writes.
+    share: FloatArray = np.minimum(1.0, 0.5 * cache.size / np.maximum(nbytes, 1.0))
+    return np.where(nbytes <= cache.size, share, 0.0)
+
+
+def _derated(cost: Cost, derate: float) -> Cost:
+    """Slow a stack's kernels down; start-up time is left as it is."""
+    if derate == 1.0:
+        return cost
+    slow = 1.0 / derate
+    return Cost(
+        time=(cost.time - cost.overhead) * slow + cost.overhead,
+        compute=cost.compute * slow,
+        levels={name: part * slow for name, part in cost.levels.items()},
+        interconnect=cost.interconnect * slow,
+        overhead=cost.overhead,
+    )
+
+
+def _matmul(ops: Sequence[Op], context: _Context) -> Cost:
+    m, n, k, batch = (_column(ops, name) for name in ("m", "n", "k", "batch"))
+    a, b, c = (_column(ops, name) for name in ("a_bytes", "b_bytes", "c_bytes"))
+    activations = batch * (m * k * a + m * n * c)
+    total = activations + batch * k * n * b
+    cost = matmul_cost(
+        m, n, k, batch=batch, device=context.system.device,
+        calibration=context.calibration, dtype=ops[0].dtype,
+        a_bytes=a, b_bytes=b, c_bytes=c,
+        resident=_cached_share(activations, context) * activations / total,
+    )  # fmt: skip
+    return _derated(cost, context.stack.matmul_derate)
+
+
+def _attention(ops: Sequence[Op], context: _Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Attention)
+    batch, heads, kv_heads, head_dim, seq_q, seq_kv = (
+        _column(ops, name)
+        for name in ("batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv")
+    )
+    common = {
+        "window": first.window, "v_head_dim": first.v_head_dim,
+        "device": context.system.device, "calibration": context.calibration,
+        "dtype": first.dtype, "kv_dtype": first.kv_dtype,
+    }  # fmt: skip
+    if first.mode == "decode":
+        cost = decode_attention_cost(
+            batch, heads, kv_heads, head_dim, seq_kv,
+            shared_kv=first.shared_kv, **common,  # type: ignore[arg-type]
+        )  # fmt: skip
+    else:
+        cost = prefill_attention_cost(
+            batch, heads, kv_heads, head_dim, seq_q, seq_kv, causal=first.causal,
+            backward=first.phase == "backward", **common,  # type: ignore[arg-type]
+        )  # fmt: skip
+    return _derated(cost, context.stack.attention_derate)
+
+
+def _moe(ops: Sequence[Op], context: _Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, MoeExperts)
+    cost = moe_ffn_cost(
+        _column(ops, "tokens"), _column(ops, "ffn"), _column(ops, "hidden"),
+        experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
+        gated=first.gated, device=context.system.device,
+        calibration=context.calibration, dtype=first.dtype,
+        weight_bytes=DTYPE_BYTES[first.weight_dtype],
+    )  # fmt: skip
+    # Backward is two products (data and weight gradient) where forward has one.
+    return _derated(cost, 0.5) if first.phase == "backward" else cost
+
+
+def _vector(ops: Sequence[Op], context: _Context) -> Cost:
+    nbytes = _column(ops, "nbytes")
+    read = _column(ops, "nbytes_read")
+    share = _cached_share(nbytes, context) * read / np.maximum(nbytes, 1.0)
+    return elementwise_cost(
+        nbytes, _column(ops, "flop"), device=context.system.device,
+        calibration=context.calibration, resident=share,
+    )  # fmt: skip
+
+
+def _host_copy(ops: Sequence[Op], context: _Context) -> Cost:
+    link = context.system.device.host_link
+    if link is None:
+        raise InputError(
+            f"device {context.system.device.id} has no host_link; "
+            "offloading needs one in its spec"
+        )
+    time = _column(ops, "nbytes_read") / link.bandwidth
+    return combine(interconnect=time, overhead=link.latency or 0.0)
+
+
+def _collective(ops: Sequence[Op], context: _Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Collective)
+    return collective_cost(
+        first.collective, _column(ops, "message"), first.group_size,
+        system=context.system, calibration=context.calibration, stride=first.stride,
+    )  # fmt: skip
+
+
+def _collective_bound(ops: Sequence[Op], context: _Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Collective)
+    time = collective_bound(
+        first.collective, _column(ops, "message"), first.group_size,
+        system=context.system, stride=first.stride,
+    )  # fmt: skip
+    return combine(interconnect=time)
+
+
+def _roofline(ops: Sequence[Op], context: _Context) -> Cost:
+    matrix = isinstance(ops[0], Matmul | Attention | MoeExperts)
+    return roofline_cost(
+        _column(ops, "flop"), _column(ops, "nbytes"), device=context.system.device,
+        dtype=ops[0].dtype, unit="matrix" if matrix else "vector",
+    )  # fmt: skip
+
+
+_COSTS: dict[str, Callable[[Sequence[Op], _Context], Cost]] = {
+    "matmul": _matmul,
+    "attention_prefill": _attention,
+    "attention_decode": _attention,
+    "moe": _moe,
+    "vector": _vector,
+    "host_copy": _host_copy,
+    "collective": _collective,
+    "collective_bound": _collective_bound,
+    "roofline": _roofline,
+}

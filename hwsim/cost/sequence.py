@@ -1,0 +1,60 @@
+"""Costs of steps that run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwsim.cost.cost import Cost, FloatArray
+
+
+def add(*costs: Cost) -> Cost:
+    """Return the cost of running every one of ``costs`` in turn."""
+    levels: dict[str, FloatArray] = {}
+    for cost in costs:
+        for name, part in cost.levels.items():
+            levels[name] = levels[name] + part if name in levels else part
+    time = sum((c.time for c in costs), np.float64(0.0))
+    shape = np.shape(time)
+    return Cost(
+        time=np.asarray(time),
+        compute=_total([c.compute for c in costs], shape),
+        levels={k: np.broadcast_to(v, shape) for k, v in levels.items()},
+        interconnect=_total([c.interconnect for c in costs], shape),
+        overhead=_total([c.overhead for c in costs], shape),
+    )
+
+
+def select(chosen: FloatArray, when_true: Cost, when_false: Cost) -> Cost:
+    """Return, shape by shape, one of two costs."""
+
+    def pick(a: FloatArray, b: FloatArray) -> FloatArray:
+        return np.where(chosen, a, b)
+
+    zero = np.float64(0.0)
+    names = list(dict.fromkeys([*when_true.levels, *when_false.levels]))
+
+    def level(cost: Cost, name: str) -> FloatArray:
+        table: Mapping[str, FloatArray] = cost.levels
+        return np.asarray(table.get(name, zero))
+
+    return Cost(
+        time=pick(when_true.time, when_false.time),
+        compute=pick(when_true.compute, when_false.compute),
+        levels={n: pick(level(when_true, n), level(when_false, n)) for n in names},
+        interconnect=pick(when_true.interconnect, when_false.interconnect),
+        overhead=pick(when_true.overhead, when_false.overhead),
+    )
+
+
+def cheapest(*costs: Cost) -> Cost:
+    """Return, shape by shape, the cost with the least time; ties to the first."""
+    best = costs[0]
+    for cost in costs[1:]:
+        best = select(best.time <= cost.time, best, cost)
+    return best
+
+
+def _total(parts: list[FloatArray], shape: tuple[int, ...]) -> FloatArray:
+    return np.broadcast_to(sum(parts, np.float64(0.0)), shape)

@@ -1,0 +1,1 @@
+"""Operator graphs: what a Transformer computes, with exact work and traffic."""

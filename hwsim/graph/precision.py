@@ -1,0 +1,88 @@
+"""Dtypes of one run: arithmetic, activations, weights, cache, gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hwsim.errors import UnknownNameError
+from hwsim.specs.base import DTYPE_BYTES, DTYPES
+
+# Matrix units take these, but activations are kept in bf16 between operators.
+QUANTISED = frozenset({"fp8", "int8", "fp6", "fp4", "int4"})
+INDEX_BYTES = 8.0  # token ids are int64
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Dtypes of one run and their bytes per value.
+
+    Attributes
+    ----------
+    math : str
+        Of the linear layers' products.
+    act, weight, kv, grad : str
+        As stored: activations and unquantised parameters, linear weights,
+        KV cache, parameter gradients.
+    attention : str
+        Of the products inside attention.
+    vector : str
+        Of norms and elementwise arithmetic.
+    """
+
+    math: str
+    act: str
+    weight: str
+    kv: str
+    grad: str
+    attention: str
+    vector: str
+
+    @property
+    def quantised(self) -> bool:
+        """Whether activations are quantised before each linear layer."""
+        return self.math in QUANTISED
+
+
+def known_dtype(name: str) -> str:
+    """Return the dtype, or raise with the nearest known ones."""
+    if name not in DTYPE_BYTES:
+        raise UnknownNameError("dtype", str(name), DTYPES)
+    return name
+
+
+def stored(dtype: str) -> str:
+    """Return the dtype that values of an arithmetic dtype are stored in.
+
+    Examples
+    --------
+    >>> stored("tf32"), stored("fp8")
+    ('fp32', 'fp8')
+    """
+    return "fp32" if dtype == "tf32" else dtype
+
+
+@lru_cache(maxsize=256)
+def resolve(
+    dtype: str,
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    grad_dtype: str | None = None,
+) -> Precision:
+    """Return the dtypes of a run from what the user gave.
+
+    Raises
+    ------
+    UnknownNameError
+        If one of them is no dtype.
+    """
+    known_dtype(dtype)
+    act = "bf16" if dtype in QUANTISED else stored(dtype)
+    weight = stored(known_dtype(weight_dtype or dtype))
+    kv = stored(known_dtype(kv_dtype or act))
+    grad = stored(known_dtype(grad_dtype or act))
+    attention = act if dtype in QUANTISED else dtype
+    if dtype in QUANTISED and kv == "fp8":
+        attention = kv
+    vector = "fp64" if dtype == "fp64" else "fp32"
+    return Precision(dtype, act, weight, kv, grad, attention, vector)

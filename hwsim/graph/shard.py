@@ -1,0 +1,83 @@
+"""How tensor parallelism divides a model among devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from hwsim.errors import InputError
+from hwsim.specs.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Sizes that one of ``tp`` devices holds."""
+
+    tp: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    shared_ffn: int
+
+
+def check_positive(**values: int) -> None:
+    """Raise InputError unless every value is an integer of at least 1."""
+    for name, value in values.items():
+        check_count(name, value, 1)
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise InputError unless the value is an integer of at least ``least``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise InputError(f"{name} is {value!r}; give an integer of at least {least}")
+
+
+def _fault(model: ModelSpec, tp: int) -> str:
+    if model.heads % tp:
+        return f"the {model.heads} heads"
+    if model.kv_heads % tp and tp % model.kv_heads:
+        return f"the {model.kv_heads} kv_heads (nor is it a multiple of them)"
+    widths = {"ffn": model.ffn}
+    if model.moe is not None:
+        dense = not all(kind.moe for kind, _ in model.layer_groups())
+        widths = widths if dense else {}
+        widths["moe.expert_ffn"] = model.moe.expert_ffn
+        widths["moe.shared_ffn"] = model.moe.shared_ffn * model.moe.shared_experts
+    for name, width in widths.items():
+        if width % tp:
+            return f"{name} {width}"
+    return ""
+
+
+def _nearest_degrees(model: ModelSpec, tp: int) -> list[int]:
+    valid = [t for t in range(1, model.heads + 1) if not _fault(model, t)]
+    return sorted(sorted(valid, key=lambda t: (abs(t - tp), t))[:4])
+
+
+def shard(model: ModelSpec, tp: int) -> Shard:
+    """Return what each of ``tp`` devices holds.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be divided so; the nearest degrees that can be
+        used are named.
+    """
+    check_positive(tp=tp)
+    fault = _fault(model, tp)
+    if fault:
+        choices = ", ".join(map(str, _nearest_degrees(model, tp)))
+        raise InputError(
+            f"tp {tp} does not divide {fault} of {model.id}; use tp {choices}"
+        )
+    moe = model.moe
+    return Shard(
+        tp=tp,
+        heads=model.heads // tp,
+        kv_heads=max(model.kv_heads // tp, 1),
+        ffn=model.ffn // tp,
+        vocab=ceil(model.vocab / tp),
+        shared_ffn=moe.shared_ffn * moe.shared_experts // tp if moe else 0,
+    )

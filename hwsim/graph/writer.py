@@ -1,0 +1,386 @@
+"""Writes the nodes of one block, and records what backward needs of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hwsim.graph.op import (
+    Collective,
+    CollectiveName,
+    Copy,
+    Elementwise,
+    Matmul,
+    Norm,
+    Op,
+    Operand,
+    Phase,
+)
+from hwsim.graph.opgraph import COMPUTE, Block, Node
+from hwsim.graph.precision import Precision
+from hwsim.graph.shard import Shard
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import Fusion, StackSpec
+
+INPUT = 0  # value that enters a block
+MEMORY = 1  # value that enters a decoder layer from the encoder
+
+Rule = Literal[
+    "linear", "product", "through", "scale", "function", "drop", "enter", "leave",
+    "attention", "norm", "rows", "none",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What holds for a whole graph: model, shard, dtypes, stack."""
+
+    model: ModelSpec
+    shard: Shard
+    precision: Precision
+    stack: StackSpec
+    training: bool = False
+    sequence_parallel: bool = False
+    dropout: bool = False
+    accumulate: bool = False
+
+    @property
+    def fusion(self) -> Fusion:
+        """What the stack runs as one kernel."""
+        return self.stack.fusion
+
+    def outer(self, tokens: float) -> float:
+        """Tokens that one device holds outside the tensor-parallel regions."""
+        return tokens / self.shard.tp if self.sequence_parallel else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass through a stack of layers sees of each sequence.
+
+    Attributes
+    ----------
+    seq_q, seq_kv : int
+        New tokens, and all tokens that they attend to.
+    cached : bool
+        Keys and values are kept (inference of a decoder).
+    memory : int
+        Encoder tokens that cross attention sees; 0 is none.
+    """
+
+    batch: int
+    seq_q: int
+    seq_kv: int
+    mode: Literal["prefill", "decode"] = "prefill"
+    causal: bool = True
+    cached: bool = False
+    memory: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return self.batch * self.seq_q
+
+
+@dataclass(slots=True)
+class Step:
+    """A recorded operation: how its inputs' gradients follow from its own."""
+
+    op: Op | None
+    inputs: tuple[int, ...]
+    rule: Rule
+    numel: float = 0.0
+    bias: float = 0.0
+    core: bool = False
+    sliced: bool = False
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Writer:
+    """Appends operators to a block in program order.
+
+    Values are small integers; ``INPUT`` and ``MEMORY`` stand for what comes
+    from other blocks.
+    """
+
+    def __init__(self, setting: Setting, phase: Phase = "forward") -> None:
+        self.setting = setting
+        self.phase: Phase = phase
+        self.nodes: list[Node] = []
+        self.steps: list[Step] = []
+        self.node_of: list[int] = [-1, -1]
+        self.pending: tuple[int, ...] = ()
+        self._quantised: dict[int, int] = {}
+        precision = setting.precision
+        self.act_bytes = DTYPE_BYTES[precision.act]
+        self.math_bytes = DTYPE_BYTES[precision.math]
+        self.core = False
+
+    # Operands ---------------------------------------------------------------
+
+    def act(self, numel: float) -> Operand:
+        """Activations of ``numel`` values."""
+        return Operand("activation", numel * self.act_bytes, self.setting.precision.act)
+
+    def parameters(self, numel: float) -> Operand:
+        """Unquantised parameters: norms, biases, tables."""
+        return Operand("weight", numel * self.act_bytes, self.setting.precision.act)
+
+    def feed(self, numel: float) -> Operand:
+        """Values on their way into a linear layer, quantised if that is fused."""
+        precision = self.setting.precision
+        if precision.quantised and self.setting.fusion.quantize:
+            return Operand("activation", numel * self.math_bytes, precision.math)
+        return self.act(numel)
+
+    # Nodes ------------------------------------------------------------------
+
+    def put(
+        self,
+        op: Op,
+        inputs: tuple[int, ...],
+        rule: Rule,
+        *,
+        numel: float = 0.0,
+        stream: str = COMPUTE,
+        bias: float = 0.0,
+        sliced: bool = False,
+        extra: dict[str, float] | None = None,
+    ) -> int:
+        """Append an operator that reads the given values; return its value."""
+        node_of = self.node_of
+        deps = tuple(sorted({node_of[i] for i in inputs if node_of[i] >= 0}))
+        self.nodes.append(Node(op, deps, stream))
+        node_of.append(len(self.nodes) - 1)
+        if self.setting.training:
+            self.steps.append(
+                Step(op, inputs, rule, numel, bias, self.core, sliced, extra or {})
+            )
+        return len(node_of) - 1
+
+    def alias(self, source: int, rule: Rule, numel: float) -> int:
+        """Record a value that costs nothing forward but something backward."""
+        self.node_of.append(self.node_of[source])
+        self.steps.append(Step(None, (source,), rule, numel, core=self.core))
+        return len(self.node_of) - 1
+
+    def elementwise(
+        self,
+        name: str,
+        function: str,
+        inputs: tuple[int, ...],
+        *,
+        numel: float,
+        reads: float,
+        writes: float | None = None,
+        weights: float = 0.0,
+        rule: Rule = "function",
+        flop_per_value: float = 1.0,
+        kernels: int = 1,
+        mask: float = 0.0,
+        to_linear: bool = False,
+    ) -> int:
+        """Append an elementwise operator; sizes are in values."""
+        out = numel if writes is None else writes
+        read = (self.act(reads), self.parameters(weights))
+        written = (self.feed(out) if to_linear else self.act(out),)
+        if mask:
+            written += (Operand("activation", mask, "int8"),)
+        op = Elementwise(
+            name=name,
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function=function,
+            flop_per_value=flop_per_value,
+            reads=read if weights else read[:1],
+            writes=written,
+            kernels=kernels,
+        )
+        extra = {"reads": reads, "mask": mask, "weights": weights}
+        return self.put(op, inputs, rule, numel=out, extra=extra)
+
+    def copy(
+        self, name: str, inputs: tuple[int, ...], reads: Operand, writes: Operand
+    ) -> int:
+        """Append a copy inside the device."""
+        op = Copy(name=name, dtype=writes.dtype, reads=(reads,), writes=(writes,))
+        return self.put(op, inputs, "scale", numel=writes.nbytes / self.act_bytes)
+
+    def norm(
+        self,
+        name: str,
+        inputs: tuple[int, ...],
+        rows: float,
+        columns: float,
+        *,
+        fused_add: bool = False,
+        weights: bool = True,
+        to_linear: bool = True,
+    ) -> int:
+        """Append a norm; ``fused_add`` sums its two inputs first."""
+        model, numel = self.setting.model, rows * columns
+        scale = columns * (1 + model.norm_bias) if weights else 0.0
+        mask = numel if fused_add and self.setting.dropout else 0.0
+        reads = [self.act(numel * 2 if fused_add else numel)]
+        writes = [self.feed(numel) if to_linear else self.act(numel)]
+        if scale:
+            reads.append(self.parameters(scale))
+        if fused_add:
+            writes.append(self.act(numel))
+        if mask:
+            writes.append(Operand("activation", mask, "int8"))
+        op = Norm(
+            name=name,
+            dtype=self.setting.precision.vector,
+            rows=rows,
+            columns=columns,
+            function=model.norm,
+            fused_add=fused_add,
+            reads=tuple(reads),
+            writes=tuple(writes),
+        )
+        extra = {"weights": scale, "mask": mask}
+        return self.put(op, inputs, "norm", numel=numel, extra=extra)
+
+    def linear(
+        self,
+        name: str,
+        x: int,
+        m: float,
+        n: float,
+        k: float,
+        *,
+        bias: bool = False,
+        batch: float = 1,
+        quantise: bool = True,
+        sliced: bool = False,
+        defer_bias: bool = False,
+    ) -> int:
+        """Append ``batch`` products of activations with stored weights.
+
+        ``quantise=False`` keeps the layer in the activations' dtype;
+        ``defer_bias`` leaves the bias to the operator that follows.
+        """
+        setting, precision = self.setting, self.setting.precision
+        math, weight = precision.math, precision.weight
+        if not quantise:
+            math, weight = _plain(precision), precision.act
+        elif precision.quantised:
+            x = self.quantised(x, batch * m * k)
+        a_bytes, b_bytes = DTYPE_BYTES[math], DTYPE_BYTES[weight]
+        if setting.training and quantise:
+            b_bytes, weight = a_bytes, math
+        fused = bias and not defer_bias and setting.fusion.bias
+        reads = [
+            Operand("activation", batch * m * k * a_bytes, math),
+            Operand("weight", batch * n * k * b_bytes, weight),
+        ]
+        if fused:
+            reads.append(self.parameters(batch * n))
+        op = Matmul(
+            name=name,
+            dtype=math,
+            m=m,
+            n=n,
+            k=k,
+            batch=batch,
+            a_bytes=a_bytes,
+            b_bytes=b_bytes,
+            c_bytes=self.act_bytes,
+            reads=tuple(reads),
+            writes=(self.act(batch * m * n),),
+        )
+        numel = batch * m * n
+        out = self.put(
+            op, (x,), "linear", numel=numel, bias=n if fused else 0.0, sliced=sliced
+        )
+        if bias and not defer_bias and not fused:
+            out = self.elementwise(
+                f"{name}_bias", "add_bias", (out,), numel=numel, reads=numel,
+                weights=batch * n, rule="through",
+            )  # fmt: skip
+        return out
+
+    def quantised(self, x: int, numel: float) -> int:
+        """Return the value in the matrix units' dtype, quantised once."""
+        if self.setting.fusion.quantize:
+            return x
+        if x not in self._quantised:
+            dtype = self.setting.precision.math
+            op = Elementwise(
+                name="quantize",
+                dtype=self.setting.precision.vector,
+                numel=numel,
+                function="quantize",
+                flop_per_value=3.0,
+                reads=(self.act(numel),),
+                writes=(Operand("activation", numel * self.math_bytes, dtype),),
+            )
+            self._quantised[x] = self.put(op, (x,), "through", numel=numel)
+        return self._quantised[x]
+
+    # Tensor parallelism -----------------------------------------------------
+
+    def collective(
+        self,
+        name: str,
+        collective: CollectiveName,
+        inputs: tuple[int, ...],
+        nbytes: float,
+        rule: Rule = "none",
+        numel: float = 0.0,
+    ) -> int:
+        """Append a collective of the tensor-parallel group."""
+        op = tp_collective(
+            name, collective, nbytes, self.setting.shard.tp, self.setting.precision.act
+        )
+        return self.put(op, inputs, rule, numel=numel, stream="tp")
+
+    def enter(self, x: int, name: str, tokens: float) -> int:
+        """Begin a tensor-parallel region: gather the sequence if it is split."""
+        setting = self.setting
+        if setting.shard.tp == 1 or not setting.training:
+            return x
+        numel = tokens * setting.model.hidden
+        if not setting.sequence_parallel:
+            return self.alias(x, "enter", numel)
+        nbytes = numel * self.act_bytes
+        return self.collective(name, "all_gather", (x,), nbytes, "enter", numel)
+
+    def leave(self, x: int, name: str, tokens: float) -> int:
+        """End a tensor-parallel region: sum the devices' partial results."""
+        setting = self.setting
+        if setting.shard.tp == 1:
+            return x
+        numel = tokens * setting.model.hidden
+        nbytes = numel * self.act_bytes
+        kind: CollectiveName = (
+            "reduce_scatter" if setting.sequence_parallel else "all_reduce"
+        )
+        return self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
+
+    def block(self, name: str, output: int, repeat: int = 1) -> Block:
+        """Return the block; ``output`` is the value that the next one needs."""
+        index = self.node_of[output]
+        return Block(name, tuple(self.nodes), repeat, index if index >= 0 else -1)
+
+
+def tp_collective(
+    name: str, collective: CollectiveName, nbytes: float, tp: int, dtype: str
+) -> Collective:
+    """Return a collective of the tensor-parallel group."""
+    moved = (Operand("activation", nbytes, dtype),)
+    return Collective(
+        name=name,
+        dtype=dtype,
+        collective=collective,
+        message=nbytes,
+        group_size=tp,
+        reads=moved,
+        writes=moved,
+    )
+
+
+def _plain(precision: Precision) -> str:
+    return precision.act if precision.quantised else precision.math

@@ -1,0 +1,1 @@
+"""Schedules: in which order work runs and what waits for what; no clock."""

@@ -1,0 +1,1 @@
+"""Simulation: plays graphs on systems in SimPy and records what happened."""

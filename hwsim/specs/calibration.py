@@ -1,0 +1,49 @@
+"""Calibrations: named physical parameters of the cost models of one device.
+
+Numbers stand in data, never here: ``devices/generations/<name>.toml`` holds
+the defaults of an architecture or, failing that, of a device kind.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from hwsim.errors import UnknownNameError
+from hwsim.specs.base import CatalogSpec
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.parameters.attention import AttentionParameters
+from hwsim.specs.parameters.collective import CollectiveParameters
+from hwsim.specs.parameters.elementwise import ElementwiseParameters
+from hwsim.specs.parameters.matmul import MatmulParameters
+from hwsim.specs.parameters.moe import MoeParameters
+
+
+class Calibration(CatalogSpec):
+    """Parameters of every cost model, for one device or generation."""
+
+    matmul: MatmulParameters
+    elementwise: ElementwiseParameters
+    attention: AttentionParameters
+    moe: MoeParameters
+    collective: CollectiveParameters
+
+
+GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml")
+
+
+@functools.lru_cache(maxsize=256)
+def calibration_for(device: DeviceSpec) -> Calibration:
+    """Return the calibration of a device's architecture, else of its kind.
+
+    Raises
+    ------
+    UnknownNameError
+        If there are defaults for neither.
+    """
+    for name in (device.architecture, device.kind):
+        try:
+            return load_spec(GENERATIONS, Calibration, name)
+        except UnknownNameError:
+            continue
+    raise UnknownNameError("generation", device.architecture, GENERATIONS)

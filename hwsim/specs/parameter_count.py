@@ -1,0 +1,156 @@
+"""Exact parameter counts of a model, part by part.
+
+Every function takes a model spec and returns a plain ``int``: how many
+numbers the part stores, as a checkpoint of the published model holds them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwsim.specs.model import ModelSpec
+    from hwsim.specs.model_parts import LayerKind
+
+
+def linear_parameters(inputs: int, outputs: int, bias: bool) -> int:
+    """Return the weights, and the biases if any, of one dense projection.
+
+    Examples
+    --------
+    >>> linear_parameters(768, 3072, bias=True)
+    2362368
+    """
+    return inputs * outputs + (outputs if bias else 0)
+
+
+def norm_parameters(model: ModelSpec, width: int | None = None) -> int:
+    """Return the parameters of one norm over ``width`` (the hidden size)."""
+    return (model.hidden if width is None else width) * (1 + model.norm_bias)
+
+
+def attention_parameters(model: ModelSpec) -> int:
+    """Return the parameters of one attention block, norms before it excluded."""
+    if model.mla is not None:
+        return _latent_attention_parameters(model)
+    hidden, head_dim = model.hidden, model.head_dim
+    query, key_value = model.heads * head_dim, model.kv_heads * head_dim
+    count = linear_parameters(hidden, query, model.qkv_bias)
+    count += 2 * linear_parameters(hidden, key_value, model.qkv_bias)
+    count += linear_parameters(query, hidden, model.out_bias)
+    if model.attention_sinks:
+        count += model.heads
+    return count + _qk_norm_parameters(model)
+
+
+def _qk_norm_parameters(model: ModelSpec) -> int:
+    if model.qk_norm == "head":
+        return 2 * norm_parameters(model, model.head_dim)
+    if model.qk_norm == "full":
+        return norm_parameters(model, (model.heads + model.kv_heads) * model.head_dim)
+    return 0
+
+
+def _latent_attention_parameters(model: ModelSpec) -> int:
+    mla = model.mla
+    if mla is None:
+        return 0
+    hidden, heads = model.hidden, model.heads
+    query = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+    if mla.q_lora_rank is None:
+        count = hidden * query
+    else:
+        rank = mla.q_lora_rank
+        count = linear_parameters(hidden, rank, model.qkv_bias)
+        count += norm_parameters(model, rank) + rank * query
+    latent = mla.kv_lora_rank + mla.qk_rope_head_dim
+    count += linear_parameters(hidden, latent, model.qkv_bias)
+    count += norm_parameters(model, mla.kv_lora_rank)
+    count += mla.kv_lora_rank * heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+    return count + linear_parameters(heads * mla.v_head_dim, hidden, model.out_bias)
+
+
+def ffn_parameters(model: ModelSpec) -> int:
+    """Return the parameters of one dense feed-forward block."""
+    return _ffn(model.hidden, model.ffn, model.gated_ffn, model.ffn_bias)
+
+
+def _ffn(hidden: int, width: int, gated: bool, bias: bool) -> int:
+    entering = (2 if gated else 1) * linear_parameters(hidden, width, bias)
+    return entering + linear_parameters(width, hidden, bias)
+
+
+def moe_parameters(model: ModelSpec, *, active: bool = False) -> int:
+    """Return the parameters of one mixture-of-experts block.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Zero is returned if it has no experts.
+    active : bool
+        Count only the experts that one token visits.
+    """
+    moe = model.moe
+    if moe is None:
+        return 0
+    expert = _ffn(model.hidden, moe.expert_ffn, moe.gated, moe.expert_bias)
+    shared = _ffn(model.hidden, moe.shared_ffn, moe.gated, moe.expert_bias)
+    count = linear_parameters(model.hidden, moe.experts, moe.router_bias)
+    count += (moe.experts_per_token if active else moe.experts) * expert
+    if moe.shared_experts:
+        count += moe.shared_experts * shared
+    return count + (model.hidden if moe.shared_gate else 0)
+
+
+def layer_parameters(model: ModelSpec, kind: LayerKind, *, active: bool = False) -> int:
+    """Return the parameters of one layer of the given kind."""
+    count = attention_parameters(model)
+    count += model.norms_per_layer * norm_parameters(model)
+    count += moe_parameters(model, active=active) if kind.moe else ffn_parameters(model)
+    if kind.role == "decoder" and model.kind == "encoder_decoder":
+        count += attention_parameters(model) + norm_parameters(model)
+    return count
+
+
+def embedding_parameters(model: ModelSpec) -> int:
+    """Return the rows of all lookup tables: tokens, positions, token types."""
+    tokens = model.vocab * model.embedding_width
+    positions = 0
+    if model.position == "learned":
+        positions = model.stacks * model.position_rows * model.hidden
+    return tokens + positions + model.token_types * model.hidden
+
+
+def head_parameters(model: ModelSpec) -> int:
+    """Return what the output projection adds to the (tied) embedding table."""
+    if not model.output_head:
+        return 0
+    own = 0 if model.tied_embeddings else model.vocab * model.embedding_width
+    return own + (model.vocab if model.head_bias else 0)
+
+
+def outer_parameters(model: ModelSpec) -> int:
+    """Return what stands outside layers, lookup tables and output projection."""
+    norms = int(model.final_norm) + int(model.embedding_norm)
+    count = model.stacks * norms * norm_parameters(model)
+    if model.embedding_width != model.hidden:
+        count += 2 * model.embedding_width * model.hidden
+    if model.position == "relative":
+        count += model.stacks * model.relative_buckets * model.heads
+    if model.pooler:
+        count += linear_parameters(model.hidden, model.hidden, bias=True)
+    return count
+
+
+def total_parameters(model: ModelSpec, *, active: bool = False) -> int:
+    """Return the parameters of the whole model, or those one token visits."""
+    layers = sum(
+        count * layer_parameters(model, kind, active=active)
+        for kind, count in model.layer_groups()
+    )
+    return (
+        layers
+        + embedding_parameters(model)
+        + head_parameters(model)
+        + outer_parameters(model)
+    )

@@ -1,0 +1,1 @@
+"""Named physical parameters of the cost models; the numbers stand in data."""

@@ -1,0 +1,85 @@
+"""Parameters of collective communication (NCCL class libraries)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hwsim.specs.base import Bytes, Name, Seconds, Spec
+from hwsim.specs.network import NetworkKind
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Exponent = Annotated[float, Field(ge=0.0, le=4.0)]
+CollectiveName = Literal[
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv"
+]
+
+
+class Protocol(Spec):
+    """One way to move a message between neighbours.
+
+    Attributes
+    ----------
+    step_time : dict of network kind to float
+        Software's part of one hop, on top of the link's latency. [s]
+    bandwidth_ratio : float
+        Share of the sustained bandwidth that carries payload: flags beside
+        the data cost the rest. [1]
+    ramp_time : float
+        Time to fill channels and pipeline with a message of ``ramp_bytes``;
+        grows as the message's power ``ramp_exponent``. [s]
+    """
+
+    step_time: dict[NetworkKind, Seconds]
+    bandwidth_ratio: Share
+    ramp_time: Seconds
+
+
+class CollectiveParameters(Spec):
+    """What software adds to links: start, hops, protocols, efficiencies.
+
+    Attributes
+    ----------
+    start_time : dict of op to float
+        Floor of one call, whatever the group. [s]
+    peer_time : float
+        Cost of each further peer that an all-to-all addresses. [s]
+    protocols : dict of name to Protocol
+        The library takes the fastest for the size at hand.
+    efficiency : dict of network kind to float
+        Sustained over quoted link bandwidth for large messages. [1]
+    in_network_efficiency : float
+        The same where switches add up the data; a member moves (1 + 1/n)
+        times its buffer each way. [1]
+    in_network_step_time : float
+        Software's part of one pass through reducing switches. [s]
+    copy_efficiency : float
+        Rate of copying a member's own share from input to output, over twice
+        the bytes, relative to main-memory bandwidth. [1]
+    ramp_bytes : float
+        Reference message of ``Protocol.ramp_time``. [B]
+    ramp_exponent : float
+        Between 0 and 1. [1]
+    bus_contention : float
+        On a shared bus, bandwidth falls as (active devices / 2) to minus
+        this. [1]
+    host_bounce_efficiency : float
+        Share of the bus bandwidth left where data bounces through host
+        memory for want of peer-to-peer access. [1]
+    host_bounce_contention : float
+        As ``bus_contention``, where data bounces through the host. [1]
+    """
+
+    start_time: dict[CollectiveName, Seconds]
+    peer_time: Seconds
+    protocols: dict[Name, Protocol]
+    efficiency: dict[NetworkKind, Share]
+    in_network_efficiency: Share
+    in_network_step_time: Seconds
+    copy_efficiency: Share
+    ramp_bytes: Bytes
+    ramp_exponent: Share
+    bus_contention: Exponent
+    host_bounce_efficiency: Share
+    host_bounce_contention: Exponent
