@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.graph_result import Engine, GraphResult, run_graph
 from hwsim.analysis.inference import InferResult, run_inference
 from hwsim.analysis.operator import OpResult, run_op
+from hwsim.analysis.resolve import (
+    as_system,
+    changed,
+    changed_system,
+    default_dtype,
+    parsed,
+    resolve,
+)
 from hwsim.analysis.training import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
@@ -17,19 +25,14 @@ from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.training import training_graph
 from hwsim.specs import catalogs
-from hwsim.specs.base import Spec
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.override import Override, apply_overrides, parse_override
 from hwsim.specs.stack import StackSpec
-from hwsim.specs.system import SystemSpec, single_device_system
+from hwsim.specs.system import SystemSpec
 
 if TYPE_CHECKING:
     from hwsim.analysis.published import PublishedComparison
     from hwsim.analysis.result import Result
-
-S = TypeVar("S", bound=Spec)
-TARGETS = ("device", "system", "model", "stack")
 
 
 def load_device(name: str, *, overrides: Iterable[str] = ()) -> DeviceSpec:
@@ -49,17 +52,17 @@ def load_device(name: str, *, overrides: Iterable[str] = ()) -> DeviceSpec:
     SpecError
         If the file or an override is wrong.
     """
-    return _changed(catalogs.load_device(name), "device", _parsed(overrides))
+    return changed(catalogs.load_device(name), "device", parsed(overrides))
 
 
 def load_model(name: str, *, overrides: Iterable[str] = ()) -> ModelSpec:
     """Load a model by id, alias, path, or a Hugging Face ``config.json``."""
-    return _changed(catalogs.load_model(name), "model", _parsed(overrides))
+    return changed(catalogs.load_model(name), "model", parsed(overrides))
 
 
 def load_stack(name: str, *, overrides: Iterable[str] = ()) -> StackSpec:
     """Load a software stack by id, alias or path."""
-    return _changed(catalogs.load_stack(name), "stack", _parsed(overrides))
+    return changed(catalogs.load_stack(name), "stack", parsed(overrides))
 
 
 def load_system(name: str, *, overrides: Iterable[str] = ()) -> SystemSpec:
@@ -67,7 +70,7 @@ def load_system(name: str, *, overrides: Iterable[str] = ()) -> SystemSpec:
 
     ``device.…`` overrides change the system's device.
     """
-    return _system(catalogs.load_system(name), _parsed(overrides))
+    return changed_system(catalogs.load_system(name), parsed(overrides))
 
 
 def device_ids() -> list[str]:
@@ -140,7 +143,7 @@ def infer(
     InputError, UnknownNameError, SpecError
         If something cannot be answered; the message says what to change.
     """
-    model, system, stack = _resolve(model, system, stack, overrides)
+    model, system, stack = resolve(model, system, stack, overrides)
     return run_inference(
         model, system, stack, batch=batch, prompt=prompt, output=output, tp=tp,
         dtype=dtype or default_dtype(system.device), weight_dtype=weight_dtype,
@@ -198,7 +201,7 @@ def train(
     InputError, UnknownNameError, SpecError
         If something cannot be answered; the message says what to change.
     """
-    model, system, stack = _resolve(model, system, stack, overrides)
+    model, system, stack = resolve(model, system, stack, overrides)
     return run_training(
         model, system, stack, devices=devices, tp=tp, dp=dp,
         micro_batch=micro_batch, global_batch=global_batch, seq=seq,
@@ -235,11 +238,11 @@ def op(
     InputError, UnknownNameError, SpecError
         If something cannot be answered; the message says what to change.
     """
-    changes = _parsed(overrides)
-    system = _system(_as_system(device), changes)
+    changes = parsed(overrides)
+    system = changed_system(as_system(device), changes)
     loaded = catalogs.load_stack(stack) if isinstance(stack, str) else stack
     return run_op(
-        kind, system, _changed(loaded, "stack", changes),
+        kind, system, changed(loaded, "stack", changes),
         dtype=dtype or default_dtype(system.device), fidelity=fidelity, **shapes,
     )  # fmt: skip
 
@@ -312,7 +315,7 @@ def roofline(
     """
     from hwsim.report.roofline import roofline_figure
 
-    system = _system(_as_system(device), _parsed(overrides))
+    system = changed_system(as_system(device), parsed(overrides))
     graphs = [g for r in results for g in getattr(r, "graphs", [r])]
     return roofline_figure(graphs, device=system.device, path=path)
 
@@ -354,59 +357,6 @@ def write_report(
     return write_page(result, Path(path), command=command)
 
 
-def default_dtype(device: DeviceSpec) -> str:
-    """Return the widest of the usual dtypes that a device multiplies fast."""
-    for dtype in ("bf16", "fp16", "fp32"):
-        if dtype in device.compute.matrix:
-            return dtype
-    for dtype in ("bf16", "fp32", "fp16"):
-        if dtype in device.dtypes:
-            return dtype
-    return device.dtypes[0]
-
-
-def _parsed(overrides: Iterable[str]) -> list[Override]:
-    if isinstance(overrides, str):
-        overrides = [overrides]
-    return [parse_override(text, TARGETS) for text in overrides]
-
-
-def _changed(spec: S, target: str, changes: Sequence[Override]) -> S:
-    mine = [change for change in changes if change.target == target]
-    return apply_overrides(spec, mine) if mine else spec
-
-
-def _system(system: SystemSpec, changes: Sequence[Override]) -> SystemSpec:
-    device = _changed(system.device, "device", changes)
-    if device is not system.device:
-        system = system.model_copy(update={"device": device})
-    return _changed(system, "system", changes)
-
-
-def _as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
-    if isinstance(system, SystemSpec):
-        return system
-    if isinstance(system, DeviceSpec):
-        return single_device_system(system)
-    return catalogs.load_system(system)
-
-
-def _resolve(
-    model: str | ModelSpec,
-    system: str | SystemSpec | DeviceSpec,
-    stack: str | StackSpec,
-    overrides: Iterable[str],
-) -> tuple[ModelSpec, SystemSpec, StackSpec]:
-    changes = _parsed(overrides)
-    loaded = catalogs.load_model(model) if isinstance(model, str) else model
-    software = catalogs.load_stack(stack) if isinstance(stack, str) else stack
-    return (
-        _changed(loaded, "model", changes),
-        _system(_as_system(system), changes),
-        _changed(software, "stack", changes),
-    )
-
-
 def _graph(
     model: str | ModelSpec | OpGraph,
     system: str | SystemSpec | DeviceSpec,
@@ -417,12 +367,16 @@ def _graph(
 ) -> tuple[OpGraph, SystemSpec, StackSpec]:
     stack = stack or f"default-{'training' if phase == 'train' else 'inference'}"
     if isinstance(model, OpGraph):
-        changes = _parsed(overrides)
+        changes = parsed(overrides)
         loaded = catalogs.load_stack(stack) if isinstance(stack, str) else stack
-        software = _changed(loaded, "stack", changes)
-        return model, _system(_as_system(system), changes), software
-    spec, resolved, software = _resolve(model, system, stack, overrides)
-    builders = {"prefill": prefill_graph, "decode": decode_graph, "train": training_graph}
+        software = changed(loaded, "stack", changes)
+        return model, changed_system(as_system(system), changes), software
+    spec, resolved, software = resolve(model, system, stack, overrides)
+    builders = {
+        "prefill": prefill_graph,
+        "decode": decode_graph,
+        "train": training_graph,
+    }
     if phase not in builders:
         raise InputError(f"phase {phase!r} is unknown; choose {', '.join(builders)}")
     shapes.setdefault("dtype", default_dtype(resolved.device))

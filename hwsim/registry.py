@@ -52,7 +52,7 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.what, name, self._entries) from None
         try:
             loaded: T = entry.load()
-        except Exception as error:  # noqa: BLE001  third-party code may raise anything
+        except Exception as error:
             raise HwsimError(
                 f"{self.what} {name!r} ({entry.value}) cannot be loaded: {error}; "
                 "reinstall or remove the package that registers it"
@@ -95,7 +95,7 @@ def device_pack_paths() -> Iterator[Path]:
 def _called(name: str, target: Callable[[], object]) -> object:
     try:
         return target()
-    except Exception as error:  # noqa: BLE001  third-party code may raise anything
+    except Exception as error:
         raise HwsimError(
             f"device pack {name!r} fails: {type(error).__name__}: {error}; reinstall "
             "or remove the package that registers it"

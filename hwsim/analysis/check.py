@@ -14,7 +14,9 @@ from hwsim.specs.model import ModelSpec
 def positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return a whole number of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
+        whole = (
+            isinstance(value, float) and math.isfinite(value) and value == int(value)
+        )
         if not whole:
             raise InputError(f"{name} is {value!r}; give a whole number")
         value = int(value)

@@ -130,8 +130,6 @@ class GraphResult(Result):
     @property
     def breakdown(self) -> pd.DataFrame:
         """One row per part: seconds and share of the time."""
-        import pandas as pd
-
         return breakdown_frame(self.parts)
 
     def to_dict(self) -> dict[str, Any]:

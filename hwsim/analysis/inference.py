@@ -241,10 +241,7 @@ def run_inference(
         ends = (at(first), decode, at(first + steps - 1))
         step_parts = {p: _simpson([e.parts[p] for e in ends]) for p in PARTS}
         tpot = sum(step_parts.values())
-    parts = {
-        p: prefill.parts[p] + steps * step_parts[p]
-        for p in PARTS
-    }
+    parts = {p: prefill.parts[p] + steps * step_parts[p] for p in PARTS}
     footprint = _footprint(model, config)
     memory = memory_fit(
         footprint.total, system.device, stack, _changes(model, system, config)

@@ -246,9 +246,7 @@ def _rowwise(name: Any) -> Any:
         }
         if name == "softmax":
             return Softmax(name=name, dtype=dtype, rows=m, columns=n, **traffic)
-        return Norm(
-            name=name, dtype=dtype, rows=m, columns=n, function=name, **traffic
-        )
+        return Norm(name=name, dtype=dtype, rows=m, columns=n, function=name, **traffic)
 
     return build
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray, combine
-from hwsim.cost.sequence import add
+from hwsim.cost.sequence import add, interconnect_to_overhead
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -84,7 +84,9 @@ def prefill_attention_cost(
     busy = passes * _busy(p, blocks, dk, dv, device, dtype)
     attention = combine(
         compute=busy,
-        levels={device.main_memory_name: nbytes / (device.bandwidth * p.memory_efficiency)},
+        levels={
+            device.main_memory_name: nbytes / (device.bandwidth * p.memory_efficiency)
+        },
         overhead=p.start_time,
     )
     if backward or not write_kv:
@@ -147,21 +149,62 @@ def decode_attention_cost(
     dv = dk if v_head_dim is None else np.asarray(v_head_dim, dtype=np.float64)
     p = calibration.attention.decode
     element, kv_element = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
-    tokens = np.where(w > 0, np.minimum(sk, np.where(w > 0, w, sk)), sk)
-    width = dk if shared_kv else dk + dv
-    units = b * g
-    nbytes = units * width * tokens * kv_element + b * h * (dk + dv) * element
-    rows = np.ceil(h / g / p.row_padding) * p.row_padding
-    flop = 2.0 * units * rows * (dk + dv) * tokens
-    compute = flop / (device.peak(dtype) * p.matrix_efficiency)
+    work = _DecodeWork(b, b * g, h / g, dk, dv, kv_element < element)
+    tokens = np.where((w > 0) & (sk > w), np.minimum(sk, w + p.window_padding), sk)
+    io = b * h * (dk + dv) * element
+    nbytes = work.units * tokens * kv_element * (dk if shared_kv else dk + dv) + io
+    splits, active = _splits(p, work, tokens, device.compute.units)
     rate = device.bandwidth * p.memory_efficiency
     memory = nbytes * (1 - held + held / p.cache_bandwidth_ratio) / rate
-    extra = np.maximum(0.0, units / device.compute.units - 1.0) * p.unit_time
-    return combine(
-        compute=compute,
-        levels={device.main_memory_name: memory},
-        overhead=p.start_time + extra,
+    alone = nbytes / (device.bandwidth * p.unit_bandwidth_ratio * active)
+    start = p.start_time + p.split_time * np.log2(splits)
+    if p.regroups_heads and not work.narrow:
+        regrouped = (work.group > 1) & (b > 1) & (g > 1)
+        start = start + regrouped * (p.regroup_time + 2 * io / rate)
+    waves = work.units / device.compute.units
+    start = start + p.fill_time * np.sqrt(np.minimum(1.0, waves))
+    further = np.maximum(0.0, waves - 1) * (dk / 128) ** p.unit_width_exponent
+    cost = combine(
+        compute=_decode_matrix(p, work, tokens, device.peak(dtype)) / active,
+        levels={device.main_memory_name: np.maximum(memory, alone)},
+        interconnect=p.unit_time * further,
+        overhead=start + p.sequence_time * b,
+        exponent=p.overlap,
     )
+    return interconnect_to_overhead(cost)
+
+
+class _DecodeWork(NamedTuple):
+    """Work units of a decode step: one per sequence and key-value head."""
+
+    batch: FloatArray
+    units: FloatArray
+    group: FloatArray
+    dk: FloatArray
+    dv: FloatArray
+    narrow: bool
+
+
+def _splits(
+    p: DecodeParameters, work: _DecodeWork, tokens: FloatArray, units: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return splits of each work unit and the share of busy execution units."""
+    room = np.clip(units / work.units, 1.0, p.max_splits)
+    if not (p.splits_ungrouped or work.narrow):
+        room = np.where(work.group > 1, room, 1.0)
+    splits = np.clip(np.ceil(tokens / p.split_tokens), 1.0, room)
+    return splits, np.minimum(1.0, work.units * splits / units)
+
+
+def _decode_matrix(
+    p: DecodeParameters, work: _DecodeWork, tokens: FloatArray, peak: float
+) -> FloatArray:
+    rows = np.ceil(work.group / p.row_padding) * p.row_padding
+    flop = 2.0 * work.units * rows * (work.dk + work.dv) * tokens
+    if work.narrow:
+        slowdown = np.maximum(1.0, work.dk / 128)
+        return flop * slowdown / (peak * p.narrow_matrix_efficiency)
+    return flop / (peak * p.matrix_efficiency)
 
 
 def _floats(*values: ArrayLike) -> list[FloatArray]:
@@ -231,5 +274,3 @@ def _busy(
     longest = blocks.most_columns * column + p.block_time
     return np.maximum(balanced, longest)
 
-
-__all__ = ["DecodeParameters", "decode_attention_cost", "prefill_attention_cost"]

@@ -231,9 +231,7 @@ def _all_to_all(n: int, used: tuple[Span, ...]) -> _Path:
 def _torus_all_to_all(span: Span) -> float:
     """Bytes over the bisection of the longest axis, as load on the rings."""
     links = sum((2 if a.ring else 1) / a.spacing for a in span.axes)
-    per_link = max(
-        a.size * a.spacing * (0.125 if a.ring else 0.25) for a in span.axes
-    )
+    per_link = max(a.size * a.spacing * (0.125 if a.ring else 0.25) for a in span.axes)
     return per_link * links
 
 

@@ -6,11 +6,19 @@ import numpy as np
 
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.product import Product
-from hwsim.cost.terms import memory_time, sustained_derate, widen_time
+from hwsim.cost.terms import (
+    cache_name,
+    cache_rate,
+    memory_time,
+    sustained_derate,
+    widen_time,
+)
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
-from hwsim.specs.device import DeviceSpec, MemoryLevel
+from hwsim.specs.device import DeviceSpec
 from hwsim.specs.parameters.matmul import BlockedParameters
+
+_LEAST_BYTES = 1e-3  # per element; keeps free operands from dividing by zero
 
 
 def blocked_cost(
@@ -63,43 +71,31 @@ def _levels(
 ) -> dict[str, FloatArray]:
     params = calibration.matmul
     rate = device.bandwidth * params.memory_efficiency
-    cache, cache_name = _shared_cache(device)
-    main = device.main_memory_name
-    if cache is None:
-        return {main: memory_time(work.main_bytes, rate, params.memory_ramp)}
-    private = sum(
-        level.size * device.compute.units
-        for level in device.memory.values()
-        if level.scope == "unit"
+    main, cache = device.main_memory_name, cache_name(device)
+    private = device.compute.units * sum(
+        level.size for level in device.memory.values() if level.scope == "unit"
     )
-    from_main = _traffic(work, cache.size * blocked.cache_share, work.resident)
-    from_cache = _traffic(work, private * blocked.cache_share, np.zeros_like(work.m))
-    cache_rate = cache.bandwidth or device.bandwidth * blocked.cache_speedup
-    cache_rate = max(cache_rate * params.memory_efficiency, rate)
-    return {
-        cache_name: from_cache / (cache_rate * share),
-        main: memory_time(from_main, rate, params.memory_ramp),
-    }
+    shared = 0.0 if device.cache is None else device.cache.size
+    room = max(private, shared) * blocked.cache_share
+    from_main = _traffic(work, room) - work.nbytes * work.resident
+    levels = {main: memory_time(from_main, rate, params.memory_ramp)}
+    if cache is None:
+        return levels
+    fast = cache_rate(device, params.memory_efficiency, params.cache_speedup, rate)
+    from_cache = _traffic(work, private * blocked.cache_share)
+    return {cache: from_cache / (fast * share), **levels}
 
 
-def _shared_cache(device: DeviceSpec) -> tuple[MemoryLevel | None, str]:
-    for name, level in device.memory.items():
-        if level is device.cache:
-            return level, name
-    return None, ""
+def _traffic(work: Product, capacity: float) -> FloatArray:
+    """Return bytes through a level whose blocks fill ``capacity`` [B].
 
-
-def _traffic(work: Product, capacity: float, resident: FloatArray) -> FloatArray:
-    """Return bytes through a level whose blocks fill ``capacity``. [B].
-
-    Square output blocks of side s keep s^2 sums in place while s(a + b) bytes
-    stream for every step of k: 2 m n k / s elements, never less than each
+    An output block of side s keeps s^2 sums in place while s (a + b) bytes
+    stream past for every k: m n k (a + b) / s in all, never less than each
     operand once.
     """
-    once = work.main_bytes
-    del resident
-    width = np.maximum((work.a_bytes + work.b_bytes) / 2.0, 1e-9)
+    width = np.maximum((work.a_bytes + work.b_bytes) / 2.0, _LEAST_BYTES)
     side = np.sqrt(max(capacity, 1.0) / width / 3.0)
     again = work.m * work.n * work.k * work.batch
     again = again * (work.a_bytes + work.b_bytes) / side
-    return np.maximum(once, again)
+    traffic: FloatArray = np.maximum(work.nbytes, again)
+    return traffic

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.roofline import non_negative
-from hwsim.cost.terms import memory_time
+from hwsim.cost.terms import cache_name, cache_rate, memory_time
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -56,17 +56,16 @@ def elementwise_cost(
         raise InputError("resident is above 1; give the share of bytes in the cache")
     main_rate = device.bandwidth * params.memory_efficiency
     levels: dict[str, FloatArray] = {}
-    cache = device.cache
+    cache = cache_name(device)
+    some = (amount > 0) | (work > 0)
     if cache is not None:
-        name = next(n for n, level in device.memory.items() if level is cache)
-        rate = main_rate * params.cache_speedup
-        if cache.bandwidth is not None:
-            rate = max(cache.bandwidth * params.cache_efficiency, main_rate)
-        levels[name] = amount * share / rate
+        rate = cache_rate(
+            device, params.cache_efficiency, params.cache_speedup, main_rate
+        )
+        levels[cache] = amount * share / rate
         amount = amount * (1.0 - share)
     levels[device.main_memory_name] = memory_time(amount, main_rate, params.memory_ramp)
     peak = device.peak(dtype, "vector") * params.compute_efficiency
-    some = (amount > 0) | (work > 0) | (share > 0)
     return combine(
         compute=work / peak,
         levels=levels,

@@ -9,7 +9,12 @@ from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.cpu import blocked_cost
 from hwsim.cost.product import Product, product
 from hwsim.cost.systolic import systolic_cost
-from hwsim.cost.terms import main_memory_time, sustained_derate, widen_time
+from hwsim.cost.terms import (
+    cache_name,
+    memory_levels,
+    sustained_derate,
+    widen_time,
+)
 from hwsim.cost.tiles import tile_time
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -73,20 +78,18 @@ def _tiled_cost(
     tiles = tile_time(work, device, calibration, dtype)
     cost = combine(
         compute=tiles.total,
-        levels={device.main_memory_name: main_memory_time(work, device, calibration)},
+        levels=memory_levels(work, device, calibration),
         overhead=params.overhead,
         exponent=params.overlap,
     )
     spent = cost.compute / np.where(tiles.total > 0, tiles.total, 1.0)
     levels = dict(cost.levels)
     compute = tiles.compute * spent
-    cache = next(
-        (name for name, level in device.memory.items() if level is device.cache), None
-    )
+    cache = cache_name(device)
     if cache is None:
         compute = compute + tiles.operands * spent
     else:
-        levels = {cache: tiles.operands * spent, **levels}
+        levels[cache] = levels[cache] + tiles.operands * spent
     return Cost(
         time=cost.time,
         compute=compute,
@@ -104,7 +107,7 @@ def _fitted_roofline(
     compute = work.flop / peak * sustained_derate(work, calibration)
     return combine(
         compute=compute + widen_time(work, device, calibration),
-        levels={device.main_memory_name: main_memory_time(work, device, calibration)},
+        levels=memory_levels(work, device, calibration),
         overhead=params.overhead,
         exponent=params.overlap,
     )

@@ -68,9 +68,7 @@ class Span(NamedTuple):
         if not self.axes:
             return self.bandwidth * self.inside
         link = self.bandwidth / (2 * _torus_axes(self.network))
-        return sum(
-            link * (2 if axis.ring else 1) / axis.spacing for axis in self.axes
-        )
+        return sum(link * (2 if axis.ring else 1) / axis.spacing for axis in self.axes)
 
     @property
     def ring_hops(self) -> int:

@@ -46,12 +46,12 @@ class Product:
         return 2.0 * self.m * self.n * self.k * self.batch
 
     @property
-    def main_bytes(self) -> FloatArray:
-        """Traffic of main memory, each operand moved once. [B]."""
+    def nbytes(self) -> FloatArray:
+        """Bytes of the operands, each moved once. [B]."""
         a = self.m * self.k * self.a_bytes
         b = self.k * self.n * self.b_bytes
         c = self.m * self.n * self.c_bytes
-        return (a + b + c) * self.batch * (1.0 - self.resident)
+        return (a + b + c) * self.batch
 
     @property
     def narrow(self) -> FloatArray:
@@ -89,14 +89,8 @@ def product(
     if dtype not in DTYPE_BYTES:
         raise InputError(f"dtype {dtype!r} is none of {', '.join(DTYPE_BYTES)}")
     width = DTYPE_BYTES[dtype]
-    given = (
-        m,
-        n,
-        k,
-        batch,
-        *(width if b is None else b for b in (a_bytes, b_bytes, c_bytes)),
-        resident,
-    )
+    stored = [width if b is None else b for b in (a_bytes, b_bytes, c_bytes)]
+    given = (m, n, k, batch, *stored, resident)
     arrays = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in given))
     shape = arrays[0].shape
     stacked = np.stack([v.ravel() for v in arrays])
@@ -107,5 +101,19 @@ def product(
         )
     if np.any(stacked[-1] > 1):
         raise InputError("resident is above 1; give the share of bytes in the cache")
-    m, n, k, batch, a, b, c, share = stacked
-    return Product(m, n, k, batch, a, b, c, share, width, shape)
+    return _product(stacked, width, shape)
+
+
+def _product(table: FloatArray, width: float, shape: tuple[int, ...]) -> Product:
+    return Product(
+        m=table[0],
+        n=table[1],
+        k=table[2],
+        batch=table[3],
+        a_bytes=table[4],
+        b_bytes=table[5],
+        c_bytes=table[6],
+        resident=table[7],
+        wide_bytes=width,
+        shape=shape,
+    )

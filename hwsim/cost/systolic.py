@@ -6,7 +6,7 @@ import numpy as np
 
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.product import Product
-from hwsim.cost.terms import main_memory_time, sustained_derate, widen_time
+from hwsim.cost.terms import memory_levels, sustained_derate, widen_time
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec, SystolicArray
@@ -39,7 +39,7 @@ def systolic_cost(
     load = loaded / rate + fill
     overlapped = combine(
         compute=compute + load,
-        levels={device.main_memory_name: main_memory_time(work, device, calibration)},
+        levels=memory_levels(work, device, calibration),
         overhead=params.overhead,
         exponent=params.overlap,
     )

@@ -10,8 +10,31 @@ from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 
 
+def cache_name(device: DeviceSpec) -> str | None:
+    """Return the name of the last shared cache, if there is one."""
+    cache = device.cache
+    for name, level in device.memory.items():
+        if level is cache:
+            return name
+    return None
+
+
+def cache_rate(
+    device: DeviceSpec, efficiency: float, speedup: float, main_rate: float
+) -> float:
+    """Return the rate of traffic that stays in the last shared cache [B/s].
+
+    It is the quoted bandwidth at a share, else a multiple of main memory's;
+    never below main memory's own rate.
+    """
+    cache = device.cache
+    if cache is None or cache.bandwidth is None:
+        return main_rate * speedup
+    return max(float(cache.bandwidth) * efficiency, main_rate)
+
+
 def sustained_derate(work: Product, calibration: Calibration) -> FloatArray:
-    """Return how many times slower long work runs under its power limit. [1]."""
+    """Return how many times slower long work runs under its power limit."""
     params = calibration.matmul
     derate: FloatArray = 1.0 + params.sustained_derate * np.log1p(
         work.flop / params.sustained_work
@@ -19,18 +42,25 @@ def sustained_derate(work: Product, calibration: Calibration) -> FloatArray:
     return derate
 
 
-def main_memory_time(
+def memory_levels(
     work: Product, device: DeviceSpec, calibration: Calibration
-) -> FloatArray:
-    """Return the time of moving each operand once to or from main memory. [s]."""
+) -> dict[str, FloatArray]:
+    """Return the time of moving each operand once, by memory level [s]."""
     params = calibration.matmul
-    nbytes = work.main_bytes
+    nbytes = work.nbytes
     rate = device.bandwidth * params.memory_efficiency
-    return memory_time(nbytes, rate, params.memory_ramp)
+    resident = nbytes * work.resident
+    slow = 1.0 + params.memory_mixing * work.m / (work.m + params.mixing_rows)
+    main = memory_time((nbytes - resident) * slow, rate, params.memory_ramp)
+    cache = cache_name(device)
+    if cache is None:
+        return {device.main_memory_name: main + resident / rate}
+    fast = cache_rate(device, params.memory_efficiency, params.cache_speedup, rate)
+    return {cache: resident / fast, device.main_memory_name: main}
 
 
 def memory_time(nbytes: FloatArray, rate: float, ramp: float) -> FloatArray:
-    """Return nbytes / rate plus a ramp that short transfers see little of. [s].
+    """Return nbytes / rate plus a ramp that short transfers see little of [s].
 
     The ramp grows with the transfer to its full length: a transfer shorter
     than it has hardly any queue to fill.
@@ -45,7 +75,7 @@ def memory_time(nbytes: FloatArray, rate: float, ramp: float) -> FloatArray:
 def widen_time(
     work: Product, device: DeviceSpec, calibration: Calibration
 ) -> FloatArray:
-    """Return the time to widen weights stored narrower than multiplied. [s]."""
+    """Return the time to widen weights stored narrower than multiplied [s]."""
     per_weight = calibration.matmul.dequantise_flop
     if per_weight <= 0 or not np.any(work.narrow):
         return np.zeros_like(work.m)

@@ -10,6 +10,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.cost.product import Product
 from hwsim.cost.terms import sustained_derate
 from hwsim.errors import InputError
+from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.parameters.matmul import MatmulParameters, TiledParameters
@@ -79,17 +80,34 @@ def _rates(
     device: DeviceSpec, params: MatmulParameters, tiled: TiledParameters, dtype: str
 ) -> _Rates:
     units = float(device.compute.units)
-    clock = device.compute.clock or device.compute.max_clock
     widen = np.inf
     if params.dequantise_flop > 0:
         widen = device.peak("fp32", "vector") / units / params.dequantise_flop
     return _Rates(
         flop_per_s=device.peak(dtype) * params.efficiency(dtype) / units,
-        # Without a clock nothing is known about loads: only arithmetic binds.
-        bytes_per_s=tiled.operand_rate * clock if clock else np.inf,
+        bytes_per_s=tiled.operand_ratio * _reference_peak(device) / units,
         widen_per_s=widen,
         units=units,
     )
+
+
+def _reference_peak(device: DeviceSpec) -> float:
+    """Return the 16-bit matrix peak, by which operand paths are sized [FLOP/s].
+
+    Wider dtypes stand in where there is none: they move as many bytes in as
+    many fewer operations. Narrower ones do not widen the path.
+    """
+    matrix: dict[str, float] = dict(device.compute.matrix)  # type: ignore[arg-type]
+    vector: dict[str, float] = dict(device.compute.vector)  # type: ignore[arg-type]
+    for peaks in (matrix, vector):
+        rates = [
+            peak * DTYPE_BYTES[dtype] / 2.0
+            for dtype, peak in peaks.items()
+            if DTYPE_BYTES[dtype] >= 2.0
+        ]
+        if rates:
+            return max(rates)
+    return max([*matrix.values(), *vector.values()])
 
 
 def _best(
@@ -100,21 +118,22 @@ def _best(
     rows, columns = tiles[:, 0, np.newaxis], tiles[:, 1, np.newaxis]
     depth = tiled.depth / work.wide_bytes
     compute, operands = _step(work, rows, columns, depth, rates)
-    step = np.maximum(compute, operands)[:, np.newaxis]
+    busy = _overlapped(compute, operands, tiled.supply_overlap)
+    step = np.maximum(busy, tiled.step_latency)[:, np.newaxis]
     blocks = np.ceil(work.m / rows) * np.ceil(work.n / columns)
     blocks *= work.batch / rates.units
-    waves = blocks[:, np.newaxis] * splits
-    waves = _waves(waves, tiled.wave_quantisation)
+    waves = _waves(blocks[:, np.newaxis] * splits, tiled.wave_quantisation)
     steps = np.ceil(work.k / (splits * depth)) * derate
-    join = _join(work, splits, tiled, rates)
-    total = waves * (steps * step + tiled.fill) + join
+    sums = rows * columns * (_ACCUMULATOR_BYTES * tiled.epilogue / rates.bytes_per_s)
+    fill = (tiled.fill + sums)[:, np.newaxis]
+    total = waves * (steps * step + fill) + _join(work, splits, tiled, rates)
     count = len(work.m)
+    index = np.arange(count)
     flat = total.reshape(-1, count)
     choice = np.argmin(flat, axis=0)
-    best = flat[choice, np.arange(count)]
+    best = flat[choice, index]
     tile, split = np.divmod(choice, len(splits))
-    index = np.arange(count)
-    looping = waves[tile, split, index] * steps[split, index] * step[tile, 0, index]
+    looping = waves[tile, split, index] * steps[split, index] * busy[tile, index]
     bound = compute[tile, index] >= operands[tile, index]
     return TileTime(
         total=best,
@@ -122,6 +141,14 @@ def _best(
         operands=np.where(bound, 0.0, looping),
         overhead=best - looping,
     )
+
+
+def _overlapped(a: FloatArray, b: FloatArray, exponent: float) -> FloatArray:
+    more, less = np.maximum(a, b), np.minimum(a, b)
+    if exponent >= 50.0:  # beyond this a tie costs under 1.5 %: a hard maximum
+        return more
+    summed: FloatArray = more * (1.0 + (less / more) ** exponent) ** (1.0 / exponent)
+    return summed
 
 
 def _step(

@@ -2,140 +2,212 @@
 
 from __future__ import annotations
 
-from hwsim.graph.op import Attention, Elementwise, Matmul, Operand, Softmax
+from dataclasses import dataclass
+
+from hwsim.graph.op import Attention, Elementwise, Matmul, Operand, Rotary, Softmax
 from hwsim.graph.writer import Pass, Writer
 from hwsim.specs.base import DTYPE_BYTES
 
 
-def attention_core(
-    w: Writer,
-    parts: tuple[int, ...],
-    p: Pass,
-    *,
-    window: int = 0,
-    prefix: str = "",
-    cross: bool = False,
-) -> int:
-    """Append scores, softmax and weighted sum of standard attention."""
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Geometry of the heads on one device.
+
+    Attributes
+    ----------
+    qk, v : int
+        Width of a query or key, of a value.
+    shared : bool
+        Values are the keys' rows.
+    local : bool
+        Keys and values of all tokens come from operators before, none from
+        the cache.
+    """
+
+    heads: int
+    kv_heads: int
+    qk: int
+    v: int
+    shared: bool = False
+    local: bool = False
+
+    @property
+    def row(self) -> int:
+        """Values of one token's keys and values."""
+        return self.kv_heads * (self.qk if self.shared else self.qk + self.v)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """One use of attention: what it sees, its geometry, where it stands."""
+
+    seen: Pass
+    heads: Heads
+    window: int = 0
+    prefix: str = ""
+    cross: bool = False
+
+
+def cache_in_core(w: Writer) -> bool:
+    """Whether the attention kernel rotates and writes the cache itself."""
+    fusion = w.setting.fusion
+    return fusion.attention == "fused" and fusion.rotary and not w.setting.training
+
+
+def cache_operand(w: Writer, numel: float) -> Operand:
+    """Values of the KV cache."""
+    dtype = w.setting.precision.kv
+    return Operand("kv_cache", numel * DTYPE_BYTES[dtype], dtype)
+
+
+def write_cache(
+    w: Writer, parts: tuple[int, ...], p: Pass, width: float
+) -> tuple[int, ...]:
+    """Append the copy of new keys and values to the cache."""
+    numel = p.tokens * width
+    done = w.copy("kv_write", parts[-2:], w.act(numel), cache_operand(w, numel))
+    return (*parts, done)
+
+
+def rotate(w: Writer, parts: tuple[int, ...], numel: float) -> int:
+    """Append the rotary embedding of ``numel`` query and key values.
+
+    Written out in a framework's operators it is, for each of the two tensors,
+    negate half, concatenate, two products with tables and a sum.
+    """
+    fusion = w.setting.fusion
+    several = not fusion.rotary and (
+        w.setting.training or fusion.attention == "unfused"
+    )
+    op = Rotary(
+        name="rotary",
+        dtype=w.setting.precision.vector,
+        numel=numel,
+        reads=(w.act(numel * (5.5 if several else 1.0)),),
+        writes=(w.act(numel * (4.5 if several else 1.0)),),
+        kernels=10 if several else 1,
+    )
+    return w.put(op, parts, "scale", numel=numel, sliced=True)
+
+
+def attention_core(w: Writer, parts: tuple[int, ...], c: Core) -> int:
+    """Append scores, softmax and weighted sum.
+
+    ``parts`` are the values that it waits for: queries first, then keys and
+    values (one value if they lie in one buffer).
+    """
     w.core = True
-    if w.setting.fusion.attention == "fused":
-        out = _fused(w, parts, p, window, prefix, cross)
-    else:
-        out = _unfused(w, parts, p, window, prefix, cross)
+    fused = w.setting.fusion.attention == "fused"
+    out = _fused(w, parts, c) if fused else _unfused(w, parts, c)
     w.core = False
     return out
 
 
-def cached_tokens(p: Pass, window: int, *, in_core: bool, cross: bool) -> float:
+def _cached_tokens(c: Core, *, in_core: bool) -> float:
     """Tokens of each sequence whose keys the kernel reads from the cache.
 
-    Windowed layers keep the last ``window`` tokens; new tokens come from
-    the projection unless a kernel before has put them into the cache.
+    Windowed layers keep the last ``window`` tokens; in prefill, and where the
+    kernel itself writes the cache, new tokens come from the projection.
     """
-    if not p.cached:
+    p = c.seen
+    if not p.cached or c.heads.local:
         return 0.0
-    if cross:
+    if c.cross:
         return p.seq_kv
     history = p.seq_kv - p.seq_q
-    if window:
-        history = min(history, window - 1)
+    if c.window:
+        history = min(history, c.window - 1)
     return history + p.seq_q if p.mode == "decode" and not in_core else history
 
 
-def kv_operands(
-    w: Writer, p: Pass, window: int, width: float, cross: bool
-) -> tuple[list[Operand], list[Operand]]:
-    """Return what the core reads and writes of keys and values (``width``)."""
-    fusion, precision = w.setting.fusion, w.setting.precision
-    in_core = fusion.attention == "fused" and fusion.rotary and not w.setting.training
-    size = DTYPE_BYTES[precision.kv]
-    seen = cached_tokens(p, window, in_core=in_core, cross=cross)
+def kv_operands(w: Writer, c: Core) -> tuple[list[Operand], list[Operand]]:
+    """Return what the core reads and writes of keys and values."""
+    p, row = c.seen, c.heads.row
+    in_core = cache_in_core(w)
+    cached = _cached_tokens(c, in_core=in_core)
     reads, writes = [], []
-    if not (p.cached and cross) and not (p.mode == "decode" and not in_core):
-        new = p.batch * (p.seq_kv if cross else p.seq_q)
-        reads.append(w.act(new * width))
-        if p.cached and in_core:
-            nbytes = new * width * size
-            writes.append(Operand("kv_cache", nbytes, precision.kv))
-    if seen:
-        nbytes = p.batch * seen * width * size
-        reads.append(Operand("kv_cache", nbytes, precision.kv))
+    if not p.cached or c.heads.local:
+        reads.append(w.act(p.batch * p.seq_kv * row))
+    elif not c.cross:
+        if in_core or p.mode == "prefill":
+            reads.append(w.act(p.tokens * row))
+        if in_core:
+            writes.append(cache_operand(w, p.tokens * row))
+    if cached:
+        reads.append(cache_operand(w, p.batch * cached * row))
     return reads, writes
 
 
-def _position_reads(w: Writer, p: Pass, cross: bool) -> list[Operand]:
+def _position_reads(w: Writer, c: Core) -> list[Operand]:
     """Return the learned biases and sinks that scores are summed with."""
-    model, heads = w.setting.model, w.setting.shard.heads
+    model, p = w.setting.model, c.seen
     reads = []
-    if model.position == "relative" and not cross:
-        reads.append(w.act(heads * p.seq_q * p.seq_kv))
+    if model.position == "relative" and not c.cross:
+        reads.append(w.act(c.heads.heads * p.seq_q * p.seq_kv))
     if model.attention_sinks:
-        reads.append(w.parameters(heads))
+        reads.append(w.parameters(c.heads.heads))
     return reads
 
 
-def _fused(
-    w: Writer, parts: tuple[int, ...], p: Pass, window: int, prefix: str, cross: bool
-) -> int:
-    model, local = w.setting.model, w.setting.shard
-    width = model.head_dim * local.kv_heads
-    numel = p.tokens * local.heads * model.head_dim
-    reads, writes = kv_operands(w, p, window, 2.0 * width, cross)
-    reads.insert(0, w.act(numel))
-    reads += _position_reads(w, p, cross)
+def _fused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
+    p, h = c.seen, c.heads
+    kv_reads, writes = kv_operands(w, c)
+    reads = [w.act(p.tokens * h.heads * h.qk), *kv_reads, *_position_reads(w, c)]
+    numel = p.tokens * h.heads * h.v
     writes.insert(0, w.act(numel))
     if w.setting.training:
-        writes.append(Operand("activation", 4.0 * p.tokens * local.heads, "fp32"))
+        writes.append(Operand("activation", 4.0 * p.tokens * h.heads, "fp32"))
     op = Attention(
-        name=f"{prefix}attention",
+        name=f"{c.prefix}attention",
         dtype=w.setting.precision.attention,
         mode=p.mode,
         batch=p.batch,
-        heads=local.heads,
-        kv_heads=local.kv_heads,
-        head_dim=model.head_dim,
-        v_head_dim=model.head_dim,
+        heads=h.heads,
+        kv_heads=h.kv_heads,
+        head_dim=h.qk,
+        v_head_dim=h.v,
         seq_q=p.seq_q,
         seq_kv=p.seq_kv,
         causal=p.causal,
-        window=window,
+        window=c.window,
+        shared_kv=h.shared,
         kv_dtype=w.setting.precision.kv,
         reads=tuple(reads),
         writes=tuple(writes),
+        # Decode splits the keys among thread blocks and then combines them.
         kernels=2 if p.mode == "decode" else 1,
     )
     return w.put(op, parts, "attention", numel=numel)
 
 
-def _unfused(
-    w: Writer, parts: tuple[int, ...], p: Pass, window: int, prefix: str, cross: bool
-) -> int:
-    local, head_dim = w.setting.shard, w.setting.model.head_dim
-    heads, groups = local.heads, local.heads // local.kv_heads
-    scores = float(p.batch * heads * p.seq_q * p.seq_kv)
-    kv_reads, _ = kv_operands(w, p, window, 2.0 * head_dim * local.kv_heads, cross)
-    keys = p.batch * p.seq_kv * heads * head_dim
-    stored = sum(o.nbytes for o in kv_reads)
+def _unfused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
+    p, h = c.seen, c.heads
+    scores = float(p.batch * h.heads * p.seq_q * p.seq_kv)
+    rows = float(p.batch * p.seq_kv)
     queries, values = parts[:1], parts[1:] or parts
-    if groups > 1:
+    sources, _ = kv_operands(w, c)
+    source = Operand(
+        sources[-1].role, sum(o.nbytes for o in sources), sources[-1].dtype
+    )
+    if h.heads > h.kv_heads and not h.shared:
         # Frameworks without a grouped product repeat keys and values in memory.
-        read = Operand(kv_reads[-1].role, stored, kv_reads[-1].dtype)
-        values = (
-            w.copy(f"{prefix}repeat_kv", values, read, w.act(2.0 * keys)),
-        )
-        side = w.act(keys)
-    else:
-        side = Operand(kv_reads[-1].role, stored / 2.0, kv_reads[-1].dtype)
-    q = w.act(p.tokens * heads * head_dim)
+        repeated = w.act(rows * h.heads * (h.qk + h.v))
+        values = (w.copy(f"{c.prefix}repeat_kv", values, source, repeated),)
+        source = repeated
+    share = 1.0 if h.shared else h.qk / (h.qk + h.v)
+    keys = Operand(source.role, source.nbytes * share, source.dtype)
+    share = h.v / h.qk if h.shared else 1.0 - share
+    vals = Operand(source.role, source.nbytes * share, source.dtype)
+    q, out = w.act(p.tokens * h.heads * h.qk), w.act(p.tokens * h.heads * h.v)
     x = _product(
-        w, f"{prefix}scores", queries + values, p, (p.seq_q, p.seq_kv, head_dim),
-        (q, side), w.act(scores),
+        w, f"{c.prefix}scores", queries + values, c, (p.seq_kv, h.qk),
+        (q, keys), w.act(scores),
     )  # fmt: skip
-    x = _mask(w, f"{prefix}mask", x, p, scores, cross)
+    x = _mask(w, x, c, scores)
     op = Softmax(
-        name=f"{prefix}softmax",
+        name=f"{c.prefix}softmax",
         dtype=w.setting.precision.vector,
-        rows=p.batch * heads * p.seq_q,
+        rows=p.batch * h.heads * p.seq_q,
         columns=p.seq_kv,
         reads=(w.act(scores),),
         writes=(w.act(scores),),
@@ -143,69 +215,66 @@ def _unfused(
     x = w.put(op, (x,), "function", numel=scores, extra={"reads": scores})
     if w.setting.dropout:
         x = w.elementwise(
-            f"{prefix}attention_dropout", "dropout", (x,), numel=scores,
+            f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,
             reads=scores, rule="drop", mask=scores,
         )  # fmt: skip
-    out = _product(
-        w, f"{prefix}values", (x, *values), p, (p.seq_q, head_dim, p.seq_kv),
-        (w.act(scores), side), q,
+    x = _product(
+        w, f"{c.prefix}values", (x, *values), c, (h.v, p.seq_kv),
+        (w.act(scores), vals), out,
     )  # fmt: skip
-    return w.copy(f"{prefix}merge_heads", (out,), q, q)
+    return w.copy(f"{c.prefix}merge_heads", (x,), out, out)
 
 
 def _product(
     w: Writer,
     name: str,
     inputs: tuple[int, ...],
-    p: Pass,
-    shape: tuple[float, float, float],
+    c: Core,
+    shape: tuple[int, int],
     reads: tuple[Operand, Operand],
     writes: Operand,
 ) -> int:
-    dtype = w.setting.precision.attention
-    m, n, k = shape
-    batch = p.batch * w.setting.shard.heads
+    """Append one product per head; heads that share their keys stand as rows."""
+    p, h = c.seen, c.heads
+    n, k = shape
+    batch, m = p.batch * h.heads, p.seq_q
+    if h.shared:
+        batch, m = p.batch * h.kv_heads, p.seq_q * (h.heads // h.kv_heads)
     op = Matmul(
         name=name,
-        dtype=dtype,
+        dtype=w.setting.precision.attention,
         m=m,
         n=n,
         k=k,
         batch=batch,
         a_bytes=w.act_bytes,
-        b_bytes=reads[1].nbytes / (batch * n * k),
+        b_bytes=DTYPE_BYTES[reads[1].dtype],
         c_bytes=w.act_bytes,
         reads=reads,
         writes=(writes,),
     )
-    return w.put(op, inputs, "product", numel=batch * m * n)
+    return w.put(op, inputs, "product", numel=float(batch * m * n))
 
 
-def _mask(
-    w: Writer, name: str, x: int, p: Pass, scores: float, cross: bool
-) -> int:
-    """Append scaling, and where there is a mask or bias, its addition."""
-    model, heads = w.setting.model, w.setting.shard.heads
+def _mask(w: Writer, x: int, c: Core, scores: float) -> int:
+    """Append scaling and, where there is a mask or bias, its addition."""
+    model, p = w.setting.model, c.seen
     added = 0.0
-    if model.position in {"relative", "alibi"} and not cross:
-        added += heads * p.seq_q * p.seq_kv
+    if model.position in {"relative", "alibi"} and not c.cross:
+        added = float(c.heads.heads * p.seq_q * p.seq_kv)
     elif p.causal and p.seq_q > 1:
-        added += p.seq_q * p.seq_kv
+        added = float(p.seq_q * p.seq_kv)
     passes = 2 if added else 1
+    sinks = (w.parameters(c.heads.heads),) if model.attention_sinks else ()
     op = Elementwise(
-        name=name,
+        name=f"{c.prefix}mask" if added else f"{c.prefix}scale",
         dtype=w.setting.precision.vector,
         numel=scores,
         function="scale_mask" if added else "scale",
         flop_per_value=float(passes),
-        reads=(w.act(passes * scores + added), *_sinks(w)),
+        reads=(w.act(passes * scores + added), *sinks),
         writes=(w.act(passes * scores),),
         kernels=passes,
     )
-    # The gradient passes an addition unchanged: only the scaling is undone.
+    # Backward undoes only the scaling: an addition passes gradients on.
     return w.put(op, (x,), "drop", numel=scores, extra={"mask": 0.0})
-
-
-def _sinks(w: Writer) -> tuple[Operand, ...]:
-    model = w.setting.model
-    return (w.parameters(w.setting.shard.heads),) if model.attention_sinks else ()

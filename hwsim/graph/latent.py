@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from hwsim.graph.op import Attention, Operand
+from hwsim.graph.core import (
+    Core,
+    Heads,
+    attention_core,
+    cache_in_core,
+    cache_operand,
+    rotate,
+    write_cache,
+)
 from hwsim.graph.writer import Pass, Writer
-from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.model import LayerKind, MlaSpec
+from hwsim.specs.model import MlaSpec
 
 
-def latent_attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
+def latent_attention(w: Writer, x: int, p: Pass, window: int) -> int:
     """Append latent attention up to the output projection's partial sums.
 
     References
@@ -20,81 +27,78 @@ def latent_attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
     if mla is None:
         raise TypeError(f"model {model.id} has no latent attention")
     q, latent = _down(w, x, p, mla)
-    if p.mode == "decode":
-        out = _absorbed(w, q, latent, p, mla, kind.window or 0)
+    parts: tuple[int, ...] = (q, latent)
+    row = mla.kv_lora_rank + mla.qk_rope_head_dim
+    absorbed = p.mode == "decode"
+    if absorbed:
+        parts = (_absorb(w, "absorb_key", q, p, mla, into=True), latent)
+    if not (cache_in_core(w) and absorbed):
+        numel = p.tokens * (w.setting.shard.heads + 1) * mla.qk_rope_head_dim
+        parts = (rotate(w, parts, numel), latent)
+        if p.cached:
+            parts = write_cache(w, parts, p, row)
+    if not absorbed:
+        out = _expanded(w, parts, p, mla, window)
     else:
-        out = _expanded(w, q, latent, p, mla, kind.window or 0)
+        heads = Heads(w.setting.shard.heads, 1, row, mla.kv_lora_rank, shared=True)
+        out = attention_core(w, parts, Core(p, heads, window))
+        out = _absorb(w, "absorb_value", out, p, mla, into=False)
     width = w.setting.shard.heads * mla.v_head_dim
-    return w.linear(
-        "out", out, p.tokens, model.hidden, width, bias=model.out_bias
-    )
+    return w.linear("out", out, p.tokens, model.hidden, width, bias=model.out_bias)
 
 
 def _down(w: Writer, x: int, p: Pass, mla: MlaSpec) -> tuple[int, int]:
     """Append the projections to the latents, their norms and the queries."""
-    model, tokens = w.setting.model, p.tokens
-    heads, bias = w.setting.shard.heads, model.qkv_bias
+    model, tokens, rank = w.setting.model, p.tokens, mla.q_lora_rank
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
-    rank, hidden = mla.q_lora_rank, model.hidden
-    queries = heads * model.head_dim
+    queries, hidden = w.setting.shard.heads * model.head_dim, model.hidden
+    bias = model.qkv_bias
     if rank is None:
         q = w.linear("q", x, tokens, queries, hidden, bias=bias)
-        kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias, sliced=True)
+        kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias)
     else:
         if w.setting.fusion.qkv:
+            width = rank + latent
             kv = q = w.linear(
-                "qkv_a", x, tokens, rank + latent, hidden, bias=bias, sliced=True
+                "qkv_a", x, tokens, width, hidden, bias=bias, sliced=True
             )
         else:
             q = w.linear("q_a", x, tokens, rank, hidden, bias=bias)
-            kv = w.linear(
-                "kv_a", x, tokens, latent, hidden, bias=bias, sliced=True
-            )
+            kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias)
         q = w.norm("q_a_norm", (q,), tokens, rank)
         q = w.linear("q_b", q, tokens, queries, rank)
     return q, w.norm("kv_a_norm", (kv,), tokens, mla.kv_lora_rank)
 
 
-def _positions(w: Writer, q: int, latent: int, p: Pass, mla: MlaSpec) -> int:
-    """Append the rotation of the queries' and the shared key's rotary part."""
-    from hwsim.graph.attention import rotate
-
-    numel = p.tokens * (w.setting.shard.heads + 1) * mla.qk_rope_head_dim
-    return rotate(w, (q, latent), numel, 2)
-
-
-def _attend(
-    w: Writer,
-    inputs: tuple[int, ...],
-    p: Pass,
-    window: int,
-    widths: tuple[int, int],
-    reads: tuple[Operand, ...],
-    writes: tuple[Operand, ...],
-) -> int:
-    absorbed = p.mode == "decode"
-    heads = w.setting.shard.heads
-    op = Attention(
-        name="attention",
-        dtype=w.setting.precision.attention,
-        mode=p.mode,
-        batch=p.batch,
-        heads=heads,
-        kv_heads=1 if absorbed else heads,
-        head_dim=widths[0],
-        v_head_dim=widths[1],
-        seq_q=p.seq_q,
-        seq_kv=p.seq_kv,
-        causal=p.causal,
-        window=window,
-        shared_kv=absorbed,
-        kv_dtype=w.setting.precision.kv,
-        reads=reads,
-        writes=writes,
-        kernels=2 if absorbed else 1,
+def _absorb(w: Writer, name: str, x: int, p: Pass, mla: MlaSpec, *, into: bool) -> int:
+    """Append one product per head with half of the latent's up-projection."""
+    rank = mla.kv_lora_rank
+    n, k = (rank, mla.qk_nope_head_dim) if into else (mla.v_head_dim, rank)
+    return w.linear(
+        name, x, p.tokens, n, k, batch=w.setting.shard.heads, quantise=False
     )
-    numel = p.tokens * heads * widths[1]
-    w.core = True
-    out = w.put(op, inputs, "attention", numel=numel)
-    w.core = False
-    return out
+
+
+def _expanded(
+    w: Writer, parts: tuple[int, ...], p: Pass, mla: MlaSpec, window: int
+) -> int:
+    """Append the up-projection of all keys and values, then attention.
+
+    Tokens of earlier passes are expanded again from the cached latents.
+    """
+    heads, seen = w.setting.shard.heads, p.batch * p.seq_kv
+    history = p.batch * (p.seq_kv - p.seq_q)
+    row = mla.kv_lora_rank + mla.qk_rope_head_dim
+    latent = parts[1]
+    if history:
+        read = cache_operand(w, history * row)
+        latent = w.copy("kv_read", parts[1:], read, w.act(history * row))
+    width = mla.qk_nope_head_dim + mla.v_head_dim
+    kv = w.linear("kv_b", latent, seen, heads * width, mla.kv_lora_rank)
+    keys = seen * heads * w.setting.model.head_dim
+    # The rotary key is shared by the heads: it is copied beside each one's own.
+    kv = w.copy("join_keys", (kv, latent), w.act(keys), w.act(keys))
+    geometry = Heads(
+        heads, heads, w.setting.model.head_dim, mla.v_head_dim, local=True
+    )
+    return attention_core(w, (parts[0], kv), Core(p, geometry, window))

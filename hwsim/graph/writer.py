@@ -28,7 +28,7 @@ MEMORY = 1  # value that enters a decoder layer from the encoder
 
 Rule = Literal[
     "linear", "product", "through", "scale", "function", "drop", "enter", "leave",
-    "attention", "norm", "rows", "none",
+    "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
 ]  # fmt: skip
 
 

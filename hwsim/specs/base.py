@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -193,6 +193,28 @@ def _walk(
             yield from _walk(item, f"{path}.{key}", inner, None)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield path, value, dimension or _dimension_in(annotation)
+
+
+def dimension_of(spec: Spec, path: Sequence[str]) -> Dimension | None:
+    """Return what the figure at a path measures, set or not; None if a number."""
+    holder: Any = spec
+    found: Dimension | None = None
+    for key in path:
+        if isinstance(holder, Spec) and key in type(holder).model_fields:
+            info = type(holder).model_fields[key]
+            own = (m for m in info.metadata if isinstance(m, Dimension))
+            found = next(own, None) or _dimension_in(info.annotation)
+            holder = getattr(holder, key)
+        elif isinstance(holder, Mapping):
+            holder = holder.get(key)
+        elif isinstance(holder, tuple):
+            named = {
+                str(getattr(item, "name", i)): item for i, item in enumerate(holder)
+            }
+            holder = named.get(key)
+        else:
+            return None
+    return found
 
 
 def _dimension_in(annotation: Any) -> Dimension | None:

@@ -52,18 +52,28 @@ def load_model(name: str) -> ModelSpec:
     SpecError
         If the file is faulty or of an unknown architecture.
     """
-    path = Path(name).expanduser() if isinstance(name, str) and name else None
-    if path is not None and looks_like_path(name) and path.exists():
+    path = _existing(name)
+    if path is not None and looks_like_path(name):
         return _model_file(path)
     short = name
-    if path is not None and path.suffix not in {".toml", ".json"}:
-        short = path.name or name
+    if isinstance(name, str) and not name.endswith((".toml", ".json")):
+        short = name.rsplit("/", 1)[-1] or name
     try:
         return load_spec(MODELS, ModelSpec, short)
     except UnknownNameError:
-        if path is not None and (path / "config.json").is_file():
+        if path is not None and path.is_dir():
             return _model_file(path)
         raise
+
+
+def _existing(name: object) -> Path | None:
+    if not isinstance(name, str) or not name:
+        return None
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None  # too long, an unknown ~user, a NUL: not a path at all
 
 
 def _model_file(path: Path) -> ModelSpec:
@@ -93,6 +103,8 @@ def load_system(name: str) -> SystemSpec:
         if "compute" in table or "memory" in table:
             return single_device_system(load_device(name))
         return resolve_system(load_spec(SYSTEMS, SystemFile, name))
+    if isinstance(name, str) and SYSTEMS.by_id(name) is None and DEVICES.by_id(name):
+        return single_device_system(load_device(name))  # before any system's alias
     try:
         file = load_spec(SYSTEMS, SystemFile, name)
     except UnknownNameError as unknown_system:

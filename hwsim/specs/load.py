@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import glob
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from hwsim.resources import expanded, search_paths
 from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
 
 S = TypeVar("S", bound=CatalogSpec)
+A = TypeVar("A", bound=Spec)
 MAX_SPEC_BYTES = 4 * 2**20
 
 
@@ -73,8 +76,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 
 def validate(
-    cls: type[S], table: Mapping[str, Any], where: str, *, units_required: bool
-) -> S:
+    cls: type[A], table: Mapping[str, Any], where: str, *, units_required: bool
+) -> A:
     """Build a spec from a table; the first fault becomes one clear line."""
     try:
         return cls.model_validate(table, context={UNITS_REQUIRED: units_required})
@@ -106,6 +109,29 @@ def _describe(fault: Mapping[str, Any]) -> tuple[str, str]:
     return f"{shown}: {message[0].lower()}{message[1:]}", ""
 
 
+def _tree_stamp(folder: str) -> tuple[int, ...]:
+    """Return when a data folder and the folders in it last gained or lost a file."""
+    with os.scandir(folder) as entries:
+        inner = sorted((e.name, e.stat().st_mtime_ns) for e in entries if e.is_dir())
+    return (Path(folder).stat().st_mtime_ns, *(stamp for _, stamp in inner))
+
+
+@functools.lru_cache(maxsize=256)
+def _listing(
+    folder: str, pattern: str, exclude: str, stamp: tuple[int, ...]
+) -> dict[str, str]:
+    """Return folded id to file of one data folder."""
+    del stamp  # part of the cache key: a changed folder is listed again
+    found: dict[str, str] = {}
+    for path in sorted(glob.glob(pattern, root_dir=folder)):  # noqa: PTH207  as text
+        parts = path.split(os.sep)  # noqa: PTH206
+        if exclude not in parts:
+            stem = parts[-2] if parts[-1] == "spec.toml" else parts[-1]
+            name = fold(stem.removesuffix(".toml").removesuffix(".json"))
+            found.setdefault(name, folder + os.sep + path)
+    return found
+
+
 class Catalog:
     """Specs of one kind: built-ins, packs and the user's own, by name.
 
@@ -131,15 +157,18 @@ class Catalog:
     ) -> None:
         self.what, self.cls = what, cls
         self.root, self.pattern, self.exclude = root, pattern, exclude
+        self._hints: dict[str, str] = {}
 
     def paths(self) -> dict[str, Path]:
         """Return folded id to file, the user's files hiding built-ins."""
-        found: dict[str, Path] = {}
-        for folder in search_paths(self.root):
-            for path in sorted(folder.glob(self.pattern)):
-                if self.exclude in path.relative_to(folder).parts:
-                    continue
-                found.setdefault(fold(_stem(path)), path)
+        return {name: Path(path) for name, path in self._files().items()}
+
+    def _files(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for folder in map(str, search_paths(self.root)):
+            listed = _listing(folder, self.pattern, self.exclude, _tree_stamp(folder))
+            for name, path in listed.items():
+                found.setdefault(name, path)
         return found
 
     def find(self, name: str) -> Path:
@@ -152,21 +181,36 @@ class Catalog:
         """
         if looks_like_path(name):
             return expanded(name)
-        paths, wanted = self.paths(), fold(name)
-        if wanted in paths:
-            return paths[wanted]
-        names: dict[str, Path] = {}
-        for path in paths.values():
-            for alias in (_header(path).get("id", ""), *_header(path)["aliases"]):
-                names.setdefault(fold(alias), path)
-        if wanted in names:
-            return names[wanted]
-        raise UnknownNameError(
-            self.what, name, {*paths, *names}, f"(hwsim {self.what}s lists them)"
-        )
+        found = self.by_id(name) or self.by_alias(name)
+        if found is None:
+            _listing.cache_clear()  # a file may be younger than its folder
+            found = self.by_id(name) or self.by_alias(name)
+        if found is None:
+            files = self._files()
+            known = {a for p in files.values() for a in _names(Path(p))}
+            remedy = f"(hwsim {self.what}s lists them)"
+            raise UnknownNameError(self.what, name, {*files, *known}, remedy)
+        return found
+
+    def by_id(self, name: str) -> Path | None:
+        """Return the file whose id is so, if any."""
+        path = self._files().get(fold(name))
+        return Path(path) if path else None
+
+    def by_alias(self, name: str) -> Path | None:
+        """Return the first file that goes by an alias, if any."""
+        files, wanted = self._files(), fold(name)
+        hint = self._hints.get(wanted, "")  # where the alias was last
+        if hint in files and wanted in _names(Path(files[hint])):
+            return Path(files[hint])
+        for key, path in files.items():
+            if wanted in _names(Path(path)):
+                self._hints[wanted] = key
+                return Path(path)
+        return None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.paths())
+        return iter(self._files())
 
     def table(self, name: str) -> tuple[dict[str, Any], Path]:
         """Return the raw table behind a name, ``based_on`` resolved."""
@@ -231,6 +275,11 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _names(path: Path) -> tuple[str, ...]:
+    header = _header(path)
+    return tuple(fold(name) for name in (header["id"], *header["aliases"]))
+
+
 def _header(path: Path) -> dict[str, Any]:
     return _header_at(path, path.stat().st_mtime_ns)
 
@@ -243,7 +292,12 @@ def _header_at(path: Path, mtime: int) -> dict[str, Any]:
     names = (
         [a for a in aliases if isinstance(a, str)] if isinstance(aliases, list) else []
     )
-    return {"id": str(table.get("id", "")), "aliases": names}
+    base = table.get("based_on")
+    return {
+        "id": str(table.get("id", "")),
+        "aliases": names,
+        "based_on": base if isinstance(base, str) else "",
+    }
 
 
 def load_spec(catalog: Catalog, cls: type[S], name: str) -> S:
@@ -251,16 +305,25 @@ def load_spec(catalog: Catalog, cls: type[S], name: str) -> S:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{catalog.what} name is empty; give an id or a path")
     path = catalog.find(name)
+    spec: S = _load_at(catalog, cls, path, _stamps(catalog, path, ()))
+    return spec
+
+
+def _stamps(catalog: Catalog, path: Path, seen: tuple[Path, ...]) -> tuple[int, ...]:
+    """Return when a file and those it is based on were written."""
     try:
-        stamp = path.stat().st_mtime_ns
+        own = path.stat().st_mtime_ns
     except (OSError, ValueError):
-        stamp = 0  # reading it says what is wrong
-    return _load_at(catalog, cls, path, stamp)
+        return ()  # reading it says what is wrong
+    base = _header(path)["based_on"]
+    if not base or path in seen:
+        return (own,)
+    return (own, *_stamps(catalog, catalog.find(base), (*seen, path)))
 
 
 @functools.lru_cache(maxsize=1024)
-def _load_at(catalog: Catalog, cls: type[S], path: Path, mtime: int) -> S:
-    del mtime  # part of the cache key: an edited file is read again
+def _load_at(catalog: Catalog, cls: type[S], path: Path, stamps: tuple[int, ...]) -> S:
+    del stamps  # part of the cache key: an edited file is read again
     table = catalog._resolved(path, ())
     return validate(cls, table, str(path), units_required=path.suffix == ".toml")
 

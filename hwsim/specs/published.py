@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hwsim.errors import SpecError
+from hwsim.errors import SpecError, UnknownNameError
 from hwsim.specs.base import (
     CatalogSpec,
     Count,
@@ -23,7 +23,7 @@ from hwsim.specs.base import (
     Spec,
     Text,
 )
-from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.load import Catalog, fold, load_spec, looks_like_path
 
 Task = Literal["train", "prefill", "decode", "generate", "forward"]
 Metric = Literal[
@@ -285,8 +285,14 @@ def load_published(*names: str) -> tuple[PublishedFile, ...]:
     ------
     SpecError
         If a file is wrong, or two files share a row id.
+    UnknownNameError
+        If a name is no file of the catalog.
     """
-    wanted = names or tuple(sorted(PUBLISHED))
+    known = PUBLISHED.paths()
+    for name in names:
+        if not looks_like_path(name) and fold(name) not in known:
+            raise UnknownNameError(PUBLISHED.what, name, known)
+    wanted = names or tuple(sorted(known))
     files = tuple(load_spec(PUBLISHED, PublishedFile, name) for name in wanted)
     seen: dict[str, str] = {}
     for file, row in iter_rows(files):

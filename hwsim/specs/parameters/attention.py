@@ -10,7 +10,9 @@ from hwsim.specs.base import Count, Fraction, Seconds, Spec
 
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-AtLeastOne = Annotated[float, Field(ge=1.0, le=64.0)]
+AtLeastOne = Annotated[float, Field(ge=1.0, le=1e6)]
+Exponent = Annotated[float, Field(ge=0.0, le=4.0)]
+Padding = Annotated[int, Field(ge=0, le=4096, strict=True)]
 
 
 class PrefillParameters(Spec):
@@ -66,15 +68,41 @@ class PrefillParameters(Spec):
 class DecodeParameters(Spec):
     """Attention of one query token per sequence over a long cache (split-KV).
 
+    A work unit is one key-value head of one sequence, with the query heads
+    that share it.
+
     Attributes
     ----------
     start_time : float
-        Start, combination of the splits and drain. [s]
+        Start and drain of the kernels, writing of the new token included. [s]
+    fill_time : float
+        Added when all execution units are busy; grows as the root of the
+        busy share. [s]
+    sequence_time : float
+        Bookkeeping of one sequence: block tables, schedule. [s]
     unit_time : float
-        Time of one further (sequence, key-value head) on an execution unit
-        beyond the first, not overlapped with streaming. [s]
+        Time of one further work unit on an execution unit beyond the first,
+        for heads 128 wide. [s]
+    unit_width_exponent : float
+        ``unit_time`` grows as this power of the head width. [1]
+    split_time : float
+        Combination of partial results, per doubling of the splits. [s]
+    split_tokens, max_splits : int
+        Least tokens of one split; most splits of one work unit.
+    splits_ungrouped : bool
+        Whether work units with a single query head are split too.
+    regroups_heads : bool
+        Whether queries and outputs are copied to bring the query heads of
+        one key-value head together.
+    regroup_time : float
+        Start and drain of those copies. [s]
+    overlap : float
+        Exponent p of (memory^p + matrix^p + work units^p)^(1/p). [1]
     memory_efficiency : float
         Sustained over quoted main-memory bandwidth. [1]
+    unit_bandwidth_ratio : float
+        Bandwidth that one execution unit can draw alone, over its equal share
+        of the main memory's. [1]
     cache_bandwidth_ratio : float
         Rate at which keys and values that reside in the shared cache are
         read, over main-memory bandwidth. [1]
@@ -82,14 +110,32 @@ class DecodeParameters(Spec):
         Query heads of one key-value head are padded to a multiple of this.
     matrix_efficiency : float
         Sustained over peak matrix rate on the padded rows. [1]
+    narrow_matrix_efficiency : float
+        The same where the cache is narrower than the arithmetic and is
+        converted on the way; falls with heads wider than 128. [1]
+    window_padding : int
+        Tokens read beyond a sliding window because it straddles blocks.
     """
 
     start_time: Seconds
+    fill_time: Seconds
+    sequence_time: Seconds
     unit_time: Seconds
+    unit_width_exponent: Exponent
+    split_time: Seconds
+    split_tokens: Count
+    max_splits: AtLeastOne
+    splits_ungrouped: bool
+    regroups_heads: bool
+    regroup_time: Seconds
+    overlap: AtLeastOne
     memory_efficiency: Share
+    unit_bandwidth_ratio: AtLeastOne
     cache_bandwidth_ratio: AtLeastOne
     row_padding: Count
     matrix_efficiency: Share
+    narrow_matrix_efficiency: Share
+    window_padding: Padding
 
 
 class AttentionParameters(Spec):

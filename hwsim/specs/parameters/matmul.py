@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from hwsim.specs.base import (
     Bytes,
-    BytesPerClock,
     Count,
     Dtype,
     Flop,
@@ -20,6 +19,7 @@ from hwsim.specs.base import (
 Exponent = Annotated[float, Field(ge=1.0, le=100.0)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e6)]
 Efficiency = Annotated[float, Field(gt=0.0, le=1.0)]
+Speedup = Annotated[float, Field(ge=1.0, le=1e3)]
 Tile = tuple[Count, Count]
 
 
@@ -34,13 +34,22 @@ class TiledParameters(Spec):
         Into how many parts it may cut the k loop.
     depth : float
         Bytes of one operand row that a step of the k loop covers. [B]
-    operand_rate : float
-        Rate at which one unit takes operands from the shared cache. [B/clk]
+    operand_ratio : float
+        Bytes of operands that a unit can take in per FLOP of its 16-bit
+        matrix peak: vendors widen the operand path with the matrix units, so
+        this holds across generations where bytes per clock do not. [B/FLOP]
     wave_quantisation : float
         Cost of a last, partly filled wave of thread blocks: 1 costs a whole
         wave, 0 only its share (persistent kernels). [1]
     fill : float
-        Time to start and drain one wave of thread blocks. [s]
+        Time to start and drain one wave of thread blocks, whatever the tile. [s]
+    epilogue : float
+        How often the fp32 sums of a tile cross the operand path before the
+        next tile may start. [1]
+    step_latency : float
+        Least time of one step of the k loop. [s]
+    supply_overlap : float
+        p of (arithmetic^p + operand supply^p)^(1/p) in one step. [1]
     split_sync : float
         Time to join the parts of a split k loop, besides their traffic. [s]
     """
@@ -48,9 +57,12 @@ class TiledParameters(Spec):
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1)]
     splits: Annotated[tuple[Count, ...], Field(min_length=1)]
     depth: Bytes
-    operand_rate: BytesPerClock
+    operand_ratio: Annotated[float, Field(gt=0.0, le=100.0)]
     wave_quantisation: Fraction
     fill: Seconds
+    epilogue: NonNegative
+    step_latency: Seconds
+    supply_overlap: Exponent
     split_sync: Seconds
 
 
@@ -79,9 +91,6 @@ class BlockedParameters(Spec):
         Output tile of the innermost kernel; m and n are padded to it. [1]
     cache_share : float
         Share of a cache level that blocks may fill. [1]
-    cache_speedup : float
-        Bandwidth of the shared cache over main memory, where the device spec
-        quotes none. [1]
     work_per_thread : float
         Least work worth waking one more core for. [FLOP]
     thread_sync : float
@@ -91,7 +100,6 @@ class BlockedParameters(Spec):
     register_rows: Count
     register_columns: Count
     cache_share: Efficiency
-    cache_speedup: Annotated[float, Field(ge=1.0, le=1e3)]
     work_per_thread: Flop
     thread_sync: Seconds
 
@@ -111,8 +119,17 @@ class MatmulParameters(Spec):
         Work of one product above which clocks begin to fall. [FLOP]
     memory_efficiency : float
         Share of main-memory bandwidth that a long product reaches. [1]
+    memory_mixing : float
+        Loss of that rate in products of many rows, whose reads of several
+        tiles interleave, against those that stream weights past few rows: the
+        rate falls by 1 + memory_mixing m / (m + mixing_rows). [1]
+    mixing_rows : int
+        Rows at which half of that loss is reached.
     memory_ramp : float
-        Time the memory needs to reach that rate. [s]
+        Time the memory needs to reach its rate. [s]
+    cache_speedup : float
+        Rate of operands found in the last shared cache over that of main
+        memory, where the device spec quotes no cache bandwidth. [1]
     overlap : float
         p of (compute^p + memory^p)^(1/p): how far they hide each other. [1]
     overhead : float
@@ -128,7 +145,10 @@ class MatmulParameters(Spec):
     sustained_derate: NonNegative
     sustained_work: Flop
     memory_efficiency: Efficiency
+    memory_mixing: NonNegative
+    mixing_rows: Count
     memory_ramp: Seconds
+    cache_speedup: Speedup
     overlap: Exponent
     overhead: Seconds
     dequantise_flop: NonNegative

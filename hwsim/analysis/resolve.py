@@ -1,0 +1,75 @@
+"""Names, paths and what-if changes to loaded specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from hwsim.specs import catalogs
+from hwsim.specs.base import Spec
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.override import Override, apply_overrides, parse_override
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec, single_device_system
+
+S = TypeVar("S", bound=Spec)
+TARGETS = ("device", "system", "model", "stack")
+
+
+def default_dtype(device: DeviceSpec) -> str:
+    """Return the widest of the usual dtypes that a device multiplies fast."""
+    for dtype in ("bf16", "fp16", "fp32"):
+        if dtype in device.compute.matrix:
+            return dtype
+    for dtype in ("bf16", "fp32", "fp16"):
+        if dtype in device.dtypes:
+            return dtype
+    return device.dtypes[0]
+
+
+def parsed(overrides: Iterable[str]) -> list[Override]:
+    """Parse ``--set`` texts."""
+    if isinstance(overrides, str):
+        overrides = [overrides]
+    return [parse_override(text, TARGETS) for text in overrides]
+
+
+def changed(spec: S, target: str, changes: Sequence[Override]) -> S:
+    """Return a spec with the changes meant for it."""
+    mine = [change for change in changes if change.target == target]
+    return apply_overrides(spec, mine) if mine else spec
+
+
+def changed_system(system: SystemSpec, changes: Sequence[Override]) -> SystemSpec:
+    """Return a system with changes to it and to its device."""
+    device = changed(system.device, "device", changes)
+    if device is not system.device:
+        system = system.model_copy(update={"device": device})
+    return changed(system, "system", changes)
+
+
+def as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
+    """Return a system from a name, a path or a loaded spec."""
+    if isinstance(system, SystemSpec):
+        return system
+    if isinstance(system, DeviceSpec):
+        return single_device_system(system)
+    return catalogs.load_system(system)
+
+
+def resolve(
+    model: str | ModelSpec,
+    system: str | SystemSpec | DeviceSpec,
+    stack: str | StackSpec,
+    overrides: Iterable[str],
+) -> tuple[ModelSpec, SystemSpec, StackSpec]:
+    """Load model, system and stack, and apply the changes."""
+    changes = parsed(overrides)
+    loaded = catalogs.load_model(model) if isinstance(model, str) else model
+    software = catalogs.load_stack(stack) if isinstance(stack, str) else stack
+    return (
+        changed(loaded, "model", changes),
+        changed_system(as_system(system), changes),
+        changed(software, "stack", changes),
+    )

@@ -1,0 +1,86 @@
+"""The application: commands, and errors as one line on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from hwsim.cli import ask, catalog, demo, picture
+from hwsim.errors import HwsimError
+from hwsim.version import __version__
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="hwsim",
+    help="Predict how long a Transformer takes on CPUs, GPUs and TPUs: time, "
+    "memory, what limits it. Try: hwsim infer llama-3.1-8b --system h100-80gb-sxm",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+ask.register(app)
+catalog.register(app)
+picture.register(app)
+demo.register(app)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hwsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Root options; ``--version`` is answered by its callback."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors are one line on stderr, exit code 2."""
+    sys.exit(run_code(arguments))
+
+
+def run_code(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="hwsim")
+        sys.stdout.flush()
+    except HwsimError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "hwsim"
+        return _fail(f"{error.format_message()} (see {where} --help)", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: not an error, but nothing can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"hwsim: {' '.join(message.split())}\n")
+    return code

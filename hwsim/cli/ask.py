@@ -1,0 +1,212 @@
+"""Commands that answer questions: infer, train, op, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwsim.cli import show
+from hwsim.cli.options import (
+    Fidelity,
+    FidelityChoice,
+    Json,
+    Out,
+    Report,
+    Set,
+    System,
+    Trace,
+)
+from hwsim.cli.output import save_outputs
+from hwsim.errors import InputError
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Model: id, alias, .toml file or Hugging Face config.json.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Arithmetic: bf16, fp16, fp8, …  [default: bf16 if it has it]"),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("infer", epilog="Example: hwsim infer llama-3.1-8b -s h100 --batch 8")(
+        infer
+    )
+    app.command(
+        "train", epilog="Example: hwsim train gpt2 -s dgx-a100-80gb --devices 8"
+    )(train)
+    app.command(
+        "op", epilog="Example: hwsim op matmul --m 4096 --n 4096 --k 4096 --device a100"
+    )(op)
+    app.command("run", epilog="Example: hwsim run scenario.toml --json")(run)
+
+
+def infer(
+    model: Model,
+    system: System,
+    batch: Annotated[int, typer.Option(help="Sequences served together.")] = 1,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of each.")] = 1024,
+    output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel devices.")] = 1,
+    dtype: Dtype = None,
+    weight_dtype: Annotated[
+        str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
+    ] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
+    ] = None,
+    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
+    fidelity: Fidelity = FidelityChoice.structured,
+    set_: Set = None,
+    json: Json = False,
+    out: Out = None,
+    trace: Trace = None,
+    report: Report = None,
+) -> None:
+    """Predict prompt, first token and output tokens of a batch of requests."""
+    from hwsim import api
+
+    result = api.infer(
+        model, system, batch=batch, prompt=prompt, output=output, tp=tp, dtype=dtype,
+        weight_dtype=weight_dtype, kv_dtype=kv_dtype, stack=stack,
+        fidelity=fidelity.value, overrides=set_ or (),
+    )  # fmt: skip
+    show.answer(result, json=json)
+    save_outputs(result, out=out, trace=trace, report=report)
+
+
+def train(
+    model: Model,
+    system: System,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices used.  [default: all of the system]")
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel degree.")] = 1,
+    dp: Annotated[
+        int | None, typer.Option(help="Data-parallel degree.  [default: devices / tp]")
+    ] = None,
+    micro_batch: Annotated[int, typer.Option(help="Sequences per rank and pass.")] = 1,
+    global_batch: Annotated[
+        int | None,
+        typer.Option(help="Sequences per step.  [default: micro-batch x dp]"),
+    ] = None,
+    seq: Annotated[
+        int | None, typer.Option(help="Tokens per sequence.  [default: up to 2048]")
+    ] = None,
+    dtype: Dtype = None,
+    recompute: Annotated[
+        str, typer.Option(help="Activations: none, selective or full.")
+    ] = "none",
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum, adam or adamw.")
+    ] = "adamw",
+    zero_stage: Annotated[
+        int,
+        typer.Option(help="Sharded over dp: 1 optimizer, 2 gradients, 3 parameters."),
+    ] = 0,
+    sequence_parallel: Annotated[
+        bool, typer.Option(help="Shard norms and dropout over tp.")
+    ] = False,
+    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
+    fidelity: Fidelity = FidelityChoice.structured,
+    set_: Set = None,
+    json: Json = False,
+    out: Out = None,
+    trace: Trace = None,
+    report: Report = None,
+) -> None:
+    """Predict one optimizer step: time, rates, MFU and memory."""
+    from hwsim import api
+
+    result = api.train(
+        model, system, devices=devices, tp=tp, dp=dp, micro_batch=micro_batch,
+        global_batch=global_batch, seq=seq, dtype=dtype, recompute=recompute,
+        optimizer=optimizer, zero_stage=zero_stage,
+        sequence_parallel=sequence_parallel, stack=stack, fidelity=fidelity.value,
+        overrides=set_ or (),
+    )  # fmt: skip
+    show.answer(result, json=json)
+    save_outputs(result, out=out, trace=trace, report=report)
+
+
+def op(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="matmul, prefill, decode, moe, rmsnorm, layernorm, softmax, "
+            "elementwise, or a collective: all_reduce, all_gather, …",
+            show_default=False,
+        ),
+    ],
+    device: Annotated[
+        str, typer.Option("--device", "--system", "-s", help="Device or system.")
+    ],
+    m: Annotated[float | None, typer.Option(help="Rows.")] = None,
+    n: Annotated[float | None, typer.Option(help="Columns.")] = None,
+    k: Annotated[float | None, typer.Option(help="Inner size.")] = None,
+    batch: Annotated[float | None, typer.Option(help="Independent products.")] = None,
+    heads: Annotated[float | None, typer.Option(help="Query heads.")] = None,
+    kv_heads: Annotated[float | None, typer.Option(help="KV heads.")] = None,
+    head_dim: Annotated[float | None, typer.Option(help="Width of a head.")] = None,
+    seq_q: Annotated[float | None, typer.Option(help="New tokens.")] = None,
+    seq_kv: Annotated[float | None, typer.Option(help="Tokens attended to.")] = None,
+    window: Annotated[int | None, typer.Option(help="Sliding window.")] = None,
+    experts: Annotated[float | None, typer.Option(help="Experts in all.")] = None,
+    topk: Annotated[float | None, typer.Option(help="Experts per token.")] = None,
+    nbytes: Annotated[
+        float | None, typer.Option("--bytes", help="Collective: whole buffer. [B]")
+    ] = None,
+    group: Annotated[float | None, typer.Option(help="Collective: devices.")] = None,
+    dtype: Dtype = None,
+    weight_dtype: Annotated[str | None, typer.Option(help="Storage of b.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Storage of keys.")] = None,
+    fidelity: Fidelity = FidelityChoice.structured,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Predict one operator on one device."""
+    from hwsim import api
+
+    shapes: dict[str, Any] = {
+        "m": m, "n": n, "k": k, "batch": batch, "heads": heads, "kv_heads": kv_heads,
+        "head_dim": head_dim, "seq_q": seq_q, "seq_kv": seq_kv, "window": window,
+        "experts": experts, "topk": topk, "bytes": nbytes, "group": group,
+        "weight_dtype": weight_dtype, "kv_dtype": kv_dtype,
+    }  # fmt: skip
+    given = {name: value for name, value in shapes.items() if value is not None}
+    result = api.op(
+        kind, device=device, dtype=dtype, fidelity=fidelity.value,
+        overrides=set_ or (), **given,
+    )  # fmt: skip
+    show.answer(result, json=json)
+
+
+def run(
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Scenario .toml file, or the name of a shipped one.",
+            show_default=False,
+        ),
+    ],
+    set_: Set = None,
+    json: Json = False,
+    out: Out = None,
+    trace: Trace = None,
+    report: Report = None,
+) -> None:
+    """Answer what a scenario file asks."""
+    from hwsim import api
+
+    if Path(scenario).suffix == ".py":
+        raise InputError(f"{scenario} is a Python script; run it with python")
+    result = api.run_scenario(scenario, overrides=set_ or ())
+    show.answer(result, json=json)
+    save_outputs(result, out=out, trace=trace, report=report)

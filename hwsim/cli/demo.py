@@ -1,0 +1,92 @@
+"""The demo command: predictions beside published runs, errors printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from hwsim.cli.options import Fidelity, FidelityChoice, Json
+from hwsim.cli.output import console, note, print_json, table
+from hwsim.report import format as fmt
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("demo", epilog="Example: hwsim demo --out reports/out")(demo)
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the HTML page and the scatter plot."),
+    ] = None,
+    fidelity: Fidelity = FidelityChoice.structured,
+    json: Json = False,
+) -> None:
+    """Predict published runs and print predicted, published and signed error."""
+    from hwsim.analysis.published import PublishedComparison, compare_each
+
+    rows = tuple(compare_each(fidelity=fidelity.value))
+    comparison = PublishedComparison(rows, fidelity.value)
+    if json:
+        print_json(comparison.to_dict())
+    else:
+        _print(comparison)
+    if out is not None:
+        _write(comparison, out)
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return fmt.NONE
+    return fmt.seconds(value) if unit == "s" else f"{fmt.count(value)} {unit}"
+
+
+def _print(comparison: Any) -> None:
+    cells = []
+    for row in comparison.rows:
+        r = row.row
+        cells.append(
+            (
+                escape(r.id), r.task, escape(r.system), str(r.num_devices),
+                _value(row.predicted, r.unit), _value(r.value, r.unit),
+                fmt.signed_percent(row.error) if row.error is not None else fmt.NONE,
+                escape(row.bound or row.reason),
+            )
+        )  # fmt: skip
+    columns = (
+        "published run", "task", "system", "devices", "predicted", "published",
+        "error", "bound by",
+    )  # fmt: skip
+    right = ("devices", "predicted", "published", "error")
+    out = console()
+    out.print(table(None, columns, cells, right=right))
+    groups = [("all", comparison.summary()), *comparison.by("task").items()]
+    lines = [
+        (
+            name, str(s["rows"]), fmt.percent(s["median_ape"]), fmt.percent(s["mape"]),
+            fmt.signed_percent(s["bias"]), fmt.percent(s["worst_ape"]),
+        )
+        for name, s in groups
+        if s["rows"]
+    ]  # fmt: skip
+    names = ("task", "rows", "median |error|", "mean |error|", "median error", "worst")
+    out.print()
+    out.print(table(None, names, lines, right=names[1:]))
+    if comparison.unanswered:
+        out.print(f"{len(comparison.unanswered)} rows are not answered; they say why.")
+    out.print("No row has a parameter of its own.")
+
+
+def _write(comparison: Any, folder: Path) -> None:
+    from hwsim.report.figures import scatter_figure
+    from hwsim.report.page import write_page
+    from hwsim.report.write import make_folder
+
+    make_folder(folder)
+    write_page(comparison, folder / "published.html", command="hwsim demo")
+    scatter_figure(comparison.answered, path=folder / "published.png")
+    note(f"wrote {folder / 'published.html'} and {folder / 'published.png'}")

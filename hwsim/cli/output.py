@@ -1,0 +1,83 @@
+"""Tables, JSON and files; people read stdout, so notes go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hwsim.analysis.result import Result
+from hwsim.report.write import write_atomic
+from hwsim.sim.records import Record
+
+
+def console() -> Console:
+    """Return a console for stdout: no colours when piped or NO_COLOR is set."""
+    width = None if sys.stdout.isatty() else 120
+    return Console(highlight=False, soft_wrap=False, width=width)
+
+
+def note(text: str) -> None:
+    """Say something that is not the answer."""
+    sys.stderr.write(text + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Print plain JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+) -> Table:
+    """Return a table; the named columns are aligned to the right."""
+    drawn = Table(title=title, title_justify="left", header_style="bold", box=None)
+    for name in columns:
+        side: Any = "right" if name in right else "left"
+        drawn.add_column(name, justify=side, overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def save_outputs(
+    result: Result, *, out: Path | None, trace: Path | None, report: Path | None
+) -> None:
+    """Write what was asked for besides the answer."""
+    if out is not None:
+        write_atomic(out, result.to_json() + "\n")
+        note(f"saved {out}")
+    if trace is not None:
+        write_atomic(trace, trace_text(result))
+        note(f"wrote {trace}: open it at ui.perfetto.dev")
+    if report is not None:
+        from hwsim.report.page import write_page
+
+        command = "hwsim " + " ".join(sys.argv[1:])
+        write_page(result, report, command=command)
+        note(f"wrote {report}")
+
+
+def trace_text(result: Any) -> str:
+    """Return the timelines of a result as one trace, one after another."""
+    from hwsim.sim.trace import trace_json
+
+    records: list[Record] = []
+    at = 0.0
+    for graph in result.graphs:
+        name = graph.graph.name
+        records += [
+            r._replace(start=r.start + at, end=r.end + at, block=f"{name}: {r.block}")
+            for r in graph.records
+        ]
+        at += graph.time_s
+    return trace_json(records, result=type(result).__name__)

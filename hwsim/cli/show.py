@@ -1,0 +1,110 @@
+"""Answers as people read them in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+
+from hwsim.analysis.inference import InferResult
+from hwsim.analysis.operator import OpResult
+from hwsim.analysis.training import TrainResult
+from hwsim.cli.output import console, table
+from hwsim.report import format as fmt
+
+
+def answer(result: Any, *, json: bool) -> None:
+    """Print a result as tables, or as JSON."""
+    if json:
+        import sys
+
+        sys.stdout.write(result.to_json() + "\n")
+        return
+    if isinstance(result, InferResult):
+        _infer(result)
+    elif isinstance(result, TrainResult):
+        _train(result)
+    elif isinstance(result, OpResult):
+        _op(result)
+
+
+def _title(text: str) -> None:
+    console().print(f"[bold]{escape(text)}[/bold]")
+
+
+def _figures(rows: list[tuple[str, str, str]]) -> None:
+    console().print(table(None, ("", "", ""), rows, right=()))
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    total = sum(parts.values())
+    shares = [(name, value / total if total else 0.0) for name, value in parts.items()]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
+
+
+def _memory(result: Any) -> list[tuple[str, str, str]]:
+    sizes = {k: v for k, v in result.footprint.to_dict().items() if k != "total"}
+    split = ", ".join(f"{k} {fmt.nbytes(v, 3)}" for k, v in sizes.items() if v)
+    return [
+        ("memory", fmt.nbytes(result.footprint.total), split),
+        ("", "fits" if result.fits else "DOES NOT FIT", result.memory.sentence()),
+    ]
+
+
+def _infer(result: InferResult) -> None:
+    c = result.config
+    devices = f"{c.tp} x " if c.tp > 1 else ""
+    _title(
+        f"{result.model.name} on {devices}{result.system.device.name}: "
+        f"batch {c.batch}, {c.prompt} prompt and {c.output} output tokens, {c.dtype}"
+    )
+    rows = [("time to first token", fmt.seconds(result.ttft_s), "no queueing")]
+    if result.tpot_s:
+        rate = f"{c.batch / result.tpot_s:,.1f} tokens/s while decoding"
+        rows.append(("time per output token", fmt.seconds(result.tpot_s), rate))
+    rows += [
+        ("latency", fmt.seconds(result.latency_s), "prompt to last token"),
+        ("throughput", f"{result.tokens_per_s:,.1f} tokens/s", "of the whole batch"),
+        ("bound by", result.bound, _parts(result.parts)),
+        ("MFU", f"{result.mfu:.1%}", f"of {c.dtype} peak"),
+        *_memory(result),
+        ("fidelity", result.fidelity, f"stack {result.stack.id}"),
+    ]
+    _figures(rows)
+
+
+def _train(result: TrainResult) -> None:
+    c = result.config
+    _title(
+        f"{result.model.name} on {c.devices} x {result.system.device.name}: "
+        f"tp {c.tp} x dp {c.dp}, global batch {c.global_batch} of {c.seq} tokens "
+        f"({c.num_microbatches} microbatches of {c.micro_batch}), {c.dtype}"
+    )
+    flop = fmt.quantity(result.model_flop_per_s_per_device, "FLOP/s")
+    rows = [
+        ("step time", fmt.seconds(result.step_s, 4), ""),
+        ("throughput", f"{result.tokens_per_s_per_device:,.1f} tokens/s",
+         "per device"),
+        ("model rate", flop, "per device"),
+        ("MFU", f"{result.mfu:.1%}", f"HFU {result.hfu:.1%}, of {c.dtype} peak"),
+        ("bound by", result.bound, _parts(result.parts)),
+        *_memory(result),
+        ("fidelity", result.fidelity, f"stack {result.stack.id}"),
+    ]  # fmt: skip
+    _figures(rows)
+
+
+def _op(result: OpResult) -> None:
+    _title(f"{result.op.name} in {result.op.dtype} on {result.system.device.name}")
+    time = result.time_s
+    rows = [
+        ("time", fmt.seconds(time, 4), f"bound by {result.bound}"),
+        ("work", fmt.quantity(result.flop, "FLOP"),
+         fmt.quantity(result.flop / time, "FLOP/s")),
+        ("traffic", fmt.nbytes(result.nbytes),
+         fmt.quantity(result.nbytes / time, "B/s")),
+        ("split", "", _parts(result.breakdown)),
+        ("fidelity", result.fidelity, ""),
+    ]  # fmt: skip
+    _figures(rows)

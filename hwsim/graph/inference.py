@@ -1,0 +1,196 @@
+"""Graphs of one inference pass: prefill of prompts, one decode step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hwsim.errors import InputError
+from hwsim.graph import outer
+from hwsim.graph.attention import cross_keys, standard_heads
+from hwsim.graph.core import cache_operand
+from hwsim.graph.opgraph import Block, OpGraph
+from hwsim.graph.precision import resolve
+from hwsim.graph.shard import check_count, check_positive, shard
+from hwsim.graph.transformer import layer
+from hwsim.graph.writer import INPUT, Pass, Setting, Writer
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+
+
+def prefill_graph(
+    model: ModelSpec,
+    *,
+    batch: int,
+    prompt: int,
+    history: int = 0,
+    tp: int = 1,
+    dtype: str = "bf16",
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    stack: StackSpec,
+) -> OpGraph:
+    """Return the pass of ``batch`` prompts through a model.
+
+    Decoders fill the KV cache and give the logits of each last position; an
+    encoder gives its output at every position; an encoder-decoder runs its
+    encoder and projects its output to the decoder's cross-attention cache.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Architecture.
+    batch, prompt : int
+        Sequences, and new tokens of each.
+    history : int
+        Tokens of each sequence that are in the cache already.
+    tp : int
+        Tensor-parallel devices; the graph is that of one of them.
+    dtype, kv_dtype, weight_dtype : str
+        Of the arithmetic, the cache and the linear weights; the last two
+        follow the first unless given.
+    stack : StackSpec
+        What runs as one kernel.
+
+    Raises
+    ------
+    InputError
+        If a count is less than one, the context is longer than the model's,
+        or ``tp`` does not divide the model.
+    """
+    check_positive(batch=batch, prompt=prompt)
+    check_count("history", history, 0)
+    check_context(model, prompt + history)
+    if history and model.kind != "decoder":
+        raise InputError(f"history is {history} but {model.id} is no decoder; use 0")
+    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
+    decoder = model.kind == "decoder"
+    p = Pass(
+        batch, prompt, prompt + history, causal=decoder, cached=decoder
+    )
+    blocks = [embedding_block(setting, p), *layer_blocks(setting, p)]
+    if model.kind == "encoder_decoder":
+        blocks = [b for b in blocks if b.name != "decoder"]
+        blocks += _cross_blocks(setting, p)
+    else:
+        blocks += _head_block(setting, p)
+    return OpGraph("prefill", tuple(blocks), float(p.tokens))
+
+
+def decode_graph(
+    model: ModelSpec,
+    *,
+    batch: int,
+    context: int,
+    tp: int = 1,
+    dtype: str = "bf16",
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    stack: StackSpec,
+    encoder_context: int = 0,
+) -> OpGraph:
+    """Return the step that gives every sequence its next token.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Architecture; not an encoder.
+    batch, context : int
+        Sequences, and keys that each one's new token sees, its own included.
+    tp, dtype, kv_dtype, weight_dtype, stack
+        As for ``prefill_graph``.
+    encoder_context : int
+        Encoder tokens of each sequence (encoder-decoder models only).
+
+    Raises
+    ------
+    InputError
+        As for ``prefill_graph``; also if the model is an encoder, or
+        ``encoder_context`` is missing or out of place.
+    """
+    check_positive(batch=batch, context=context)
+    check_context(model, context)
+    if model.kind == "encoder":
+        raise InputError(f"{model.id} is an encoder: it has no decode step")
+    both = model.kind == "encoder_decoder"
+    check_count("encoder_context", encoder_context, 1 if both else 0)
+    if encoder_context and not both:
+        raise InputError(f"encoder_context is given but {model.id} has no encoder")
+    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
+    p = Pass(
+        batch, 1, context, mode="decode", cached=True, memory=encoder_context
+    )
+    layers = [b for b in layer_blocks(setting, p) if not (both and b.name == "encoder")]
+    blocks = (embedding_block(setting, p), *layers, *_head_block(setting, p))
+    return OpGraph("decode", blocks, float(batch))
+
+
+def check_context(model: ModelSpec, context: int) -> None:
+    """Raise InputError if the context is longer than the model's."""
+    limit = model.max_context
+    if limit is not None and context > limit:
+        raise InputError(
+            f"context {context} is beyond the {limit} tokens of {model.id}; "
+            f"use at most {limit}"
+        )
+
+
+def _setting(
+    model: ModelSpec,
+    tp: int,
+    dtype: str,
+    kv_dtype: str | None,
+    weight_dtype: str | None,
+    stack: StackSpec,
+) -> Setting:
+    return Setting(
+        model, shard(model, tp), resolve(dtype, kv_dtype, weight_dtype), stack
+    )
+
+
+def embedding_block(setting: Setting, p: Pass) -> Block:
+    """Return the block before the layers."""
+    w = Writer(setting)
+    return w.block("embedding", outer.embedding(w, p))
+
+
+def layer_blocks(setting: Setting, p: Pass) -> list[Block]:
+    """Return one block for each kind of layer, repeated as often as it occurs."""
+    blocks = []
+    for kind, count in setting.model.layer_groups():
+        w = Writer(setting)
+        values = layer(w, p, kind)
+        blocks.append(w.block(kind.role, values[0], count))
+    return blocks
+
+
+def _head_block(setting: Setting, p: Pass) -> list[Block]:
+    model, w = setting.model, Writer(setting)
+    x = outer.final_norm(w, p)
+    rows = p.tokens
+    if model.kind != "encoder" and p.seq_q > 1:
+        rows = p.batch
+        x = outer.select_rows(w, x, rows)
+    if model.pooler:
+        x = outer.pooler(w, x, p.batch)
+    if model.output_head:
+        x = outer.head(w, x, rows, gather=True)
+    return [w.block("head", x)] if x != INPUT else []
+
+
+def _cross_blocks(setting: Setting, p: Pass) -> list[Block]:
+    """Return the encoder's last norm and the decoder layers' key projections."""
+    model, blocks = setting.model, []
+    if model.final_norm:
+        w = Writer(setting)
+        blocks.append(w.block("encoder_norm", outer.final_norm(w, p)))
+    w = Writer(setting)
+    parts = cross_keys(w, INPUT, p.tokens)
+    heads = standard_heads(w)
+    numel = 2.0 * p.tokens * heads.kv_heads * heads.qk
+    done = w.copy("kv_write", parts, w.act(numel), cache_operand(w, numel))
+    # Every projection reads the encoder's output: none waits for another.
+    blocks.append(w.block("cross_keys", done, model.layers))
+    return blocks
+
+
+__all__ = ["check_context", "decode_graph", "partial", "prefill_graph"]

@@ -1,0 +1,1 @@
+"""What people read: figures, pages and formatted numbers."""

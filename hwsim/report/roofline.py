@@ -1,0 +1,335 @@
+"""The roofline picture: ceilings of a device, operators as points under them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from hwsim.errors import InputError
+from hwsim.report import format as fmt
+from hwsim.report.labels import place_labels, spread
+from hwsim.report.style import (
+    FAMILIES,
+    GRID,
+    INK,
+    MUTED,
+    OTHER,
+    SURFACE,
+    ReportFigure,
+    family,
+    family_colour,
+    new_figure,
+    save_figure,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from hwsim.analysis.graph_result import GraphResult
+    from hwsim.specs.device import DeviceSpec
+
+_MARKERS = ("o", "D", "s", "^")
+_LABELS = 8  # operators that get their name, at most
+_LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
+
+
+class Ceiling(NamedTuple):
+    """A compute peak with all that share it. [FLOP/s]"""
+
+    peak: float
+    label: str
+    dtypes: tuple[str, ...]
+    unit: str
+
+
+class OpPoint(NamedTuple):
+    """One distinct operator in the picture."""
+
+    arithmetic_intensity: float
+    flop_per_s: float
+    share: float
+    name: str
+    kind: str
+    series: int
+
+
+def compute_ceilings(device: DeviceSpec) -> list[Ceiling]:
+    """Return the compute peaks, highest first; equal ones are one ceiling."""
+    found: dict[tuple[float, str], list[str]] = {}
+    tables = (("matrix", device.compute.matrix), ("vector", device.compute.vector))
+    for unit, table in tables:
+        for dtype, peak in table.items():
+            found.setdefault((float(peak), unit), []).append(dtype)
+    return [
+        Ceiling(
+            peak, f"{', '.join(dtypes)} {unit}  {fmt.rate(peak)}", tuple(dtypes), unit
+        )
+        for (peak, unit), dtypes in sorted(found.items(), key=lambda i: -i[0][0])
+    ]
+
+
+def memory_ceilings(device: DeviceSpec) -> dict[str, float]:
+    """Return the memory levels that have a bandwidth, fastest first. [B/s]"""
+    levels = {n: m.bandwidth for n, m in device.memory.items() if m.bandwidth}
+    return dict(sorted(levels.items(), key=lambda item: -item[1]))
+
+
+def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], float]:
+    """Return operators as points, and the share of time of those without one.
+
+    Operators that compute nothing or move nothing (copies, lookups,
+    collectives) have no place on a log-log roofline.
+    """
+    points, left, total = [], 0.0, 0.0
+    for series, result in enumerate(results):
+        for row in result.op_rows():
+            spent = float(row["total_s"])
+            total += spent
+            if row["flop"] <= 0 or row["nbytes"] <= 0 or row["time_s"] <= 0:
+                left += spent
+                continue
+            phase = "" if row["phase"] == "forward" else f" ({row['phase']})"
+            points.append(
+                OpPoint(
+                    row["flop"] / row["nbytes"],
+                    row["flop"] / row["time_s"],
+                    spent,
+                    f"{row['name']}{phase}",
+                    row["kind"],
+                    series,
+                )  # fmt: skip
+            )
+    scale = 1.0 / total if total else 0.0
+    return [p._replace(share=p.share * scale) for p in points], left * scale
+
+
+@styled
+def roofline_figure(
+    results: Sequence[GraphResult] = (),
+    device: DeviceSpec | None = None,
+    path: str | Path | None = None,
+    *,
+    width: float = 7.2,
+) -> ReportFigure:
+    """Draw the ceilings of a device and, under them, operators of results.
+
+    Parameters
+    ----------
+    results : sequence of GraphResult
+        Results on one device; none draws the bare device.
+    device : DeviceSpec, optional
+        Needed where there are no results.
+    path : str or Path, optional
+        Written there too, as its suffix says.
+    width : float
+        Width of the figure. [inch]
+
+    Raises
+    ------
+    InputError
+        If there is no device, or the results are of different ones.
+    """
+    device = _the_device(results, device)
+    points, left_out = op_points(results)
+    peaks, levels = compute_ceilings(device), memory_ceilings(device)
+    used = {str(row["dtype"]) for r in results for row in r.op_rows() if row["flop"]}
+    figure = new_figure(width, min(0.66 * width + 0.9, 5.2))
+    figure.caption = _caption(device, results, points, left_out)
+    axes = figure.add_subplot()
+    box = _limits(peaks, levels, points)
+    _frame(axes, box)
+    _draw_ceilings(axes, peaks, levels, used, box)
+    _draw_points(axes, points)
+    _legend(figure, results, points, width)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what follows measures text in place
+    _label_levels(axes, levels, box)
+    _label_peaks(axes, peaks, used)
+    largest = sorted(points, key=lambda p: -p.share)[:_LABELS]
+    place_labels(
+        axes,
+        [(p.arithmetic_intensity, p.flop_per_s, p.name) for p in largest],
+        [_size(p.share) for p in largest],
+    )
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _the_device(
+    results: Sequence[GraphResult], device: DeviceSpec | None
+) -> DeviceSpec:
+    devices = [r.system.device for r in results]
+    device = device or (devices[0] if devices else None)
+    if device is None:
+        raise InputError("a roofline needs a device; give one or give results")
+    other = next((d for d in devices if d.id != device.id), None)
+    if other is not None:
+        raise InputError(
+            f"one roofline shows one device, not both {device.id} and {other.id}; "
+            "draw one figure for each"
+        )
+    return device
+
+
+Box = tuple[float, float, float, float]
+
+
+def _limits(
+    peaks: Sequence[Ceiling], levels: dict[str, float], points: Sequence[OpPoint]
+) -> Box:
+    top, slowest = peaks[0].peak, min(levels.values())
+    ridge = max(p.peak for p in peaks) / slowest
+    xs = [p.arithmetic_intensity for p in points]
+    left = min([0.5, *(x / 2 for x in xs)])
+    right = max([ridge * 8, *(x * 2 for x in xs)])
+    bottom = min([left * slowest, *(p.flop_per_s / 2 for p in points)])
+    lowest = top / 1e6  # points of next to no work must not flatten the rest
+    return left, right, max(bottom, lowest), top * 2
+
+
+def _frame(axes: Any, box: Box) -> None:
+    axes.set(xscale="log", yscale="log", xlim=box[:2], ylim=box[2:])
+    axes.set_xlabel("arithmetic intensity (FLOP/B)")
+    axes.set_ylabel("rate (FLOP/s)")
+    axes.grid(True)
+    for axis, unit in ((axes.xaxis, ""), (axes.yaxis, "FLOP/s")):
+        axis.set_major_locator(LogLocator(10, numticks=12))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(
+            FuncFormatter(
+                lambda v, _, u=unit: fmt.quantity(v, u, 3).removesuffix("FLOP/s")
+            )
+        )
+
+
+def _draw_ceilings(
+    axes: Any,
+    peaks: Sequence[Ceiling],
+    levels: dict[str, float],
+    used: set[str],
+    box: Box,
+) -> None:
+    left, right, top = box[0], box[1], peaks[0].peak
+    fastest, slowest = max(levels.values()), min(levels.values())
+    for ceiling in peaks:
+        strong = bool(used & set(ceiling.dtypes))
+        axes.plot(
+            [ceiling.peak / fastest, right], [ceiling.peak] * 2,
+            color=INK if strong else MUTED, linewidth=1.6 if strong else 0.8,
+            linestyle="-" if ceiling.unit == "matrix" else (0, (5, 2)),
+            gid=f"peak-{'-'.join(ceiling.dtypes)}-{ceiling.unit}", zorder=2,
+        )  # fmt: skip
+        ridge = ceiling.peak / slowest
+        axes.plot(
+            ridge, ceiling.peak, marker="o", markersize=4.5, color=SURFACE,
+            markeredgecolor=INK if strong else MUTED, zorder=2.5, gid="ridge",
+        )  # fmt: skip
+    for name, bandwidth in levels.items():
+        main = bandwidth == slowest
+        axes.plot(
+            [left, top / bandwidth], [left * bandwidth, top],
+            color=INK if main else MUTED, linewidth=1.6 if main else 0.8,
+            gid=f"memory-{name}", zorder=2,
+        )  # fmt: skip
+
+
+def _label_peaks(axes: Any, peaks: Sequence[Ceiling], used: set[str]) -> None:
+    right = axes.get_xlim()[1]
+    scale = axes.transData
+    heights = [float(scale.transform((right, c.peak))[1]) for c in peaks]
+    for ceiling, height in zip(peaks, spread(heights, 11.0), strict=True):
+        x, y = scale.inverted().transform((scale.transform((right, 1))[0], height))
+        axes.annotate(
+            ceiling.label, (right, ceiling.peak), (x, y), textcoords="data",
+            fontsize=7, va="center", ha="right",
+            color=INK if used & set(ceiling.dtypes) else MUTED,
+        )  # fmt: skip
+
+
+def _label_levels(axes: Any, levels: dict[str, float], box: Box) -> None:
+    for name, bandwidth in levels.items():
+        x = max(box[0], box[2] / bandwidth) * 1.5
+        axes.annotate(
+            f"{name}  {fmt.rate(bandwidth, 'B/s')}", (x, x * bandwidth), (0, 3),
+            textcoords="offset points", rotation=45, rotation_mode="anchor",
+            transform_rotates_text=True, fontsize=7, color=MUTED, va="bottom",
+        )  # fmt: skip
+
+
+def _size(share: float) -> float:
+    """Marker size, its area in proportion to the share of time. [pt]"""
+    return max(_SMALLEST, _LARGEST * math.sqrt(min(share, 1.0)))
+
+
+def _draw_points(axes: Any, points: Sequence[OpPoint]) -> None:
+    # The largest first, so that small ones lie on top.
+    for point in sorted(points, key=lambda p: -p.share):
+        axes.plot(
+            point.arithmetic_intensity, point.flop_per_s, linestyle="",
+            marker=_MARKERS[point.series % len(_MARKERS)],
+            markersize=_size(point.share), color=family_colour(family(point.kind)),
+            alpha=0.9, markeredgecolor=INK, markeredgewidth=0.6, zorder=3,
+            gid=f"op-{point.name}",
+        )  # fmt: skip
+
+
+def _legend(
+    figure: ReportFigure,
+    results: Sequence[GraphResult],
+    points: Sequence[OpPoint],
+    width: float,
+) -> None:
+    from hwsim.report.figures import legend_line
+
+    present = {family(p.kind) for p in points}
+    handles = [
+        legend_line(
+            family_colour(name), name, linestyle="", marker="o", markersize=6,
+            markeredgecolor=INK, markeredgewidth=0.6,
+        )
+        for name in (*FAMILIES, OTHER) if name in present
+    ]  # fmt: skip
+    if len(results) > 1:
+        handles += [
+            legend_line(
+                GRID, r.graph.name, linestyle="", marker=_MARKERS[i % len(_MARKERS)],
+                markersize=6, markeredgecolor=INK, markeredgewidth=0.6,
+            )
+            for i, r in enumerate(results)
+        ]  # fmt: skip
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower left", columnspacing=1.2,
+            ncols=6 if width > 5 else 2, handletextpad=0.3,
+        )  # fmt: skip
+
+
+def _caption(
+    device: DeviceSpec,
+    results: Sequence[GraphResult],
+    points: Sequence[OpPoint],
+    left_out: float,
+) -> str:
+    ridge = device.bandwidth
+    peak = max(c.peak for c in compute_ceilings(device))
+    text = (
+        f"Roofline of {device.name}: solid ceilings are matrix units, dashed ones "
+        f"vector units; the highest peak meets {device.main_memory_name} at "
+        f"{fmt.count(peak / ridge, 3)} FLOP/B."
+    )
+    if points:
+        names = [p.name for p in sorted(points, key=lambda p: -p.share)[:3]]
+        text += (
+            f" A point is an operator, its area its share of the time; the largest "
+            f"are {fmt.listed(names)}. Intensity counts every operand moved once."
+        )
+    if results and left_out > 0:
+        text += (
+            f" Operators without arithmetic (copies, lookups, collectives; "
+            f"{fmt.percent(left_out)} of the time) have no point."
+        )
+    return text

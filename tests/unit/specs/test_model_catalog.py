@@ -1,0 +1,242 @@
+"""The models that ship: counts as published, names that resolve."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwsim.errors import SpecError, UnknownNameError
+from hwsim.specs.catalogs import MODELS, load_model
+from hwsim.specs.load import fold
+
+# Parameters of the published checkpoints.
+EXACT = {
+    "gpt-1": 116_534_784,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-30b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "code-llama-34b": 33_743_970_304,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-405b": 405_853_388_800,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "mistral-7b": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "mistral-nemo": 12_247_782_400,
+    "mistral-large": 122_610_069_504,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_630_071_296,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "gemma-2b": 2_506_172_416,
+    "gemma-7b": 8_537_680_896,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-27b": 27_009_346_304,
+    "phi-1.5": 1_418_270_720,
+    "phi-2": 2_779_683_840,
+    "phi-3-mini": 3_821_079_552,
+    "phi-3-medium": 13_960_238_080,
+    "phi-4": 14_659_507_200,
+    "opt-125m": 125_239_296,
+    "opt-350m": 331_196_416,
+    "opt-1.3b": 1_315_758_080,
+    "opt-2.7b": 2_651_596_800,
+    "opt-6.7b": 6_658_473_984,
+    "opt-13b": 12_853_473_280,
+    "opt-30b": 29_974_540_288,
+    "bloom-560m": 559_214_592,
+    "bloom-1b1": 1_065_314_304,
+    "bloom-1b7": 1_722_408_960,
+    "bloom-3b": 3_002_557_440,
+    "bloom-7b1": 7_069_016_064,
+    "bloom": 176_247_271_424,
+    "mpt-7b": 6_649_286_656,
+    "gpt-neox-20b": 20_554_567_680,
+    "pythia-70m": 70_426_624,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
+    "gpt-j-6b": 6_050_882_784,
+    "glm-4-9b": 9_399_951_360,
+    "falcon-7b": 6_921_720_704,
+    "falcon-40b": 41_303_293_952,
+    "falcon-180b": 179_522_565_120,
+    "deepseek-v2": 235_741_434_880,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v3": 671_026_419_200,
+    "deepseek-r1": 671_026_419_200,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "bert-base": 109_482_240,
+    "bert-large": 335_141_888,
+    "roberta-base": 124_645_632,
+    "roberta-large": 355_359_744,
+    "distilbert": 66_362_880,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
+    "t5-v1.1-small": 76_961_152,
+    "t5-v1.1-base": 247_577_856,
+    "flan-t5-large": 783_150_080,
+    "flan-t5-xl": 2_849_757_184,
+    "flan-t5-xxl": 11_135_332_352,
+}
+# Totals, and active parameters, that papers round.
+ROUNDED = {
+    "gpt-3-175b": (174.6e9, None),
+    "opt-175b": (174.6e9, None),
+    "palm-8b": (8.63e9, None),
+    "palm-62b": (62.50e9, None),
+    "palm-540b": (540.35e9, None),
+    "megatron-1.7b": (1.7e9, None),
+    "megatron-3.6b": (3.6e9, None),
+    "megatron-7.5b": (7.5e9, None),
+    "megatron-18b": (18.4e9, None),
+    "megatron-39b": (39.1e9, None),
+    "megatron-76b": (76.1e9, None),
+    "megatron-145b": (145.6e9, None),
+    "megatron-310b": (310.1e9, None),
+    "mt-nlg-530b": (529.6e9, None),
+    "megatron-1t": (1008e9, None),
+    "megatron-core-177b": (177e9, None),
+    "megatron-core-462b": (462e9, None),
+    "megatron-lm-8.3b": (8.3e9, None),
+    "turing-nlg-17b": (17e9, None),
+    "glm-130b": (130e9, None),
+    "transformer-base": (65e6, None),
+    "transformer-big": (213e6, None),
+    "ernie-3.0-base": (118e6, None),
+    "nemotron-4-340b": (340e9, None),
+    "mpt-70b": (64.86e9, None),
+    "maxtext-128b": (128e9, None),
+    "mixtral-8x7b": (46.7e9, 12.9e9),
+    "mixtral-8x22b": (140.6e9, 39.1e9),
+    "deepseek-v2": (236e9, 21e9),
+    "deepseek-v3": (671e9, 37e9),
+    "qwen3-30b-a3b": (30.5e9, 3.3e9),
+    "qwen3-235b-a22b": (235e9, 22e9),
+    "qwen2-57b-a14b": (57.4e9, 14.2e9),
+    "llama-4-maverick": (400e9, 17e9),
+    "llama-4-scout": (108e9, 17e9),
+    "minimax-m2.5": (229e9, 10.6e9),
+    "glm-4.5": (355e9, 32.5e9),
+    "kimi-k2": (1.03e12, 32.6e9),
+}
+# Names that result tables and repositories use for them.
+NAMES = {
+    "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
+    "Meta-Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "deepseek-ai/DeepSeek-R1": "deepseek-r1",
+    "MiniMaxAI/MiniMax-M2.5": "minimax-m2.5",
+    "Qwen/Qwen3-32B": "qwen3-32b",
+    "Llama-3-70B (LoRA)": "llama-3-70b",
+    "LLaMA-65B": "llama-65b",
+    "GPT-52B": "bigscience-gpt-52b",
+    "GPT-1T": "megatron-1t",
+    "GPT-8B": "megatron-2020-8b",
+    "GPT-7.1B": "megatron-core-7.1b",
+    "GPT-2-1558M": "gpt-2-1.5b",
+    "GPT-J-6B": "gpt-j-6b",
+    "GPT-OSS-120B": "gpt-oss-120b",
+    "GPT3-5B": "gpt3-5b",
+    "Nemotron-340B": "nemotron-4-340b",
+    "BERT_Large": "bert-large",
+    "bert base uncased": "bert-base",
+    "MPT-760m": "mpt-760m",
+    "MaxText-16B": "maxtext-16b",
+}
+
+
+@pytest.mark.parametrize(("name", "count"), EXACT.items())
+def test_counts_match_the_published_integer(name: str, count: int) -> None:
+    assert load_model(name).num_parameters == count
+
+
+@pytest.mark.parametrize(("name", "counts"), ROUNDED.items())
+def test_counts_match_rounded_figures(
+    name: str, counts: tuple[float, float | None]
+) -> None:
+    total, active = counts
+    model = load_model(name)
+    assert model.num_parameters == pytest.approx(total, rel=0.035)
+    if active is not None:
+        assert model.num_active_parameters == pytest.approx(active, rel=0.05)
+
+
+def test_every_model_loads_under_its_file_name() -> None:
+    names = list(MODELS)
+    assert len(names) >= 200
+    for name in names:
+        model = load_model(name)
+        assert fold(model.id) == name
+        assert model.num_parameters > 1e6
+        assert model.sources[0].url
+
+
+def test_no_two_models_share_a_name() -> None:
+    owner: dict[str, str] = {}
+    for name in MODELS:
+        model = load_model(name)
+        for alias in {fold(n) for n in (model.id, *model.aliases)}:
+            assert owner.setdefault(alias, model.id) == model.id, alias
+
+
+@pytest.mark.parametrize(("name", "identifier"), NAMES.items())
+def test_names_in_use_resolve(name: str, identifier: str) -> None:
+    assert load_model(name).id == identifier
+
+
+def test_windows_of_shipped_models() -> None:
+    kinds = {k.window: n for k, n in load_model("gpt-oss-120b").layer_groups()}
+    assert kinds == {128: 18, None: 18}
+    kinds = {k.window: n for k, n in load_model("gemma-3-27b").layer_groups()}
+    assert kinds == {1024: 52, None: 10}
+    assert load_model("mistral-7b").layer_groups()[0][0].window == 4096
+
+
+def test_cached_values_per_token() -> None:
+    assert load_model("llama-2-70b").kv_cache_values_per_token_per_layer == 2048
+    assert load_model("deepseek-v3").kv_cache_values_per_token_per_layer == 576
+
+
+@pytest.mark.parametrize("name", ["lama-3-8b", "someone/lama-3-8b"])
+def test_unknown_name_shows_the_nearest(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="llama-3-8b"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~no-such-user/model"])
+def test_names_that_cannot_be_paths(name: str) -> None:
+    with pytest.raises(UnknownNameError):
+        load_model(name)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(SpecError, match=r"absent\.json: does not exist"):
+        load_model("absent.json")
