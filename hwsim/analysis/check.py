@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hwsim.errors import InputError, nearest
-from hwsim.specs.base import DTYPES
+from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
 
@@ -40,8 +40,8 @@ def dtype_on(device: DeviceSpec, dtype: str, name: str = "dtype") -> str:
 
 def known_dtype(name: str, dtype: str) -> str:
     """Return a dtype that hwsim knows, for storage."""
-    if dtype not in DTYPES:
-        close = nearest(str(dtype), DTYPES) or list(DTYPES)
+    if dtype not in DTYPE_BYTES:
+        close = nearest(str(dtype), DTYPE_BYTES) or list(DTYPE_BYTES)
         raise InputError(f"{name} {dtype!r} is unknown; choose {', '.join(close)}")
     return dtype
 

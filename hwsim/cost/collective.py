@@ -239,3 +239,24 @@ def _send_recv(used: tuple[Span, ...]) -> _Path:
     span, inner = used[-1], [0.0] * (len(used) - 1)
     load = 1.0 if span.axes else span.inside * span.network.oversubscription
     return _Path((*inner, float(max(1, span.ring_hops))), (*inner, load))
+
+
+def collective_bound(
+    op: str, nbytes: ArrayLike, group_size: int, *, system: SystemSpec, stride: int = 1
+) -> FloatArray:
+    """Return the least time on the links at datasheet bandwidth, no latency. [s]
+
+    Parameters are those of :func:`collective_cost`.
+    """
+    if op not in _OPS:
+        raise InputError(f"collective {op!r} is not one of {', '.join(_OPS)}")
+    size = np.asarray(nbytes, dtype=np.float64)
+    n = 2 if op == "send_recv" and group_size > 1 else int(group_size)
+    used = spans(system, n, int(stride))
+    if not used:
+        return np.zeros_like(size)
+    rates = [
+        max(load / span.ring_bandwidth for load, span in zip(p.load, used, strict=True))
+        for p in _paths(cast("CollectiveName", op), n, used)
+    ]
+    return size * min(rates)

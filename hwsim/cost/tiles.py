@@ -50,6 +50,8 @@ def tile_time(
     """Return the time of the best tile and split of every product."""
     params = calibration.matmul
     tiled = params.tiled
+    if work.wide_bytes <= 1.0 and params.tiled_narrow is not None:
+        tiled = params.tiled_narrow
     if tiled is None:
         raise InputError(
             f"calibration {calibration.id} has no matmul.tiled table; "

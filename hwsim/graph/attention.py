@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwsim.graph.core import (
     Core,
     Heads,
+    Parts,
     attention_core,
     cache_in_core,
     rotate,
@@ -24,12 +25,12 @@ def attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
     heads = standard_heads(w)
     queries, keys = heads.heads * heads.qk, heads.kv_heads * heads.qk
     tokens, hidden, bias = p.tokens, model.hidden, model.qkv_bias
-    parts: tuple[int, ...]
     if fusion.qkv:
         width = queries + 2 * keys
-        parts = (w.linear("qkv", x, tokens, width, hidden, bias=bias, sliced=True),)
+        qkv = w.linear("qkv", x, tokens, width, hidden, bias=bias, sliced=True)
+        parts = Parts(qkv, qkv, qkv)
     else:
-        parts = (
+        parts = Parts(
             w.linear("q", x, tokens, queries, hidden, bias=bias),
             w.linear("k", x, tokens, keys, hidden, bias=bias),
             w.linear("v", x, tokens, keys, hidden, bias=bias),
@@ -38,8 +39,7 @@ def attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
         parts = _qk_norm(w, parts, p)
     if model.position == "rotary" and not cache_in_core(w):
         numel = tokens * (queries + keys) * model.rotary_fraction
-        rotated = rotate(w, parts[: max(len(parts) - 1, 1)], numel)
-        parts = (rotated,) if len(parts) == 1 else (rotated, parts[-1])
+        parts = rotate(w, parts, numel)
     if p.cached and not cache_in_core(w):
         parts = write_cache(w, parts, p, 2.0 * keys)
     out = attention_core(w, parts, Core(p, heads, kind.window or 0))
@@ -63,39 +63,39 @@ def cross_attention(w: Writer, x: int, p: Pass) -> int:
     heads = standard_heads(w)
     queries = heads.heads * heads.qk
     x = w.enter(x, "cross_gather", p.tokens)
-    parts: tuple[int, ...] = (
-        w.linear("cross_q", x, p.tokens, queries, model.hidden, bias=model.qkv_bias),
-    )
+    q = w.linear("cross_q", x, p.tokens, queries, model.hidden, bias=model.qkv_bias)
+    parts = Parts(q, q, q)
     if not p.cached:
         tokens = p.batch * p.memory
-        parts += cross_keys(w, w.enter(MEMORY, "memory_gather", tokens), tokens)
+        k, v = cross_keys(w, w.enter(MEMORY, "memory_gather", tokens), tokens)
+        parts = Parts(q, k, v)
     seen = Pass(p.batch, p.seq_q, p.memory, p.mode, causal=False, cached=p.cached)
     out = attention_core(w, parts, Core(seen, heads, prefix="cross_", cross=True))
     return _project(w, "cross_out", out, p, queries)
 
 
-def cross_keys(w: Writer, memory: int, tokens: int) -> tuple[int, ...]:
+def cross_keys(w: Writer, memory: int, tokens: int) -> tuple[int, int]:
     """Append the projection of the encoder's output to keys and values."""
     model, heads = w.setting.model, standard_heads(w)
     keys, hidden, bias = heads.kv_heads * heads.qk, model.hidden, model.qkv_bias
     if w.setting.fusion.qkv:
-        return (
-            w.linear(
-                "cross_kv", memory, tokens, 2 * keys, hidden, bias=bias, sliced=True
-            ),
+        width = 2 * keys
+        both = w.linear(
+            "cross_kv", memory, tokens, width, hidden, bias=bias, sliced=True
         )
+        return both, both
     return (
         w.linear("cross_k", memory, tokens, keys, hidden, bias=bias),
         w.linear("cross_v", memory, tokens, keys, hidden, bias=bias),
     )
 
 
-def _qk_norm(w: Writer, parts: tuple[int, ...], p: Pass) -> tuple[int, ...]:
+def _qk_norm(w: Writer, parts: Parts, p: Pass) -> Parts:
     model, local, out = w.setting.model, w.setting.shard, []
     learned = model.qk_norm != "l2"
     for name, heads, source in (
-        ("q_norm", local.heads, parts[0]),
-        ("k_norm", local.kv_heads, parts[min(1, len(parts) - 1)]),
+        ("q_norm", local.heads, parts.q),
+        ("k_norm", local.kv_heads, parts.k),
     ):
         rows, columns = p.tokens * heads, model.head_dim
         inputs: tuple[int, ...] = (source,)
@@ -110,4 +110,4 @@ def _qk_norm(w: Writer, parts: tuple[int, ...], p: Pass) -> tuple[int, ...]:
         out.append(
             w.norm(name, inputs, rows, columns, weights=learned, to_linear=False)
         )
-    return (*out, parts[-1])
+    return Parts(out[0], out[1], parts.v)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hwsim.graph.op import Attention, Elementwise, Matmul, Operand, Rotary, Softmax
 from hwsim.graph.writer import Pass, Writer
@@ -37,6 +38,23 @@ class Heads:
         return self.kv_heads * (self.qk if self.shared else self.qk + self.v)
 
 
+class Parts(NamedTuple):
+    """Values that hold queries, keys and values; they may be one buffer.
+
+    ``also`` is waited for besides (the write to the cache).
+    """
+
+    q: int
+    k: int
+    v: int
+    also: tuple[int, ...] = ()
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """All distinct values."""
+        return tuple(dict.fromkeys((self.q, self.k, self.v, *self.also)))
+
+
 @dataclass(frozen=True, slots=True)
 class Core:
     """One use of attention: what it sees, its geometry, where it stands."""
@@ -60,16 +78,15 @@ def cache_operand(w: Writer, numel: float) -> Operand:
     return Operand("kv_cache", numel * DTYPE_BYTES[dtype], dtype)
 
 
-def write_cache(
-    w: Writer, parts: tuple[int, ...], p: Pass, width: float
-) -> tuple[int, ...]:
+def write_cache(w: Writer, parts: Parts, p: Pass, width: float) -> Parts:
     """Append the copy of new keys and values to the cache."""
     numel = p.tokens * width
-    done = w.copy("kv_write", parts[-2:], w.act(numel), cache_operand(w, numel))
-    return (*parts, done)
+    sources = tuple(dict.fromkeys((parts.k, parts.v)))
+    done = w.copy("kv_write", sources, w.act(numel), cache_operand(w, numel))
+    return parts._replace(also=(done,))
 
 
-def rotate(w: Writer, parts: tuple[int, ...], numel: float) -> int:
+def rotate(w: Writer, parts: Parts, numel: float) -> Parts:
     """Append the rotary embedding of ``numel`` query and key values.
 
     Written out in a framework's operators it is, for each of the two tensors,
@@ -87,15 +104,14 @@ def rotate(w: Writer, parts: tuple[int, ...], numel: float) -> int:
         writes=(w.act(numel * (4.5 if several else 1.0)),),
         kernels=10 if several else 1,
     )
-    return w.put(op, parts, "scale", numel=numel, sliced=True)
+    inputs = tuple(dict.fromkeys((parts.q, parts.k)))
+    turned = w.put(op, inputs, "scale", numel=numel, sliced=True)
+    together = parts.q == parts.k == parts.v
+    return Parts(turned, turned, turned if together else parts.v)
 
 
-def attention_core(w: Writer, parts: tuple[int, ...], c: Core) -> int:
-    """Append scores, softmax and weighted sum.
-
-    ``parts`` are the values that it waits for: queries first, then keys and
-    values (one value if they lie in one buffer).
-    """
+def attention_core(w: Writer, parts: Parts, c: Core) -> int:
+    """Append scores, softmax and weighted sum."""
     w.core = True
     fused = w.setting.fusion.attention == "fused"
     out = _fused(w, parts, c) if fused else _unfused(w, parts, c)
@@ -149,7 +165,7 @@ def _position_reads(w: Writer, c: Core) -> list[Operand]:
     return reads
 
 
-def _fused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
+def _fused(w: Writer, parts: Parts, c: Core) -> int:
     p, h = c.seen, c.heads
     kv_reads, writes = kv_operands(w, c)
     reads = [w.act(p.tokens * h.heads * h.qk), *kv_reads, *_position_reads(w, c)]
@@ -177,14 +193,13 @@ def _fused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
         # Decode splits the keys among thread blocks and then combines them.
         kernels=2 if p.mode == "decode" else 1,
     )
-    return w.put(op, parts, "attention", numel=numel)
+    return w.put(op, parts.all, "attention", numel=numel)
 
 
-def _unfused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
+def _unfused(w: Writer, parts: Parts, c: Core) -> int:
     p, h = c.seen, c.heads
     scores = float(p.batch * h.heads * p.seq_q * p.seq_kv)
     rows = float(p.batch * p.seq_kv)
-    queries, values = parts[:1], parts[1:] or parts
     sources, _ = kv_operands(w, c)
     source = Operand(
         sources[-1].role, sum(o.nbytes for o in sources), sources[-1].dtype
@@ -192,18 +207,20 @@ def _unfused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
     if h.heads > h.kv_heads and not h.shared:
         # Frameworks without a grouped product repeat keys and values in memory.
         repeated = w.act(rows * h.heads * (h.qk + h.v))
-        values = (w.copy(f"{c.prefix}repeat_kv", values, source, repeated),)
-        source = repeated
+        inputs = tuple(dict.fromkeys((parts.k, parts.v, *parts.also)))
+        both = w.copy(f"{c.prefix}repeat_kv", inputs, source, repeated, sliced=True)
+        parts, source = Parts(parts.q, both, both), repeated
     share = 1.0 if h.shared else h.qk / (h.qk + h.v)
     keys = Operand(source.role, source.nbytes * share, source.dtype)
     share = h.v / h.qk if h.shared else 1.0 - share
     vals = Operand(source.role, source.nbytes * share, source.dtype)
     q, out = w.act(p.tokens * h.heads * h.qk), w.act(p.tokens * h.heads * h.v)
     x = _product(
-        w, f"{c.prefix}scores", queries + values, c, (p.seq_kv, h.qk),
+        w, f"{c.prefix}scores", (parts.q, parts.k, *parts.also), c, (p.seq_kv, h.qk),
         (q, keys), w.act(scores),
     )  # fmt: skip
-    x = _mask(w, x, c, scores)
+    if not w.setting.fusion.softmax or w.setting.model.attention_sinks:
+        x = _mask(w, x, c, scores)
     op = Softmax(
         name=f"{c.prefix}softmax",
         dtype=w.setting.precision.vector,
@@ -219,7 +236,7 @@ def _unfused(w: Writer, parts: tuple[int, ...], c: Core) -> int:
             reads=scores, rule="drop", mask=scores,
         )  # fmt: skip
     x = _product(
-        w, f"{c.prefix}values", (x, *values), c, (h.v, p.seq_kv),
+        w, f"{c.prefix}values", (x, parts.v, *parts.also), c, (h.v, p.seq_kv),
         (w.act(scores), vals), out,
     )  # fmt: skip
     return w.copy(f"{c.prefix}merge_heads", (x,), out, out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from hwsim.errors import InputError
 from hwsim.graph import outer
 from hwsim.graph.attention import cross_keys, standard_heads
@@ -14,6 +12,7 @@ from hwsim.graph.shard import check_count, check_positive, shard
 from hwsim.graph.transformer import layer
 from hwsim.graph.writer import INPUT, Pass, Setting, Writer
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.model_parts import Role
 from hwsim.specs.stack import StackSpec
 
 
@@ -64,12 +63,10 @@ def prefill_graph(
         raise InputError(f"history is {history} but {model.id} is no decoder; use 0")
     setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
     decoder = model.kind == "decoder"
-    p = Pass(
-        batch, prompt, prompt + history, causal=decoder, cached=decoder
-    )
-    blocks = [embedding_block(setting, p), *layer_blocks(setting, p)]
+    p = Pass(batch, prompt, prompt + history, causal=decoder, cached=decoder)
+    role: Role = "decoder" if decoder else "encoder"
+    blocks = [embedding_block(setting, p), *layer_blocks(setting, p, role)]
     if model.kind == "encoder_decoder":
-        blocks = [b for b in blocks if b.name != "decoder"]
         blocks += _cross_blocks(setting, p)
     else:
         blocks += _head_block(setting, p)
@@ -116,10 +113,8 @@ def decode_graph(
     if encoder_context and not both:
         raise InputError(f"encoder_context is given but {model.id} has no encoder")
     setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
-    p = Pass(
-        batch, 1, context, mode="decode", cached=True, memory=encoder_context
-    )
-    layers = [b for b in layer_blocks(setting, p) if not (both and b.name == "encoder")]
+    p = Pass(batch, 1, context, mode="decode", cached=True, memory=encoder_context)
+    layers = layer_blocks(setting, p, "decoder")
     blocks = (embedding_block(setting, p), *layers, *_head_block(setting, p))
     return OpGraph("decode", blocks, float(batch))
 
@@ -153,10 +148,12 @@ def embedding_block(setting: Setting, p: Pass) -> Block:
     return w.block("embedding", outer.embedding(w, p))
 
 
-def layer_blocks(setting: Setting, p: Pass) -> list[Block]:
+def layer_blocks(setting: Setting, p: Pass, role: Role) -> list[Block]:
     """Return one block for each kind of layer, repeated as often as it occurs."""
     blocks = []
     for kind, count in setting.model.layer_groups():
+        if kind.role != role:
+            continue
         w = Writer(setting)
         values = layer(w, p, kind)
         blocks.append(w.block(kind.role, values[0], count))
@@ -184,13 +181,10 @@ def _cross_blocks(setting: Setting, p: Pass) -> list[Block]:
         w = Writer(setting)
         blocks.append(w.block("encoder_norm", outer.final_norm(w, p)))
     w = Writer(setting)
-    parts = cross_keys(w, INPUT, p.tokens)
+    parts = tuple(dict.fromkeys(cross_keys(w, INPUT, p.tokens)))
     heads = standard_heads(w)
     numel = 2.0 * p.tokens * heads.kv_heads * heads.qk
     done = w.copy("kv_write", parts, w.act(numel), cache_operand(w, numel))
     # Every projection reads the encoder's output: none waits for another.
     blocks.append(w.block("cross_keys", done, model.layers))
     return blocks
-
-
-__all__ = ["check_context", "decode_graph", "partial", "prefill_graph"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwsim.graph.core import (
     Core,
     Heads,
+    Parts,
     attention_core,
     cache_in_core,
     cache_operand,
@@ -27,14 +28,14 @@ def latent_attention(w: Writer, x: int, p: Pass, window: int) -> int:
     if mla is None:
         raise TypeError(f"model {model.id} has no latent attention")
     q, latent = _down(w, x, p, mla)
-    parts: tuple[int, ...] = (q, latent)
+    parts = Parts(q, latent, latent)
     row = mla.kv_lora_rank + mla.qk_rope_head_dim
     absorbed = p.mode == "decode"
     if absorbed:
-        parts = (_absorb(w, "absorb_key", q, p, mla, into=True), latent)
+        parts = parts._replace(q=_absorb(w, "absorb_key", q, p, mla, into=True))
     if not (cache_in_core(w) and absorbed):
         numel = p.tokens * (w.setting.shard.heads + 1) * mla.qk_rope_head_dim
-        parts = (rotate(w, parts, numel), latent)
+        parts = rotate(w, parts, numel)
         if p.cached:
             parts = write_cache(w, parts, p, row)
     if not absorbed:
@@ -59,9 +60,7 @@ def _down(w: Writer, x: int, p: Pass, mla: MlaSpec) -> tuple[int, int]:
     else:
         if w.setting.fusion.qkv:
             width = rank + latent
-            kv = q = w.linear(
-                "qkv_a", x, tokens, width, hidden, bias=bias, sliced=True
-            )
+            kv = q = w.linear("qkv_a", x, tokens, width, hidden, bias=bias, sliced=True)
         else:
             q = w.linear("q_a", x, tokens, rank, hidden, bias=bias)
             kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias)
@@ -79,9 +78,7 @@ def _absorb(w: Writer, name: str, x: int, p: Pass, mla: MlaSpec, *, into: bool) 
     )
 
 
-def _expanded(
-    w: Writer, parts: tuple[int, ...], p: Pass, mla: MlaSpec, window: int
-) -> int:
+def _expanded(w: Writer, parts: Parts, p: Pass, mla: MlaSpec, window: int) -> int:
     """Append the up-projection of all keys and values, then attention.
 
     Tokens of earlier passes are expanded again from the cached latents.
@@ -89,16 +86,16 @@ def _expanded(
     heads, seen = w.setting.shard.heads, p.batch * p.seq_kv
     history = p.batch * (p.seq_kv - p.seq_q)
     row = mla.kv_lora_rank + mla.qk_rope_head_dim
-    latent = parts[1]
+    latent = parts.v
     if history:
         read = cache_operand(w, history * row)
-        latent = w.copy("kv_read", parts[1:], read, w.act(history * row))
+        inputs = (latent, *parts.also)
+        latent = w.copy("kv_read", inputs, read, w.act(history * row))
     width = mla.qk_nope_head_dim + mla.v_head_dim
     kv = w.linear("kv_b", latent, seen, heads * width, mla.kv_lora_rank)
     keys = seen * heads * w.setting.model.head_dim
     # The rotary key is shared by the heads: it is copied beside each one's own.
-    kv = w.copy("join_keys", (kv, latent), w.act(keys), w.act(keys))
-    geometry = Heads(
-        heads, heads, w.setting.model.head_dim, mla.v_head_dim, local=True
-    )
-    return attention_core(w, (parts[0], kv), Core(p, geometry, window))
+    inputs = tuple(dict.fromkeys((kv, parts.k)))
+    kv = w.copy("join_keys", inputs, w.act(keys), w.act(keys), sliced=True)
+    geometry = Heads(heads, heads, w.setting.model.head_dim, mla.v_head_dim, local=True)
+    return attention_core(w, Parts(parts.q, kv, kv), Core(p, geometry, window))

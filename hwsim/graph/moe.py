@@ -33,7 +33,9 @@ class ExpertTraffic:
     weights: float
 
 
-def expert_traffic(model_hidden: int, moe: MoeSpec, tp: int, pairs: float, touched: float) -> ExpertTraffic:
+def expert_traffic(
+    model_hidden: int, moe: MoeSpec, tp: int, pairs: float, touched: float
+) -> ExpertTraffic:
     """Return the values moved for ``pairs`` token-expert pairs."""
     ffn = moe.expert_ffn / tp
     entering = 2 if moe.gated else 1
@@ -149,9 +151,7 @@ def _experts(w: Writer, rows: int, tokens: int, moe: MoeSpec) -> int:
         kernels=3,
     )
     weights = expert_traffic(hidden, moe, tp, pairs, moe.experts).weights
-    return w.put(
-        op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights}
-    )
+    return w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
 
 
 def _combine(w: Writer, inputs: tuple[int, int], tokens: int, topk: int) -> int:

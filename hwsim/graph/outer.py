@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from hwsim.graph.op import Embedding, Operand
 from hwsim.graph.precision import INDEX_BYTES
-from hwsim.graph.transformer import post_norm
 from hwsim.graph.writer import INPUT, Pass, Writer
-from hwsim.specs.base import DTYPE_BYTES
 
 
 def embedding(w: Writer, p: Pass) -> int:
@@ -18,10 +16,9 @@ def embedding(w: Writer, p: Pass) -> int:
     if tp > 1:
         nbytes = tokens * width * w.act_bytes
         split = setting.sequence_parallel and width == model.hidden
-        kind = "reduce_scatter" if split else "all_reduce"
         x = w.collective(
             "embedding_reduce", "reduce_scatter" if split else "all_reduce", (x,),
-            nbytes, "leave" if kind == "reduce_scatter" else "through",
+            nbytes, "leave" if split else "through",
             setting.outer(tokens) * width,
         )  # fmt: skip
     tokens_here = setting.outer(tokens)
@@ -39,9 +36,7 @@ def embedding(w: Writer, p: Pass) -> int:
     return x
 
 
-def _lookup(
-    w: Writer, name: str, tokens: float, width: int, *, rows: float
-) -> int:
+def _lookup(w: Writer, name: str, tokens: float, width: int, *, rows: float) -> int:
     op = Embedding(
         name=name,
         dtype=w.setting.precision.act,
@@ -145,9 +140,3 @@ def pooler(w: Writer, x: int, batch: int) -> int:
     return w.elementwise(
         "pooler_tanh", "tanh", (x,), numel=numel, reads=numel, flop_per_value=8.0
     )
-
-
-__all__ = [
-    "DTYPE_BYTES", "embedding", "final_norm", "head", "pooler", "post_norm",
-    "select_rows",
-]  # fmt: skip

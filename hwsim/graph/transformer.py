@@ -80,9 +80,7 @@ def layer(w: Writer, p: Pass, kind: LayerKind) -> tuple[int, ...]:
     if model.parallel_block:
         _parallel(w, p, kind, stream)
     else:
-        _sublayer(
-            stream, "attention", 0, lambda x: attention(w, x, p, kind), p
-        )
+        _sublayer(stream, "attention", 0, lambda x: attention(w, x, p, kind), p)
         if kind.role == "decoder" and model.kind == "encoder_decoder":
             _sublayer(stream, "cross", 0, lambda x: cross_attention(w, x, p), p)
         _sublayer(stream, "ffn", 1, lambda x: feed_forward(w, x, p, kind), p)

@@ -27,7 +27,7 @@ INPUT = 0  # value that enters a block
 MEMORY = 1  # value that enters a decoder layer from the encoder
 
 Rule = Literal[
-    "linear", "product", "through", "scale", "function", "drop", "enter", "leave",
+    "linear", "product", "through", "add", "scale", "function", "drop", "enter", "leave",
     "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
 ]  # fmt: skip
 
@@ -201,11 +201,19 @@ class Writer:
         return self.put(op, inputs, rule, numel=out, extra=extra)
 
     def copy(
-        self, name: str, inputs: tuple[int, ...], reads: Operand, writes: Operand
+        self,
+        name: str,
+        inputs: tuple[int, ...],
+        reads: Operand,
+        writes: Operand,
+        *,
+        sliced: bool = False,
     ) -> int:
         """Append a copy inside the device."""
         op = Copy(name=name, dtype=writes.dtype, reads=(reads,), writes=(writes,))
-        return self.put(op, inputs, "scale", numel=writes.nbytes / self.act_bytes)
+        return self.put(
+            op, inputs, "scale", numel=writes.nbytes / self.act_bytes, sliced=sliced
+        )
 
     def norm(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["breakdown_figure", "save_figure", "scatter_figure", "timeline_figure"]
 
-PathLike = str | Path | None
+PathLike = str | os.PathLike[str] | None
 _LABELLED = 0.5  # inch: a segment narrower than this has no text in it
 BANDS = (0.10, 0.25)
 
@@ -54,7 +54,7 @@ def breakdown_figure(
     parts_by_label : dict of str to dict of str to float
         Seconds by part (compute, memory, interconnect, overhead, idle) of
         each bar, drawn from the top. [s]
-    path : str or Path, optional
+    path : str or path-like, optional
         Written there too, as its suffix says.
     width : float
         Width of the figure. [inch]
@@ -67,7 +67,7 @@ def breakdown_figure(
     bars = _checked_bars(parts_by_label)
     figure = new_figure(width, 0.85 + 0.42 * len(bars), _breakdown_caption(bars))
     axes = figure.add_subplot()
-    names = [n for n in _part_names(bars) if any(p.get(n, 0.0) for p in bars.values())]
+    names = _drawn_parts(bars)
     for row, parts in enumerate(bars.values()):
         _draw_bar(axes, row, parts, names, width)
     axes.set_yticks(
@@ -110,6 +110,16 @@ def _part_names(bars: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys([*PART_COLOURS, *extra]))
 
 
+def _drawn_parts(bars: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the parts that are wide enough somewhere to be seen."""
+    totals = {label: sum(parts.values()) for label, parts in bars.items()}
+    return [
+        name
+        for name in _part_names(bars)
+        if any(p.get(name, 0.0) > 5e-4 * totals[b] for b, p in bars.items())
+    ]
+
+
 def _part_colour(name: str) -> str:
     return PART_COLOURS.get(name, GREY)
 
@@ -142,7 +152,7 @@ def _breakdown_caption(bars: Mapping[str, Mapping[str, float]]) -> str:
         text = ", ".join(
             f"{name} {fmt.percent(value / total)}"
             for name, value in shares
-            if value > 0
+            if value > 5e-4 * total
         )
         lines.append(f"{label}: {fmt.seconds(total)}, of which {text}.")
     return " ".join(lines)
@@ -159,7 +169,7 @@ def scatter_figure(
     rows : iterable of ComparedRow
         Rows without a prediction are left out and counted in the caption. A
         published rate is drawn as the time that its work takes.
-    path : str or Path, optional
+    path : str or path-like, optional
         Written there too, as its suffix says.
     width : float
         Width of the figure. [inch]
@@ -184,7 +194,7 @@ def scatter_figure(
     for index, name in enumerate(_sources(drawn)):
         mine = [row for row in drawn if row.source.id == name]
         axes.plot(
-            [row.row.seconds for row in mine], [row.seconds for row in mine],
+            [row.row.seconds for row in mine], [row.seconds or 0.0 for row in mine],
             linestyle="", marker=MARKERS[index % len(MARKERS)], markersize=5.5,
             color=CYCLE[index % len(CYCLE)], markeredgecolor=INK,
             markeredgewidth=0.5, alpha=0.9, label=name, zorder=3,
@@ -231,7 +241,7 @@ def _draw_bands(axes: Any, low: float, high: float) -> None:
 def _time_axes(axes: Any, low: float, high: float) -> None:
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     shown = FuncFormatter(lambda value, _: fmt.quantity(value, "s", 3))
-    blank = FuncFormatter(lambda value, _: "")
+    blank = FuncFormatter(lambda *_: "")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(shown)
         axis.set_minor_formatter(blank)

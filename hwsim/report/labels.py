@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.transforms import Bbox
 
-from hwsim.report.style import INK, MUTED
+from hwsim.report.style import INK, MUTED, SURFACE
 
 # Where a label may stand around its point: direction, alignment.
 _PLACES = (
@@ -109,6 +109,8 @@ def _place(
             label = axes.annotate(
                 text, (x, y), (dx * away, dy * away), textcoords="offset points",
                 ha=ha, va=va, fontsize=fontsize, color=INK, zorder=4,
+                bbox={"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.8,
+                      "pad": 0.6},
                 arrowprops=line if distance > _DISTANCES[0] else None,
             )  # fmt: skip
             # The text alone; the extent of an annotation includes its line.

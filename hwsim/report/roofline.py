@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.specs.device import DeviceSpec
 
+_DASHES = (0, (5, 2))
 _MARKERS = ("o", "D", "s", "^")
 _LABELS = 8  # operators that get their name, at most
 _LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
@@ -77,40 +78,39 @@ def memory_ceilings(device: DeviceSpec) -> dict[str, float]:
     return dict(sorted(levels.items(), key=lambda item: -item[1]))
 
 
-def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], float]:
+def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], list[float]]:
     """Return operators as points, and the share of time of those without one.
 
-    Operators that compute nothing or move nothing (copies, lookups,
-    collectives) have no place on a log-log roofline.
+    Shares are of the time of each result. Operators that compute nothing or
+    move nothing (copies, lookups, collectives) have no place on a log-log
+    roofline.
     """
-    points, left, total = [], 0.0, 0.0
+    points, left = [], []
     for series, result in enumerate(results):
-        for row in result.op_rows():
-            spent = float(row["total_s"])
-            total += spent
-            if row["flop"] <= 0 or row["nbytes"] <= 0 or row["time_s"] <= 0:
-                left += spent
-                continue
+        rows = result.op_rows()
+        total = sum(float(row["total_s"]) for row in rows) or 1.0
+        drawn = [r for r in rows if min(r["flop"], r["nbytes"], r["time_s"]) > 0]
+        for row in drawn:
             phase = "" if row["phase"] == "forward" else f" ({row['phase']})"
             points.append(
                 OpPoint(
-                    row["flop"] / row["nbytes"],
-                    row["flop"] / row["time_s"],
-                    spent,
-                    f"{row['name']}{phase}",
-                    row["kind"],
-                    series,
-                )  # fmt: skip
+                    arithmetic_intensity=row["flop"] / row["nbytes"],
+                    flop_per_s=row["flop"] / row["time_s"],
+                    share=row["total_s"] / total,
+                    name=f"{row['name']}{phase}",
+                    kind=row["kind"],
+                    series=series,
+                )
             )
-    scale = 1.0 / total if total else 0.0
-    return [p._replace(share=p.share * scale) for p in points], left * scale
+        left.append(1.0 - sum(row["total_s"] for row in drawn) / total)
+    return points, left
 
 
 @styled
 def roofline_figure(
     results: Sequence[GraphResult] = (),
     device: DeviceSpec | None = None,
-    path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     width: float = 7.2,
 ) -> ReportFigure:
@@ -122,7 +122,7 @@ def roofline_figure(
         Results on one device; none draws the bare device.
     device : DeviceSpec, optional
         Needed where there are no results.
-    path : str or Path, optional
+    path : str or path-like, optional
         Written there too, as its suffix says.
     width : float
         Width of the figure. [inch]
@@ -144,10 +144,11 @@ def roofline_figure(
     _draw_ceilings(axes, peaks, levels, used, box)
     _draw_points(axes, points)
     _legend(figure, results, points, width)
+    names = _name_peaks(axes, peaks, used, width)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what follows measures text in place
+    _spread_peaks(axes, peaks, names)
     _label_levels(axes, levels, box)
-    _label_peaks(axes, peaks, used)
     largest = sorted(points, key=lambda p: -p.share)[:_LABELS]
     place_labels(
         axes,
@@ -220,7 +221,7 @@ def _draw_ceilings(
         axes.plot(
             [ceiling.peak / fastest, right], [ceiling.peak] * 2,
             color=INK if strong else MUTED, linewidth=1.6 if strong else 0.8,
-            linestyle="-" if ceiling.unit == "matrix" else (0, (5, 2)),
+            linestyle="-" if ceiling.unit == "matrix" else _DASHES,
             gid=f"peak-{'-'.join(ceiling.dtypes)}-{ceiling.unit}", zorder=2,
         )  # fmt: skip
         ridge = ceiling.peak / slowest
@@ -237,26 +238,48 @@ def _draw_ceilings(
         )  # fmt: skip
 
 
-def _label_peaks(axes: Any, peaks: Sequence[Ceiling], used: set[str]) -> None:
-    right = axes.get_xlim()[1]
-    scale = axes.transData
-    heights = [float(scale.transform((right, c.peak))[1]) for c in peaks]
-    for ceiling, height in zip(peaks, spread(heights, 11.0), strict=True):
-        x, y = scale.inverted().transform((scale.transform((right, 1))[0], height))
+def _name_peaks(
+    axes: Any, peaks: Sequence[Ceiling], used: set[str], width: float
+) -> list[Any]:
+    """Write the ceilings' names into the right margin, for the layout to see."""
+    return [
         axes.annotate(
-            ceiling.label, (right, ceiling.peak), (x, y), textcoords="data",
-            fontsize=7, va="center", ha="right",
-            color=INK if used & set(ceiling.dtypes) else MUTED,
-        )  # fmt: skip
+            ", ".join(c.dtypes) + (f"  {fmt.rate(c.peak)}" if width > 5 else ""),
+            (1.0, c.peak), (7, 0), xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points", fontsize=7, va="center", zorder=4,
+            color=INK if used & set(c.dtypes) else MUTED, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.7,
+                        "shrinkA": 0, "shrinkB": 0, "relpos": (0.0, 0.5)},
+        )
+        for c in peaks
+    ]  # fmt: skip
+
+
+def _spread_peaks(axes: Any, peaks: Sequence[Ceiling], texts: Sequence[Any]) -> None:
+    """Move names apart where ceilings are closer than a line of text."""
+    points = 72.0 / axes.figure.dpi
+    heights = [axes.transData.transform((1.0, c.peak))[1] * points for c in peaks]
+    for text, old, new in zip(texts, heights, spread(heights, 9.5), strict=True):
+        text.set_position((7, new - old))
 
 
 def _label_levels(axes: Any, levels: dict[str, float], box: Box) -> None:
+    """Write each memory level's name along its line."""
+    to_pixel = axes.transData.transform
     for name, bandwidth in levels.items():
-        x = max(box[0], box[2] / bandwidth) * 1.5
+        x = max(box[0], box[2] / bandwidth)
+        (x0, y0), (x1, y1) = to_pixel([(x, x * bandwidth), (9 * x, 9 * x * bandwidth)])
+        angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
+        radians = math.radians(angle)
+        along, above = 14.0, 2.0  # points from the line's start, and off it
         axes.annotate(
-            f"{name}  {fmt.rate(bandwidth, 'B/s')}", (x, x * bandwidth), (0, 3),
-            textcoords="offset points", rotation=45, rotation_mode="anchor",
-            transform_rotates_text=True, fontsize=7, color=MUTED, va="bottom",
+            f"{name}  {fmt.rate(bandwidth, 'B/s')}", (x, x * bandwidth),
+            (
+                along * math.cos(radians) - above * math.sin(radians),
+                along * math.sin(radians) + above * math.cos(radians),
+            ),
+            textcoords="offset points", rotation=angle, rotation_mode="anchor",
+            fontsize=7, color=MUTED, va="bottom",
         )  # fmt: skip
 
 
@@ -287,6 +310,10 @@ def _legend(
 
     present = {family(p.kind) for p in points}
     handles = [
+        legend_line(INK, "matrix peak", linewidth=1.2),
+        legend_line(INK, "vector peak", linewidth=1.2, linestyle=_DASHES),
+    ]
+    handles += [
         legend_line(
             family_colour(name), name, linestyle="", marker="o", markersize=6,
             markeredgecolor=INK, markeredgewidth=0.6,
@@ -301,18 +328,17 @@ def _legend(
             )
             for i, r in enumerate(results)
         ]  # fmt: skip
-    if handles:
-        figure.legend(
-            handles=handles, loc="outside lower left", columnspacing=1.2,
-            ncols=6 if width > 5 else 2, handletextpad=0.3,
-        )  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside lower left", columnspacing=1.2,
+        ncols=6 if width > 5 else 2, handletextpad=0.4, handlelength=1.6,
+    )  # fmt: skip
 
 
 def _caption(
     device: DeviceSpec,
     results: Sequence[GraphResult],
     points: Sequence[OpPoint],
-    left_out: float,
+    left_out: Sequence[float],
 ) -> str:
     ridge = device.bandwidth
     peak = max(c.peak for c in compute_ceilings(device))
@@ -322,14 +348,20 @@ def _caption(
         f"{fmt.count(peak / ridge, 3)} FLOP/B."
     )
     if points:
-        names = [p.name for p in sorted(points, key=lambda p: -p.share)[:3]]
+        every = [p.name for p in sorted(points, key=lambda p: -p.share)]
+        names = list(dict.fromkeys(every))[:3]
         text += (
-            f" A point is an operator, its area its share of the time; the largest "
-            f"are {fmt.listed(names)}. Intensity counts every operand moved once."
+            " A point is an operator, its area its share of the time"
+            f"{' of its phase' if len(results) > 1 else ''}; the largest are "
+            f"{fmt.listed(names)}. Intensity counts every operand moved once."
         )
-    if results and left_out > 0:
+    if any(share > 1e-9 for share in left_out):
+        shares = fmt.listed(
+            f"{fmt.percent(share)} of {r.graph.name}"
+            for r, share in zip(results, left_out, strict=True)
+        )
         text += (
-            f" Operators without arithmetic (copies, lookups, collectives; "
-            f"{fmt.percent(left_out)} of the time) have no point."
+            " Operators without arithmetic (copies, lookups, collectives: "
+            f"{shares}) have no point."
         )
     return text

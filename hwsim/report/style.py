@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -53,7 +54,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 OTHER = "other"
 _FAMILY_OF = {kind: name for name, (_, kinds) in FAMILIES.items() for kind in kinds}
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -162,7 +163,7 @@ def render(figure: Figure, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as its suffix says: svg, png or pdf.
 
     Raises

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Row = tuple[int, str]
 DETAILED = 150  # records that one panel shows as single boxes
+_BOXES = 26  # boxes in a row of the zoomed panel, about
 _MAX_ROWS = 16
 _BAR = 0.78  # of a row's height
 _CHARACTER = 0.062  # inch that one character of a box's name takes
@@ -40,19 +41,22 @@ _CHARACTER = 0.062  # inch that one character of a box's name takes
 
 @styled
 def timeline_figure(
-    records: Iterable[Record], path: str | Path | None = None, *, width: float = 7.2
+    records: Iterable[Record],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    width: float = 7.2,
 ) -> ReportFigure:
     """Draw a row per rank and stream, coloured by the kind of operator.
 
     A short run is drawn operator by operator. A long one is drawn twice: the
-    whole run, each sliver of time filled by the share of each kind in it, and
+    whole run, each layer filled by the share of time of each kind in it, and
     its first layers operator by operator.
 
     Parameters
     ----------
     records : iterable of Record
         The timeline of a simulation. [s]
-    path : str or Path, optional
+    path : str or path-like, optional
         Written there too, as its suffix says.
     width : float
         Width of the figure. [inch]
@@ -78,9 +82,9 @@ def timeline_figure(
         _draw_boxes(grid[0, 0], kept, shown, (0.0, end), width)
     else:
         _draw_shares(grid[0, 0], kept, shown, end, width)
-        grid[0, 0].set_title("Whole run: share of each kind in every moment")
+        grid[0, 0].set_title("Whole run, by layer")
         _draw_boxes(grid[1, 0], kept, shown, window, width)
-        grid[1, 0].set_title(f"The first {fmt.seconds(window[1] - window[0])}, in full")
+        grid[1, 0].set_title(f"Its first {fmt.seconds(window[1] - window[0])}")
     _legend(figure, kept, width)
     if path is not None:
         save_figure(figure, path)
@@ -91,19 +95,21 @@ def _zoom(records: Sequence[Record]) -> tuple[float, float] | None:
     """Return the window of the first layers, or None where all fits at once."""
     if len(records) <= DETAILED:
         return None
-    instances: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for record in records:
-        instances[record.block, record.instance].append(record.end)
-    ends = sorted(max(values) for values in instances.values())
+    ends = _layer_ends(records)
     starts = np.sort([r.start for r in records])
-    start = float(starts[0])
+    rows = len({(r.rank, r.stream) for r in records})
     # Whole layers, as many as stay readable; at least one.
-    best = ends[0]
-    for end in ends:
-        if np.searchsorted(starts, end) > DETAILED // 3:
-            break
-        best = end
-    return start, best
+    readable = [e for e in ends if np.searchsorted(starts, e) <= _BOXES * rows]
+    return float(starts[0]), max(readable, default=ends[0])
+
+
+def _layer_ends(records: Sequence[Record]) -> list[float]:
+    """Return the end of every block instance, in order of time."""
+    ends: dict[tuple[str, int], float] = {}
+    for record in records:
+        key = (record.block, record.instance)
+        ends[key] = max(ends.get(key, 0.0), record.end)
+    return sorted(set(ends.values()))
 
 
 def _boxes(
@@ -144,7 +150,7 @@ def _draw_boxes(
                 edgecolor=SURFACE,
                 linewidth=0.4,
                 gid=f"ops-{name}",
-            )  # fmt: skip
+            )
         )
     _axes(axes, rows, window, width)
 
@@ -152,8 +158,12 @@ def _draw_boxes(
 def _draw_shares(
     axes: Any, records: Sequence[Record], rows: Sequence[Row], end: float, width: float
 ) -> None:
-    bins = int(width * 40)
-    edges = np.linspace(0.0, end, bins + 1)
+    # Slices end where layers end: alike layers look alike.
+    ends = _layer_ends(records)
+    step = -(-len(ends) // int(width * 25))
+    edges = np.array([0.0, *ends[step - 1 : -1 : step], end])
+    edges = edges[np.concatenate([[True], np.diff(edges) > 0.0])]
+    bins = len(edges) - 1
     for index, row in enumerate(rows):
         base = np.full(bins, index + _BAR / 2)
         axes.fill_between(
@@ -232,7 +242,10 @@ def _caption(
         f" in {fmt.seconds(end)}; a gap is a stream that waits."
     )
     if window is not None:
-        text += " Above the whole run, below its first layers."
+        text += (
+            " Above the whole run, each layer filled by the share of its time that "
+            "each kind takes; below its first layers, operator by operator."
+        )
     if len(rows) > len(shown):
         text += f" {len(rows) - len(shown)} more streams are not drawn."
     return text

@@ -92,6 +92,12 @@ Dtype = Literal[
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1,
     "fp6": 0.75, "fp4": 0.5, "int4": 0.5,
+    # Block formats of weights alone, scales included: 32 values and one 16-bit
+    # scale (q8_0, q4_0), 256 and their scales (q6_k), fp4 with an 8-bit scale per
+    # 32 (OCP Microscaling 1.0); the mixed q5_k_m and q4_k_m as llama.cpp's
+    # quantize README counts them for Llama-3-8B.
+    "q8_0": 8.5 / 8, "q6_k": 6.5625 / 8, "q5_k_m": 5.7036 / 8,
+    "q4_k_m": 4.8944 / 8, "q4_0": 4.5 / 8, "mxfp4": 4.25 / 8,
 }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ the defaults of an architecture or, failing that, of a device kind.
 from __future__ import annotations
 
 import functools
+import os
 
 from hwsim.errors import UnknownNameError
+from hwsim.resources import USER_PATH
 from hwsim.specs.base import CatalogSpec
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import Catalog, load_spec
@@ -32,7 +34,6 @@ class Calibration(CatalogSpec):
 GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml")
 
 
-@functools.lru_cache(maxsize=256)
 def calibration_for(device: DeviceSpec) -> Calibration:
     """Return the calibration of a device's architecture, else of its kind.
 
@@ -41,9 +42,15 @@ def calibration_for(device: DeviceSpec) -> Calibration:
     UnknownNameError
         If there are defaults for neither.
     """
-    for name in (device.architecture, device.kind):
+    return _generation(device.architecture, device.kind, os.environ.get(USER_PATH))
+
+
+@functools.lru_cache(maxsize=64)
+def _generation(architecture: str, kind: str, user_path: str | None) -> Calibration:
+    del user_path  # part of the cache key: it decides which files are found
+    for name in (architecture, kind):
         try:
             return load_spec(GENERATIONS, Calibration, name)
         except UnknownNameError:
             continue
-    raise UnknownNameError("generation", device.architecture, GENERATIONS)
+    raise UnknownNameError("generation", architecture, GENERATIONS)

@@ -34,9 +34,10 @@ def fold(name: str) -> str:
     return "-".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def looks_like_path(name: str) -> bool:
+def looks_like_path(name: object) -> bool:
     """Return whether a name means a file rather than a catalog entry."""
-    return name.endswith((".toml", ".json")) or "/" in name or "\\" in name
+    text = name if isinstance(name, str) else ""
+    return text.endswith((".toml", ".json")) or "/" in text or "\\" in text
 
 
 def read_table(path: Path) -> dict[str, Any]:

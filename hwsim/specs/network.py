@@ -144,7 +144,7 @@ def sub_torus(network: Network, count: int, system_id: str) -> Network:
             f"{count} devices are no box of the torus {shape} of system "
             f"{system_id}; ask for {below} or {above}"
         )
-    dims = min(shapes, key=lambda s: (-sum(_wraps(network, s)), sum(s), s))
+    dims = min(shapes, key=lambda s: (sum(s), -sum(_wraps(network, s)), s))
     axes = _wraps(network, dims)
     mixed = any(axes) and not all(axes)
     return replace(

@@ -87,8 +87,8 @@ class PublishedRow(Spec):
         Interleaved model chunks per pipeline rank.
     micro_batch : int or None
         Sequences per data-parallel rank and pass; None where not stated.
-    weight_bits : float or None
-        Mean stored bits per weight of a mixed block format.
+    weight_dtype : str or None
+        Storage of weights, block formats (``q4_k_m``) included.
     metric, value
         What was measured, in SI: see ``METRIC_UNITS``.
     printed : str
@@ -120,8 +120,7 @@ class PublishedRow(Spec):
     prompt: Length | None = None
     output: Count | None = None
     dtype: Dtype
-    weight_dtype: Dtype | None = None
-    weight_bits: Annotated[float, Field(gt=0.0, le=64.0)] | None = None
+    weight_dtype: Name | None = None
     kv_dtype: Dtype | None = None
     metric: Metric
     value: Annotated[float, Field(gt=0.0, le=1e15)]

@@ -31,9 +31,34 @@ class LaunchPolicy(Spec):
 
 
 class Fusion(Spec):
-    """Which operators run as one kernel."""
+    """Which operators run as one kernel.
+
+    Attributes
+    ----------
+    attention : str
+        ``fused``: scores stay on chip (FlashAttention class); ``unfused``: they
+        go through memory between separate products and softmax.
+    softmax : bool
+        Unfused attention only: scaling, mask and softmax are one kernel.
+    qkv, gate_up : bool
+        One product makes queries, keys and values; gate and up projections.
+    residual_norm : bool
+        The residual is added in the norm that follows.
+    activation : bool
+        The activation takes the bias, or the gate's product, along.
+    rotary : bool
+        One kernel, or none where the attention kernel rotates; else a
+        framework's operators one by one.
+    bias : bool
+        Biases are added in the product's epilogue; dropout with the residual.
+    cross_entropy, optimizer : bool
+        Loss from logits in one kernel; all parameters' update in one pass.
+    quantize : bool
+        The operator before a product writes its quantised input.
+    """
 
     attention: Literal["fused", "unfused"] = "fused"
+    softmax: bool = False
     qkv: bool = True
     gate_up: bool = True
     residual_norm: bool = True
@@ -46,7 +71,15 @@ class Fusion(Spec):
 
 
 class Overlap(Spec):
-    """Share of each communication that may run beside compute."""
+    """Which communication may run beside compute.
+
+    Attributes
+    ----------
+    dp : bool
+        Gradient reduction and parameter gathering of data parallelism.
+    tp : bool
+        Tensor-parallel collectives, cut up beside their products.
+    """
 
     dp: bool = True
     tp: bool = False
@@ -57,6 +90,9 @@ class StackSpec(CatalogSpec):
 
     Attributes
     ----------
+    memory_reserve : float
+        Share of device memory that the context, workspaces, communication
+        buffers and fragmentation keep from the model.
     matmul_derate, attention_derate : float
         Rate of this stack's kernels over the best known kernels for the
         device generation (1 = as good).

@@ -139,6 +139,9 @@ class MatmulParameters(Spec):
         the dtype it is multiplied in. [FLOP]
     tiled, systolic, blocked : Spec or None
         Table of the GPU, systolic-array and CPU form.
+    tiled_narrow : Spec or None
+        The GPU form's table for dtypes of one byte and less, whose kernels
+        come from other libraries; ``tiled`` where there is none.
     """
 
     compute_efficiency: dict[Dtype, Efficiency]
@@ -153,6 +156,7 @@ class MatmulParameters(Spec):
     overhead: Seconds
     dequantise_flop: NonNegative
     tiled: TiledParameters | None = None
+    tiled_narrow: TiledParameters | None = None
     systolic: SystolicParameters | None = None
     blocked: BlockedParameters | None = None
 

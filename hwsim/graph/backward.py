@@ -1,0 +1,294 @@
+"""The backward pass of recorded operators, last one first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hwsim.graph.gradients import (
+    attention_gradient,
+    expert_gradient,
+    function_gradient,
+    input_gradient,
+    norm_gradient,
+    product_gradients,
+    row_gradient,
+    turned_round,
+    weight_gradient,
+)
+from hwsim.graph.op import Elementwise, Matmul, Op
+from hwsim.graph.opgraph import COMPUTE, Node
+from hwsim.graph.writer import INPUT, MEMORY, Setting, Step, Writer, tp_collective
+
+INCOMING = -1  # the gradient that the block before hands on
+
+
+class Backward:
+    """Appends the gradients of a writer's steps to a list of nodes.
+
+    Parameters
+    ----------
+    writer : Writer
+        The recorded forward block.
+    nodes : list of Node
+        What the backward block has before (forward or recomputed nodes).
+    outputs : dict of int to int
+        For each value whose gradient is known: the node that makes it, or
+        ``INCOMING``.
+    selective : bool
+        Recompute unfused attention cores before their backward.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        nodes: list[Node],
+        outputs: dict[int, int],
+        *,
+        selective: bool = False,
+    ) -> None:
+        self.w = writer
+        self.setting: Setting = writer.setting
+        self.nodes = nodes
+        self.grads: dict[int, list[int]] = {v: [n] for v, n in outputs.items()}
+        self.selective = selective
+        self.last_compute = len(nodes) - 1
+        self._gathered: dict[int, int] = {}
+
+    # Emission ---------------------------------------------------------------
+
+    def put(self, op: Op, after: tuple[int, ...], stream: str = COMPUTE) -> int:
+        """Append a node that waits for the given ones."""
+        deps = tuple(sorted({n for n in after if n != INCOMING}))
+        self.nodes.append(Node(op, deps, stream))
+        index = len(self.nodes) - 1
+        if stream == COMPUTE:
+            self.last_compute = index
+        return index
+
+    def give(self, step: Step, node: int) -> None:
+        """Hand a gradient to every distinct input of a step."""
+        for value in dict.fromkeys(step.inputs):
+            self.grads.setdefault(value, []).append(node)
+
+    def communicate(
+        self, name: str, collective: str, numel: float, after: int
+    ) -> int:
+        """Append a collective; without overlap it waits for all compute."""
+        op = tp_collective(
+            name,
+            "all_gather" if collective == "all_gather" else
+            "all_reduce" if collective == "all_reduce" else "reduce_scatter",
+            numel * self.w.act_bytes,
+            self.setting.shard.tp,
+            self.setting.precision.act,
+        )
+        op = replace(op, phase="backward")
+        waits = (after,)
+        if not self.setting.stack.overlap.tp and self.last_compute >= 0:
+            waits = (after, self.last_compute)
+        return self.put(op, waits, "tp")
+
+    # The pass ---------------------------------------------------------------
+
+    def run(self) -> int:
+        """Append all gradients; return the node that ends the chain."""
+        steps = self.w.steps
+        for index in range(len(steps) - 1, -1, -1):
+            step, value = steps[index], index + 2
+            if self.selective and step.core and not _core(steps, index + 1):
+                self._recompute(index)
+            found = self.grads.pop(value, [])
+            if not found:
+                continue
+            fused = isinstance(step.op, Op) and getattr(step.op, "fused_add", False)
+            dy = self._sum(step, found, allowed=2 if fused else 1)
+            _RULES[step.rule](self, step, dy)
+        self._sum_memory()
+        found = self.grads.pop(INPUT, [])
+        if not found:
+            return self.last_compute
+        size = self.setting.outer(self.w.tokens) * self.setting.model.hidden
+        return self._sum(Step(None, (), "none", size), found)
+
+    def _recompute(self, last: int) -> None:
+        """Append the forward nodes of the attention core that ends at ``last``."""
+        steps, first = self.w.steps, last
+        while _core(steps, first - 1):
+            first -= 1
+        made: dict[int, int] = {}
+        for index in range(first, last + 1):
+            step = steps[index]
+            # A fused kernel's backward recomputes the scores by itself.
+            if step.op is None or step.rule == "attention":
+                continue
+            after = tuple(made[v] for v in step.inputs if v in made)
+            made[index + 2] = self.put(replace(step.op, phase="recompute"), after)
+
+    def _sum(self, step: Step, found: list[int], allowed: int = 1) -> int:
+        """Append the sum (or joining) of several gradients of one value."""
+        extra = len(found) - allowed
+        if extra < 1:
+            return max(found)
+        w, numel = self.w, step.numel
+        reads = numel if step.sliced else numel * 2 * extra
+        op = Elementwise(
+            name="join_gradients" if step.sliced else "add_gradients",
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function="copy" if step.sliced else "add",
+            flop_per_value=0.0 if step.sliced else float(extra),
+            reads=(w.act(reads),),
+            writes=(w.act(numel if step.sliced else numel * extra),),
+            phase="backward",
+            kernels=1 if step.sliced else extra,
+        )
+        return self.put(op, tuple(found))
+
+    def _sum_memory(self) -> None:
+        """Append the sum into the encoder output's gradient over the layers."""
+        found = self.grads.pop(MEMORY, [])
+        if found:
+            size = self.w.memory_tokens * self.setting.model.hidden
+            self._sum(Step(None, (), "none", size), [*found, INCOMING])
+
+    # Rules ------------------------------------------------------------------
+
+    def linear(self, step: Step, dy: int) -> None:
+        """Input gradient, then weight gradient, then bias gradient."""
+        op = step.op
+        if not isinstance(op, Matmul):
+            return
+        quantised = self.setting.precision.quantised and op.dtype != self.w.plain_math
+        if quantised and not self.setting.fusion.quantize:
+            dy = self.put(self._quantise(step.numel, op.dtype), (dy,))
+        self.give(step, self.put(input_gradient(self.w, op), (dy,)))
+        waits = (dy, self._gather_again(step, dy))
+        self.put(weight_gradient(self.w, op, step.bias), waits)
+
+    def _quantise(self, numel: float, dtype: str) -> Op:
+        w = self.w
+        written = replace(w.act(numel), nbytes=numel * w.math_bytes, dtype=dtype)
+        return Elementwise(
+            name="quantize_gradient",
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function="quantize",
+            flop_per_value=3.0,
+            reads=(w.act(numel),),
+            writes=(written,),
+            phase="backward",
+        )
+
+    def _gather_again(self, step: Step, dy: int) -> int:
+        """Append the gather of a split input that forward did not keep."""
+        source = step.inputs[0]
+        origin = self.w.steps[source - 2] if source >= 2 else None
+        if (
+            origin is None
+            or origin.rule != "enter"
+            or not self.setting.sequence_parallel
+        ):
+            return INCOMING
+        if source not in self._gathered:
+            self._gathered[source] = self.communicate(
+                "input_gather", "all_gather", origin.numel, dy
+            )
+        return self._gathered[source]
+
+    def product(self, step: Step, dy: int) -> None:
+        """Gradients of both factors of a product of activations."""
+        op = step.op
+        if not isinstance(op, Matmul):
+            return
+        first, second = product_gradients(self.w, op)
+        targets = step.inputs[:2]
+        self.grads.setdefault(targets[0], []).append(self.put(first, (dy,)))
+        self.grads.setdefault(targets[1], []).append(self.put(second, (dy,)))
+
+    def through(self, step: Step, dy: int) -> None:
+        """Pass the gradient on; an added bias sums it over the rows."""
+        columns = step.extra.get("weights", 0.0)
+        if columns:
+            self.put(row_gradient(self.w, step.numel, columns), (dy,))
+        self.give(step, dy)
+
+    def add(self, step: Step, dy: int) -> None:
+        """Residual sum: the branch's gradient goes through the dropout mask."""
+        branch, skip = step.inputs
+        self.grads.setdefault(skip, []).append(dy)
+        if step.extra.get("mask"):
+            dy = self.put(function_gradient(self.w, step, saved=False), (dy,))
+        self.grads.setdefault(branch, []).append(dy)
+
+    def scale(self, step: Step, dy: int) -> None:
+        """Copies and rotations: the same work the other way."""
+        if step.op is not None:
+            self.give(step, self.put(turned_round(step.op), (dy,)))
+
+    def function(self, step: Step, dy: int) -> None:
+        """Functions whose backward needs what forward read."""
+        self.give(step, self.put(function_gradient(self.w, step), (dy,)))
+        columns = step.extra.get("weights", 0.0)
+        if columns:
+            self.put(row_gradient(self.w, step.numel, columns), (self.last_compute,))
+
+    def drop(self, step: Step, dy: int) -> None:
+        """Functions whose backward needs at most a mask."""
+        self.give(step, self.put(function_gradient(self.w, step, saved=False), (dy,)))
+
+    def enter(self, step: Step, dy: int) -> None:
+        """Start of a tensor-parallel region: sum the devices' gradients."""
+        kind = "reduce_scatter" if self.setting.sequence_parallel else "all_reduce"
+        self.give(step, self.communicate("gradient_reduce", kind, step.numel, dy))
+
+    def leave(self, step: Step, dy: int) -> None:
+        """End of a region: every device needs the whole gradient."""
+        if self.setting.sequence_parallel:
+            numel = step.numel * self.setting.shard.tp
+            dy = self.communicate("gradient_gather", "all_gather", numel, dy)
+        self.give(step, dy)
+
+    def attention(self, step: Step, dy: int) -> None:
+        """Fused attention."""
+        self.give(step, self.put(attention_gradient(self.w, step), (dy,)))
+
+    def norm(self, step: Step, dy: int) -> None:
+        """Norms; a fused residual sum adds the gradient that passes by."""
+        self.give(step, self.put(norm_gradient(self.w, step), (dy,)))
+
+    def rows(self, step: Step, dy: int) -> None:
+        """Lookup tables: add each row's gradient to its place."""
+        self.put(row_gradient(self.w, step.numel, step.extra["rows"]), (dy,))
+
+    def experts(self, step: Step, dy: int) -> None:
+        """Routed experts."""
+        self.give(step, self.put(expert_gradient(self.w, step), (dy,)))
+
+    def none(self, step: Step, dy: int) -> None:
+        """No gradient flows on."""
+
+
+Method = Callable[[Backward, Step, int], None]
+_RULES: dict[str, Method] = {
+    "linear": Backward.linear,
+    "product": Backward.product,
+    "through": Backward.through,
+    "add": Backward.add,
+    "scale": Backward.scale,
+    "function": Backward.function,
+    "drop": Backward.drop,
+    "enter": Backward.enter,
+    "leave": Backward.leave,
+    "attention": Backward.attention,
+    "norm": Backward.norm,
+    "rows": Backward.rows,
+    "dispatch": Backward.scale,
+    "combine": Backward.scale,
+    "experts": Backward.experts,
+    "none": Backward.none,
+}
+
+
+def _core(steps: list[Step], index: int) -> bool:
+    return 0 <= index < len(steps) and steps[index].core

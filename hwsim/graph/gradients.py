@@ -1,0 +1,215 @@
+"""Backward operators of single forward operators, with their traffic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hwsim.graph.op import (
+    Attention,
+    Elementwise,
+    Matmul,
+    MoeExperts,
+    Norm,
+    Op,
+    Operand,
+    Softmax,
+)
+from hwsim.graph.writer import Step, Writer
+from hwsim.specs.base import DTYPE_BYTES
+
+
+def gradient_writes(w: Writer, numel: float) -> Operand:
+    """Parameter gradients of ``numel`` values."""
+    dtype = w.setting.precision.grad
+    return Operand("gradient", numel * DTYPE_BYTES[dtype], dtype)
+
+
+def gradient_reads(w: Writer, numel: float) -> tuple[Operand, ...]:
+    """Gradients of earlier microbatches, which new ones are added to."""
+    return (gradient_writes(w, numel),) if w.setting.accumulate else ()
+
+
+def input_gradient(w: Writer, op: Matmul) -> Matmul:
+    """dx[m, k] = dy[m, n] · W[n, k]."""
+    moved = op.batch * op.m * op.n * op.a_bytes
+    return replace(
+        op,
+        name=f"{op.name}_input_gradient",
+        phase="backward",
+        n=op.k,
+        k=op.n,
+        reads=(Operand("activation", moved, op.dtype), op.reads[1]),
+        writes=(w.act(op.batch * op.m * op.k),),
+    )
+
+
+def weight_gradient(w: Writer, op: Matmul, bias: float) -> Matmul:
+    """dW[n, k] = dy[m, n]^T · x[m, k], and the bias's sum if that is fused."""
+    numel = op.batch * (op.n * op.k + bias)
+    moved = op.batch * op.m * op.n * op.a_bytes
+    grad = DTYPE_BYTES[w.setting.precision.grad]
+    return replace(
+        op,
+        name=f"{op.name}_weight_gradient",
+        phase="backward",
+        m=op.n,
+        n=op.k,
+        k=op.m,
+        b_bytes=op.a_bytes,
+        c_bytes=grad,
+        reads=(
+            Operand("activation", moved, op.dtype),
+            op.reads[0],
+            *gradient_reads(w, numel),
+        ),
+        writes=(gradient_writes(w, numel),),
+    )
+
+
+def product_gradients(w: Writer, op: Matmul) -> tuple[Matmul, Matmul]:
+    """Gradients of both factors of out[m, n] = a[m, k] · b[k, n]."""
+    out = w.act(op.batch * op.m * op.n)
+    a, b = op.reads
+    first = replace(
+        op,
+        name=f"{op.name}_first_gradient",
+        phase="backward",
+        n=op.k,
+        k=op.n,
+        reads=(out, b),
+        writes=(a,),
+    )
+    second = replace(
+        op,
+        name=f"{op.name}_second_gradient",
+        phase="backward",
+        m=op.k,
+        k=op.m,
+        reads=(a, out),
+        writes=(b,),
+    )
+    return first, second
+
+
+def function_gradient(w: Writer, step: Step, *, saved: bool = True) -> Op:
+    """dx from dy and, if ``saved``, from what forward read."""
+    op, dy = step.op, w.act(step.numel)
+    if op is None:
+        raise TypeError("a step without an operator has no function")
+    inputs = step.extra.get("reads", step.numel)
+    if isinstance(op, Softmax):
+        writes = w.act(inputs)
+        return replace(
+            op, name=f"{op.name}_gradient", phase="backward",
+            reads=(dy, w.act(inputs)), writes=(writes,),
+        )  # fmt: skip
+    reads, out = [dy], inputs if saved else step.numel
+    if saved:
+        reads.append(w.act(inputs))
+    mask = step.extra.get("mask", 0.0)
+    if mask:
+        reads.append(Operand("activation", mask, "int8"))
+    return Elementwise(
+        name=f"{op.name}_gradient",
+        dtype=op.dtype,
+        numel=step.numel,
+        function=f"{getattr(op, 'function', op.kind)}_gradient",
+        flop_per_value=2.0 * getattr(op, "flop_per_value", 1.0),
+        reads=tuple(reads),
+        writes=(w.act(out),),
+        phase="backward",
+    )
+
+
+def row_gradient(w: Writer, numel: float, columns: float) -> Op:
+    """Sum of ``numel`` gradients into ``columns`` parameters' gradients."""
+    return Elementwise(
+        name="row_gradient",
+        dtype=w.setting.precision.vector,
+        numel=numel,
+        function="reduce_rows",
+        reads=(w.act(numel), *gradient_reads(w, columns)),
+        writes=(gradient_writes(w, columns),),
+        phase="backward",
+    )
+
+
+def turned_round(op: Op) -> Op:
+    """Return a copy, rotation or exchange of rows with traffic reversed."""
+    return replace(
+        op,
+        name=f"{op.name}_gradient",
+        phase="backward",
+        reads=op.writes,
+        writes=tuple(o for o in op.reads if o.role != "index") or op.reads,
+    )
+
+
+def attention_gradient(w: Writer, step: Step) -> Op:
+    """Gradient of fused attention.
+
+    It reads what forward read and wrote and the output's gradient, and
+    writes one for each query, key and value; two small kernels sum rows
+    before and convert the queries' gradient after.
+    """
+    op = step.op
+    if not isinstance(op, Attention):
+        raise TypeError("the step is no fused attention")
+    sinks = 1 if w.setting.model.attention_sinks else 0
+    return replace(
+        op,
+        name=f"{op.name}_gradient",
+        phase="backward",
+        reads=(*op.reads, *op.writes, w.act(step.numel)),
+        writes=(*op.reads[: len(op.reads) - sinks],),
+        kernels=3,
+    )
+
+
+def norm_gradient(w: Writer, step: Step) -> Op:
+    """Gradient of a norm: one kernel for rows, one for its parameters."""
+    op = step.op
+    if not isinstance(op, Norm):
+        raise TypeError("the step is no norm")
+    numel, weights = step.numel, step.extra["weights"]
+    mask = step.extra["mask"]
+    # dy and the input; a fused sum also reads the gradient that passes by.
+    reads = [w.act(numel * (3 if op.fused_add else 2))]
+    writes = [w.act(numel * (2 if mask else 1))]
+    if weights:
+        reads += [w.parameters(weights), *gradient_reads(w, weights)]
+        writes.append(gradient_writes(w, weights))
+    if mask:
+        reads.append(Operand("activation", mask, "int8"))
+    return replace(
+        op,
+        name=f"{op.name}_gradient",
+        phase="backward",
+        reads=tuple(reads),
+        writes=tuple(writes),
+        kernels=2 if weights else 1,
+    )
+
+
+def expert_gradient(w: Writer, step: Step) -> Op:
+    """Gradients of the routed experts' inputs and weights.
+
+    Each of forward's products becomes two; every expert's gradient is
+    written, whether a token came or not.
+    """
+    op = step.op
+    if not isinstance(op, MoeExperts):
+        raise TypeError("the step is no experts' block")
+    weights = step.extra["weights"]
+    rows, *inner, stored = op.reads
+    return replace(
+        op,
+        name=f"{op.name}_gradient",
+        phase="backward",
+        reads=(
+            rows, rows, *inner, *inner, w.act(step.numel), stored,
+            *gradient_reads(w, weights),
+        ),
+        writes=(*inner, w.act(step.numel), gradient_writes(w, weights)),
+        kernels=5,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Cross-entropy over a vocabulary that tensor parallelism may divide."""
+
+from __future__ import annotations
+
+from hwsim.graph.op import CrossEntropy, Elementwise, Op, Operand, Phase, Softmax
+from hwsim.graph.writer import Writer
+from hwsim.specs.base import DTYPE_BYTES
+
+
+def cross_entropy(w: Writer, logits: int, rows: float) -> tuple[int, int]:
+    """Append loss and its gradient; return (loss value, gradient's node).
+
+    Frameworks compute it in fp32. Fused, one kernel each reads the logits and
+    writes their gradient; otherwise cast, log-softmax, gather and the
+    backward of each are kernels of their own.
+    """
+    columns = float(w.setting.shard.vocab)
+    if w.setting.fusion.cross_entropy:
+        return _fused(w, logits, rows, columns)
+    return _unfused(w, logits, rows, columns)
+
+
+def _wide(numel: float) -> Operand:
+    return Operand("activation", numel * 4.0, "fp32")
+
+
+def _reductions(w: Writer, x: int, rows: float, count: int) -> int:
+    """Append the sums over the vocabulary's shards: maximum, sum, target."""
+    if w.setting.shard.tp == 1:
+        return x
+    for name in ("loss_maximum", "loss_sum", "loss_target")[:count]:
+        x = w.collective(name, "all_reduce", (x,), rows * 4.0)
+    return x
+
+
+def _put(w: Writer, op: Op, x: int) -> int:
+    return w.put(op, (x,), "none")
+
+
+def _fused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, int]:
+    def kernel(name: str, phase: Phase, writes: Operand) -> CrossEntropy:
+        return CrossEntropy(
+            name=name,
+            dtype=w.setting.precision.vector,
+            rows=rows,
+            columns=columns,
+            reads=(w.act(rows * columns),),
+            writes=(writes,),
+            phase=phase,
+        )
+
+    loss = _put(w, kernel("cross_entropy", "forward", _wide(rows)), logits)
+    loss = _reductions(w, loss, rows, 2)
+    gradient = kernel("cross_entropy_gradient", "backward", w.act(rows * columns))
+    return loss, w.node_of[_put(w, gradient, loss)]
+
+
+def _unfused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, int]:
+    numel = rows * columns
+    narrow = DTYPE_BYTES[w.setting.precision.act] < 4
+    x = logits
+    if narrow:
+        x = _put(w, _pass(w, "logits_cast", numel, w.act(numel), _wide(numel)), x)
+    x = _reductions(w, x, rows, 1)
+    softmax = Softmax(
+        name="log_softmax",
+        dtype=w.setting.precision.vector,
+        rows=rows,
+        columns=columns,
+        reads=(_wide(numel),),
+        writes=(_wide(numel),),
+    )
+    x = _reductions(w, _put(w, softmax, x), rows, 2)
+    loss = _put(w, _pass(w, "loss", rows, _wide(rows), _wide(rows)), x)
+    x = _put(
+        w, _pass(w, "loss_gradient", numel, _wide(rows), _wide(numel), "backward"), loss
+    )
+    turned = Softmax(
+        name="log_softmax_gradient",
+        dtype=w.setting.precision.vector,
+        rows=rows,
+        columns=columns,
+        reads=(_wide(2.0 * numel),),
+        writes=(_wide(numel),),
+        phase="backward",
+    )
+    x = _put(w, turned, x)
+    if narrow:
+        cast = _pass(
+            w, "logits_cast_gradient", numel, _wide(numel), w.act(numel), "backward"
+        )
+        x = _put(w, cast, x)
+    return loss, w.node_of[x]
+
+
+def _pass(
+    w: Writer,
+    name: str,
+    numel: float,
+    reads: Operand,
+    writes: Operand,
+    phase: Phase = "forward",
+) -> Elementwise:
+    return Elementwise(
+        name=name,
+        dtype=w.setting.precision.vector,
+        numel=numel,
+        function="cast" if "cast" in name else "gather",
+        reads=(reads,),
+        writes=(writes,),
+        phase=phase,
+    )

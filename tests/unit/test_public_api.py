@@ -1,0 +1,31 @@
+"""The facade: a changed public name is a decision, not an accident."""
+
+import inspect
+
+import pytest
+
+import hwsim
+
+PUBLIC = """
+DeviceSpec GraphError GraphResult HwsimError InferResult InputError ModelSpec OpResult
+OutputError SpecError StackSpec SystemSpec TrainResult UnknownNameError __version__
+compare_published device_ids estimate infer load_device load_model load_stack
+load_system model_ids op roofline run_scenario simulate stack_ids system_ids train
+write_report
+""".split()
+
+
+def test_public_names_are_these():
+    assert sorted(hwsim.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_load_and_are_documented(name):
+    value = getattr(hwsim, name)
+    if name != "__version__":
+        assert inspect.getdoc(value)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hwsim.nothing  # noqa: B018
