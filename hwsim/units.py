@@ -104,6 +104,8 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
             f"as in {dimension.example!r}"
         )
     value, unit = _split(cleaned, dimension)
+    if not math.isfinite(value):
+        return check_magnitude(value, dimension, text)  # raises
     if unit == "":
         raise ValueError(
             f"{text!r} has no unit; write it with one, as in {dimension.example!r}"

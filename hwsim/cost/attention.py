@@ -8,19 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray, combine
-from hwsim.cost.sequence import add, interconnect_to_overhead
+from hwsim.cost.sequence import add, interconnect_to_overhead, select
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.parameters.attention import DecodeParameters, PrefillParameters
-
-
-class _Blocks(NamedTuple):
-    """Thread blocks of a prefill: how many, and key columns each visits."""
-
-    count: FloatArray
-    mean_columns: FloatArray
-    most_columns: FloatArray
 
 
 def prefill_attention_cost(
@@ -72,33 +64,35 @@ def prefill_attention_cost(
     )
     dv = dk if v_head_dim is None else np.asarray(v_head_dim, dtype=np.float64)
     p = calibration.attention.prefill
-    sk = np.maximum(sk, sq) if causal else sk
-    blocks = _blocks(p, b, h / g, g, sq, sk, w, causal)
+    sk = np.maximum(sk, sq)
     element, kv_element = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
-    visible = _visible(sq, sk, w)
-    nbytes = b * element * sq * h * (dk + dv) + b * kv_element * visible * g * (dk + dv)
+    work = _PrefillWork(b, h, g, dk, dv, sq, sk, w, causal, kv_element < element)
+    seen = np.where(w > 0, np.minimum(sk, w + sq), sk)
+    nbytes = b * (dk + dv) * (sq * h * element + seen * g * kv_element)
     passes = 1.0
     if backward:
         # Reads q, k, v, output and its gradient; writes three gradients.
         nbytes, passes = 2.5 * nbytes, p.backward_flop_ratio / p.backward_efficiency
-    busy = passes * _busy(p, blocks, dk, dv, device, dtype)
-    attention = combine(
-        compute=busy,
-        levels={
-            device.main_memory_name: nbytes / (device.bandwidth * p.memory_efficiency)
-        },
+    rate = device.bandwidth * p.memory_efficiency
+    main = device.main_memory_name
+    cost = combine(
+        compute=passes * _busy(p, work, device, dtype),
+        levels={main: nbytes / rate},
         overhead=p.start_time,
+        exponent=p.memory_overlap,
     )
-    if backward or not write_kv:
-        return attention
-    written = b * sq * g * (dk + dv) * (element + kv_element)
-    write = combine(
-        levels={
-            device.main_memory_name: written / (device.bandwidth * p.memory_efficiency)
-        },
-        overhead=p.write_start_time,
-    )
-    return add(attention, write)
+    if write_kv and not backward:
+        written = b * sq * g * (dk + dv) * (element + kv_element)
+        tokens = p.token_time * b * sq / device.compute.units
+        write = combine(levels={main: written / rate}, interconnect=tokens, exponent=2)
+        cost = add(cost, interconnect_to_overhead(write))
+    if backward or not np.any(sq == 1):
+        return cost
+    single = decode_attention_cost(
+        b, h, g, dk, sk, window=w, v_head_dim=dv, device=device,
+        calibration=calibration, dtype=dtype, kv_dtype=kv_dtype,
+    )  # fmt: skip
+    return select(np.broadcast_to(sq == 1, cost.time.shape), single, cost)
 
 
 def decode_attention_cost(
@@ -211,66 +205,75 @@ def _floats(*values: ArrayLike) -> list[FloatArray]:
     return [np.asarray(v, dtype=np.float64) for v in values]
 
 
-def _visible(sq: FloatArray, sk: FloatArray, w: FloatArray) -> FloatArray:
-    """Keys that at least one query of a sequence sees."""
-    return np.where(w > 0, np.minimum(sk, w + sq), sk)
+class _PrefillWork(NamedTuple):
+    """Shapes of a prefill."""
+
+    batch: FloatArray
+    heads: FloatArray
+    kv_heads: FloatArray
+    dk: FloatArray
+    dv: FloatArray
+    seq_q: FloatArray
+    seq_kv: FloatArray
+    window: FloatArray
+    causal: bool
+    narrow: bool
 
 
-def _blocks(
-    p: PrefillParameters,
-    b: FloatArray,
-    group: FloatArray,
-    g: FloatArray,
-    sq: FloatArray,
-    sk: FloatArray,
-    w: FloatArray,
-    causal: bool,
-) -> _Blocks:
-    rows, columns = p.tile_rows, p.tile_columns
-    # Query heads that share keys are packed into the rows of one block.
-    per_head = np.ceil(sq * group / rows)
-    count = b * g * per_head
+class _Blocks(NamedTuple):
+    """Thread blocks: how many, and the key columns they visit."""
+
+    count: FloatArray
+    mean_columns: FloatArray
+    most_columns: FloatArray
+
+
+def _blocks(p: PrefillParameters, work: _PrefillWork, units: int) -> _Blocks:
+    rows, columns, sq, sk = p.tile_rows, p.tile_columns, work.seq_q, work.seq_kv
+    group = work.heads / work.kv_heads if p.packs_groups else np.float64(1.0)
+    count = work.batch * work.heads / group * np.ceil(sq * group / rows)
+    height = rows / group
     last = np.ceil(sk / columns) * columns
     first = last
-    if causal:
-        reach = sk - sq + np.minimum(sq, np.ceil(rows / group))
+    if work.causal:
+        reach = sk - sq + np.minimum(sq, np.ceil(height))
         first = np.minimum(np.ceil(reach / columns) * columns, last)
-    width = np.ceil((w + rows / group) / columns) * columns
-    width = np.where(w > 0, width, np.inf)
+    w = work.window
+    width = np.where(w > 0, np.ceil((w + height) / columns) * columns, np.inf)
     # Columns grow linearly from the first block to the last, cut by the window.
-    span = np.maximum(last - first, 1e-30)
-    share = np.clip((width - first) / span, 0.0, 1.0)
-    top = np.minimum(last, width)
-    start = np.minimum(first, width)
+    share = np.clip((width - first) / np.maximum(last - first, 1e-9), 0.0, 1.0)
+    top, start = np.minimum(last, width), np.minimum(first, width)
     mean = share * (start + top) / 2 + (1 - share) * top
-    return _Blocks(count, mean, top)
+    # Idle units take a part of the history of long blocks.
+    history = np.clip(top - sq, 0.0, None)
+    helpers = np.maximum(1.0, units / count)
+    return _Blocks(count, mean, top - history * (1 - 1 / helpers))
 
 
 def _busy(
-    p: PrefillParameters,
-    blocks: _Blocks,
-    dk: FloatArray,
-    dv: FloatArray,
-    device: DeviceSpec,
-    dtype: str,
+    p: PrefillParameters, work: _PrefillWork, device: DeviceSpec, dtype: str
 ) -> FloatArray:
+    """Return the time of all thread blocks on the execution units."""
     units = device.compute.units
-    pad = device.compute.systolic.rows if device.compute.systolic else 16
-    width = np.ceil(dk / pad) * pad + np.ceil(dv / pad) * pad
-    efficiency = np.where(
-        dk > p.tile_rows / 2, p.matrix_efficiency, p.matrix_efficiency_narrow
-    )
-    per_unit = device.peak(dtype) / units
-    matrix = 2.0 * p.tile_rows * width / (per_unit * efficiency)
+    blocks = _blocks(p, work, units)
+    pad = device.compute.systolic.rows if device.compute.systolic else 1
+    width = np.ceil(work.dk / pad) * pad + np.ceil(work.dv / pad) * pad
+    efficiency: FloatArray | float = p.matrix_efficiency
+    if work.narrow:
+        slowdown = np.maximum(1.0, work.dk / 128) ** p.narrow_width_exponent
+        efficiency = p.narrow_matrix_efficiency / slowdown
+    matrix = 2.0 * p.tile_rows * width * units / (device.peak(dtype) * efficiency)
     clock = device.compute.clock
-    exponential = (
-        p.tile_rows / (p.exponentials_per_clock * clock) if clock is not None else 0.0
-    )
-    q = p.overlap
-    column = (matrix**q + exponential**q) ** (1 / q)
+    # Without a clock the exponential rate is unknown and left out.
+    rate = p.exponentials_per_clock * clock if clock is not None else np.inf
+    column = _norm(p.overlap, matrix, np.float64(p.tile_rows / rate))
+    fixed = p.block_time * (work.dk / 128) ** p.block_width_exponent
     waves = blocks.count / units
     waves = (1 - p.wave_quantization) * waves + p.wave_quantization * np.ceil(waves)
-    balanced = waves * (blocks.mean_columns * column + p.block_time)
-    longest = blocks.most_columns * column + p.block_time
-    return np.maximum(balanced, longest)
+    every = waves * (blocks.mean_columns * column + fixed)
+    longest = blocks.most_columns * column * p.longest_block_ratio + fixed
+    return _norm(p.balance, every, longest)
 
+
+def _norm(exponent: float, *times: FloatArray) -> FloatArray:
+    return np.asarray(sum(t**exponent for t in times) ** (1.0 / exponent))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.roofline import non_negative
-from hwsim.cost.terms import cache_name, cache_rate, memory_time
+from hwsim.cost.terms import cache_name, cache_rate, combine_stream, memory_time
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -66,7 +66,7 @@ def elementwise_cost(
         amount = amount * (1.0 - share)
     levels[device.main_memory_name] = memory_time(amount, main_rate, params.memory_ramp)
     peak = device.peak(dtype, "vector") * params.compute_efficiency
-    return combine(
+    return combine_stream(
         compute=work / peak,
         levels=levels,
         overhead=np.where(some, params.overhead, 0.0),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.cpu import blocked_cost
 from hwsim.cost.product import Product, product
 from hwsim.cost.systolic import systolic_cost
 from hwsim.cost.terms import (
     cache_name,
+    combine_stream,
     memory_levels,
     sustained_derate,
     widen_time,
@@ -76,7 +77,7 @@ def _tiled_cost(
 ) -> Cost:
     params = calibration.matmul
     tiles = tile_time(work, device, calibration, dtype)
-    cost = combine(
+    cost = combine_stream(
         compute=tiles.total,
         levels=memory_levels(work, device, calibration),
         overhead=params.overhead,
@@ -105,7 +106,7 @@ def _fitted_roofline(
     params = calibration.matmul
     peak = device.peak(dtype) * params.efficiency(dtype)
     compute = work.flop / peak * sustained_derate(work, calibration)
-    return combine(
+    return combine_stream(
         compute=compute + widen_time(work, device, calibration),
         levels=memory_levels(work, device, calibration),
         overhead=params.overhead,

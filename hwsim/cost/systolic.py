@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.product import Product
-from hwsim.cost.terms import memory_levels, sustained_derate, widen_time
+from hwsim.cost.terms import combine_stream, memory_levels, sustained_derate, widen_time
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec, SystolicArray
@@ -37,7 +37,7 @@ def systolic_cost(
     fill = (array.rows + array.columns) / rate * (work.flop > 0)
     compute = streamed / rate + widen_time(work, device, calibration)
     load = loaded / rate + fill
-    overlapped = combine(
+    overlapped = combine_stream(
         compute=compute + load,
         levels=memory_levels(work, device, calibration),
         overhead=params.overhead,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from hwsim.cost.cost import FloatArray
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.product import Product
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -45,7 +48,10 @@ def sustained_derate(work: Product, calibration: Calibration) -> FloatArray:
 def memory_levels(
     work: Product, device: DeviceSpec, calibration: Calibration
 ) -> dict[str, FloatArray]:
-    """Return the time of moving each operand once, by memory level [s]."""
+    """Return the time of moving each operand once, by memory level [s].
+
+    The levels are one stream: their times add up.
+    """
     params = calibration.matmul
     nbytes = work.nbytes
     rate = device.bandwidth * params.memory_efficiency
@@ -57,6 +63,33 @@ def memory_levels(
         return {device.main_memory_name: main + resident / rate}
     fast = cache_rate(device, params.memory_efficiency, params.cache_speedup, rate)
     return {cache: resident / fast, device.main_memory_name: main}
+
+
+def combine_stream(
+    compute: FloatArray,
+    levels: Mapping[str, FloatArray],
+    overhead: ArrayLike,
+    exponent: float,
+) -> Cost:
+    """Return the cost of arithmetic over one memory stream of several levels.
+
+    Bytes found in the cache and bytes from main memory pass one after the
+    other, so their times add before they overlap with arithmetic.
+    """
+    stream = np.zeros_like(compute)
+    for part in levels.values():
+        stream = stream + part
+    cost = combine(
+        compute=compute, levels={"all": stream}, overhead=overhead, exponent=exponent
+    )
+    spent = cost.levels["all"] / np.where(stream > 0, stream, 1.0)
+    return Cost(
+        time=cost.time,
+        compute=cost.compute,
+        levels={name: part * spent for name, part in levels.items()},
+        interconnect=cost.interconnect,
+        overhead=cost.overhead,
+    )
 
 
 def memory_time(nbytes: FloatArray, rate: float, ramp: float) -> FloatArray:

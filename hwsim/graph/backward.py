@@ -16,7 +16,7 @@ from hwsim.graph.gradients import (
     turned_round,
     weight_gradient,
 )
-from hwsim.graph.op import Elementwise, Matmul, Op
+from hwsim.graph.op import CollectiveName, Elementwise, Matmul, Op
 from hwsim.graph.opgraph import COMPUTE, Node
 from hwsim.graph.writer import INPUT, MEMORY, Setting, Step, Writer, tp_collective
 
@@ -72,22 +72,17 @@ class Backward:
             self.grads.setdefault(value, []).append(node)
 
     def communicate(
-        self, name: str, collective: str, numel: float, after: int
+        self, name: str, collective: CollectiveName, numel: float, after: int
     ) -> int:
         """Append a collective; without overlap it waits for all compute."""
+        setting, nbytes = self.setting, numel * self.w.act_bytes
         op = tp_collective(
-            name,
-            "all_gather" if collective == "all_gather" else
-            "all_reduce" if collective == "all_reduce" else "reduce_scatter",
-            numel * self.w.act_bytes,
-            self.setting.shard.tp,
-            self.setting.precision.act,
+            name, collective, nbytes, setting.shard.tp, setting.precision.act
         )
-        op = replace(op, phase="backward")
-        waits = (after,)
-        if not self.setting.stack.overlap.tp and self.last_compute >= 0:
+        waits: tuple[int, ...] = (after,)
+        if not setting.stack.overlap.tp:
             waits = (after, self.last_compute)
-        return self.put(op, waits, "tp")
+        return self.put(replace(op, phase="backward"), waits, "tp")
 
     # The pass ---------------------------------------------------------------
 
@@ -239,8 +234,9 @@ class Backward:
 
     def enter(self, step: Step, dy: int) -> None:
         """Start of a tensor-parallel region: sum the devices' gradients."""
-        kind = "reduce_scatter" if self.setting.sequence_parallel else "all_reduce"
-        self.give(step, self.communicate("gradient_reduce", kind, step.numel, dy))
+        split = self.setting.sequence_parallel
+        kind: CollectiveName = "reduce_scatter" if split else "all_reduce"
+        self.give(step, self.communicate("input_gradient_reduce", kind, step.numel, dy))
 
     def leave(self, step: Step, dy: int) -> None:
         """End of a region: every device needs the whole gradient."""

@@ -92,7 +92,7 @@ def product_gradients(w: Writer, op: Matmul) -> tuple[Matmul, Matmul]:
 
 
 def function_gradient(w: Writer, step: Step, *, saved: bool = True) -> Op:
-    """dx from dy and, if ``saved``, from what forward read."""
+    """Gradient of the input from dy and, if ``saved``, from what forward read."""
     op, dy = step.op, w.act(step.numel)
     if op is None:
         raise TypeError("a step without an operator has no function")
@@ -141,7 +141,7 @@ def turned_round(op: Op) -> Op:
         name=f"{op.name}_gradient",
         phase="backward",
         reads=op.writes,
-        writes=tuple(o for o in op.reads if o.role != "index") or op.reads,
+        writes=tuple(o for o in op.reads if o.role != "index"),
     )
 
 

@@ -24,12 +24,12 @@ def _wide(numel: float) -> Operand:
     return Operand("activation", numel * 4.0, "fp32")
 
 
-def _reductions(w: Writer, x: int, rows: float, count: int) -> int:
-    """Append the sums over the vocabulary's shards: maximum, sum, target."""
+def _reductions(w: Writer, x: int, rows: float, *names: str) -> int:
+    """Append the reductions over the vocabulary's shards."""
     if w.setting.shard.tp == 1:
         return x
-    for name in ("loss_maximum", "loss_sum", "loss_target")[:count]:
-        x = w.collective(name, "all_reduce", (x,), rows * 4.0)
+    for name in names:
+        x = w.collective(f"loss_{name}", "all_reduce", (x,), rows * 4.0)
     return x
 
 
@@ -50,7 +50,7 @@ def _fused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, in
         )
 
     loss = _put(w, kernel("cross_entropy", "forward", _wide(rows)), logits)
-    loss = _reductions(w, loss, rows, 2)
+    loss = _reductions(w, loss, rows, "maximum", "sum")
     gradient = kernel("cross_entropy_gradient", "backward", w.act(rows * columns))
     return loss, w.node_of[_put(w, gradient, loss)]
 
@@ -61,7 +61,7 @@ def _unfused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, 
     x = logits
     if narrow:
         x = _put(w, _pass(w, "logits_cast", numel, w.act(numel), _wide(numel)), x)
-    x = _reductions(w, x, rows, 1)
+    x = _reductions(w, x, rows, "maximum")
     softmax = Softmax(
         name="log_softmax",
         dtype=w.setting.precision.vector,
@@ -70,7 +70,7 @@ def _unfused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, 
         reads=(_wide(numel),),
         writes=(_wide(numel),),
     )
-    x = _reductions(w, _put(w, softmax, x), rows, 2)
+    x = _reductions(w, _put(w, softmax, x), rows, "sum", "target")
     loss = _put(w, _pass(w, "loss", rows, _wide(rows), _wide(rows)), x)
     x = _put(
         w, _pass(w, "loss_gradient", numel, _wide(rows), _wide(numel), "backward"), loss

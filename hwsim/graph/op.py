@@ -163,7 +163,7 @@ class Attention(Op):
 
     def _flop(self, pairs: float) -> float:
         forward = 2.0 * self.batch * self.heads * pairs
-        forward *= self.head_dim + self.v_head_dim
+        forward *= float(self.head_dim + self.v_head_dim)
         # Backward: five products where forward has two (FlashAttention-2).
         return forward * (2.5 if self.phase == "backward" else 1.0)
 
@@ -207,7 +207,7 @@ class Elementwise(Op):
 
     @property
     def flop(self) -> float:
-        """numel · flop_per_value. [FLOP]"""
+        """Values times ``flop_per_value``. [FLOP]"""
         return self.numel * self.flop_per_value
 
 
@@ -327,7 +327,7 @@ class OptimizerUpdate(Op):
 
     @property
     def flop(self) -> float:
-        """numel · flop_per_value. [FLOP]"""
+        """Values times ``flop_per_value``. [FLOP]"""
         return self.numel * self.flop_per_value
 
 

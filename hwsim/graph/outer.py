@@ -140,3 +140,14 @@ def pooler(w: Writer, x: int, batch: int) -> int:
     return w.elementwise(
         "pooler_tanh", "tanh", (x,), numel=numel, reads=numel, flop_per_value=8.0
     )
+
+
+def masked_head(w: Writer, x: int, rows: float) -> int:
+    """Append the dense layer and norm before a masked model's logits."""
+    hidden = w.setting.model.hidden
+    x = w.linear("transform", x, rows, hidden, hidden, bias=True)
+    numel = rows * hidden
+    x = w.elementwise(
+        "transform_gelu", "gelu", (x,), numel=numel, reads=numel, flop_per_value=8.0
+    )
+    return w.norm("transform_norm", (x,), rows, hidden)

@@ -36,9 +36,7 @@ class Parameters:
         )
 
     def __mul__(self, count: float) -> Parameters:
-        return Parameters(
-            self.linear * count, self.plain * count, self.norms * count
-        )
+        return Parameters(self.linear * count, self.plain * count, self.norms * count)
 
     @property
     def total(self) -> float:
@@ -80,9 +78,7 @@ def _latent_parameters(model: ModelSpec, local: Shard) -> Parameters:
     return Parameters(linear, plain)
 
 
-def feed_forward_parameters(
-    model: ModelSpec, local: Shard, *, moe: bool
-) -> Parameters:
+def feed_forward_parameters(model: ModelSpec, local: Shard, *, moe: bool) -> Parameters:
     """Return the parameters of one feed-forward block."""
     hidden, spec = model.hidden, model.moe
     if not moe or spec is None:

@@ -14,7 +14,6 @@ from hwsim.graph.op import (
     Norm,
     Op,
     Operand,
-    Phase,
 )
 from hwsim.graph.opgraph import COMPUTE, Block, Node
 from hwsim.graph.precision import Precision
@@ -27,8 +26,8 @@ INPUT = 0  # value that enters a block
 MEMORY = 1  # value that enters a decoder layer from the encoder
 
 Rule = Literal[
-    "linear", "product", "through", "add", "scale", "function", "drop", "enter", "leave",
-    "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
+    "linear", "product", "through", "add", "scale", "function", "drop", "enter",
+    "leave", "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
 ]  # fmt: skip
 
 
@@ -104,17 +103,19 @@ class Writer:
     from other blocks.
     """
 
-    def __init__(self, setting: Setting, phase: Phase = "forward") -> None:
+    def __init__(
+        self, setting: Setting, tokens: float = 0.0, memory_tokens: float = 0.0
+    ) -> None:
         self.setting = setting
-        self.phase: Phase = phase
+        self.tokens, self.memory_tokens = tokens, memory_tokens
         self.nodes: list[Node] = []
         self.steps: list[Step] = []
         self.node_of: list[int] = [-1, -1]
-        self.pending: tuple[int, ...] = ()
         self._quantised: dict[int, int] = {}
         precision = setting.precision
         self.act_bytes = DTYPE_BYTES[precision.act]
         self.math_bytes = DTYPE_BYTES[precision.math]
+        self.plain_math = precision.act if precision.quantised else precision.math
         self.core = False
 
     # Operands ---------------------------------------------------------------
@@ -184,7 +185,7 @@ class Writer:
         """Append an elementwise operator; sizes are in values."""
         out = numel if writes is None else writes
         read = (self.act(reads), self.parameters(weights))
-        written = (self.feed(out) if to_linear else self.act(out),)
+        written: tuple[Operand, ...] = (self.feed(out) if to_linear else self.act(out),)
         if mask:
             written += (Operand("activation", mask, "int8"),)
         op = Elementwise(
@@ -273,7 +274,7 @@ class Writer:
         setting, precision = self.setting, self.setting.precision
         math, weight = precision.math, precision.weight
         if not quantise:
-            math, weight = _plain(precision), precision.act
+            math, weight = self.plain_math, precision.act
         elif precision.quantised:
             x = self.quantised(x, batch * m * k)
         a_bytes, b_bytes = DTYPE_BYTES[math], DTYPE_BYTES[weight]
@@ -388,7 +389,3 @@ def tp_collective(
         reads=moved,
         writes=moved,
     )
-
-
-def _plain(precision: Precision) -> str:
-    return precision.act if precision.quantised else precision.math

@@ -16,7 +16,7 @@ _PLACES = (
     (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
     (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
 )  # fmt: skip
-_DISTANCES = (3.0, 12.0, 24.0)
+_DISTANCES = (3.0, 13.0)
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:

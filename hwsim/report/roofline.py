@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _DASHES = (0, (5, 2))
 _MARKERS = ("o", "D", "s", "^")
-_LABELS = 8  # operators that get their name, at most
 _LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
 
 
@@ -149,7 +148,8 @@ def roofline_figure(
     figure.set_layout_engine("none")  # what follows measures text in place
     _spread_peaks(axes, peaks, names)
     _label_levels(axes, levels, box)
-    largest = sorted(points, key=lambda p: -p.share)[:_LABELS]
+    _label_ridges(axes, peaks, used, device.bandwidth)
+    largest = sorted(points, key=lambda p: -p.share)[: 8 if width > 5 else 4]
     place_labels(
         axes,
         [(p.arithmetic_intensity, p.flop_per_s, p.name) for p in largest],
@@ -261,6 +261,20 @@ def _spread_peaks(axes: Any, peaks: Sequence[Ceiling], texts: Sequence[Any]) -> 
     heights = [axes.transData.transform((1.0, c.peak))[1] * points for c in peaks]
     for text, old, new in zip(texts, heights, spread(heights, 9.5), strict=True):
         text.set_position((7, new - old))
+
+
+def _label_ridges(
+    axes: Any, peaks: Sequence[Ceiling], used: set[str], bandwidth: float
+) -> None:
+    """Write the ridge points of the ceilings in use, or of all matrix peaks."""
+    for ceiling in peaks:
+        wanted = used & set(ceiling.dtypes) if used else ceiling.unit == "matrix"
+        if wanted:
+            axes.annotate(
+                f"{fmt.count(ceiling.peak / bandwidth, 3)} FLOP/B",
+                (ceiling.peak / bandwidth, ceiling.peak), (4, -4),
+                textcoords="offset points", fontsize=7, color=MUTED, va="top",
+            )  # fmt: skip
 
 
 def _label_levels(axes: Any, levels: dict[str, float], box: Box) -> None:

@@ -88,6 +88,7 @@ RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.0,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.fonttype": "none",
     "svg.hashsalt": "hwsim",
     "pdf.fonttype": 42,

@@ -9,10 +9,10 @@ in one step, so that eighty equal layers cost as much as four.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hwsim.graph.opgraph import COMPUTE, Block, OpGraph
+from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
 
 _SETTLED = 3  # equal growth in so many instances in a row is the steady pattern
 _TOLERANCE = 1e-11
@@ -63,44 +63,53 @@ def split_wait(
 
 @dataclass(slots=True)
 class _State:
-    """Times that later nodes can wait for, and what has been added up."""
+    """Times that later nodes can wait for, and what has been added up.
+
+    ``last`` holds (start, end) of the newest node of each stream, ``outputs``
+    (stream, start, end) of the newest block instances.
+    """
 
     host: float = 0.0
-    free: dict[str, float] = field(default_factory=dict)
-    latest: float = 0.0
-    outputs: deque[tuple[str, float, float]] = field(
-        default_factory=lambda: deque(maxlen=MAX_AFTER)
-    )
-    comm: tuple[float, float] = (0.0, 0.0)
     busy: float = 0.0
     exposed: float = 0.0
     idle: float = 0.0
+    last: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outputs: deque[tuple[str, float, float]] = field(
+        default_factory=lambda: deque(maxlen=MAX_AFTER)
+    )
+
+    @property
+    def latest(self) -> float:
+        """End of all that has been played. [s]"""
+        return max((end for _, end in self.last.values()), default=0.0)
+
+    @property
+    def communication(self) -> tuple[float, float]:
+        """Start and end of the communication that ends last. [s]"""
+        found = (0.0, 0.0)
+        for stream, times in self.last.items():
+            if stream != COMPUTE and times[1] > found[1]:
+                found = times
+        return found
 
     def vector(self) -> list[float]:
-        free = self.free
-        flat = [self.host, self.latest, self.busy, self.exposed, self.idle]
-        flat += [free[name] for name in sorted(free)]
+        flat = [self.host, self.busy, self.exposed, self.idle]
+        for times in self.last.values():
+            flat += times
         for _, start, end in self.outputs:
             flat += (start, end)
-        return [*flat, *self.comm]
+        return flat
 
     def advance(self, growth: Sequence[float], times: int) -> None:
-        g = iter(growth)
-        self.host += times * next(g)
-        self.latest += times * next(g)
-        self.busy += times * next(g)
-        self.exposed += times * next(g)
-        self.idle += times * next(g)
-        for name in sorted(self.free):
-            self.free[name] += times * next(g)
-        self.outputs = deque(
-            [(s, a + times * next(g), b + times * next(g)) for s, a, b in self.outputs],
-            maxlen=self.outputs.maxlen,
-        )
-        self.comm = (
-            self.comm[0] + times * next(g),
-            self.comm[1] + times * next(g),
-        )
+        added = iter([times * g for g in growth])
+        self.host += next(added)
+        self.busy += next(added)
+        self.exposed += next(added)
+        self.idle += next(added)
+        for stream, (start, end) in self.last.items():
+            self.last[stream] = (start + next(added), end + next(added))
+        for place, (stream, start, end) in enumerate(self.outputs):
+            self.outputs[place] = (stream, start + next(added), end + next(added))
 
 
 def play_inorder(
@@ -129,10 +138,11 @@ def play_inorder(
     state = _State(host=start)
     for block, durations, launches in zip(graph.blocks, times, host_times, strict=True):
         _play_block(state, block, durations, launches, fold)
-    compute_end = state.free.get(COMPUTE, 0.0)
-    exposed, idle = split_wait(compute_end, state.latest, *state.comm)
+    compute_end = state.last.get(COMPUTE, (0.0, 0.0))[1]
+    makespan = state.latest
+    exposed, idle = split_wait(compute_end, makespan, *state.communication)
     return Playback(
-        makespan=state.latest,
+        makespan=makespan,
         compute_busy=state.busy,
         exposed_comm_time=state.exposed + exposed,
         idle=state.idle + idle,
@@ -146,7 +156,7 @@ def _play_block(
     launches: Sequence[float],
     fold: bool,
 ) -> None:
-    done, settled = 0, 0
+    done, alike = 0, 0
     before: list[float] = []
     growth: list[float] = []
     while done < block.repeat:
@@ -157,9 +167,9 @@ def _play_block(
         after = state.vector()
         if len(after) == len(before):
             new = [b - a for a, b in zip(before, after, strict=True)]
-            settled = settled + 1 if _same(growth, new) else 0
+            alike = alike + 1 if _same(growth, new) else 0
             growth = new
-            if settled >= _SETTLED:
+            if alike >= _SETTLED and _is_settled(state, block, growth):
                 state.advance(growth, block.repeat - done)
                 return
         before = after
@@ -168,48 +178,82 @@ def _play_block(
 def _same(old: Sequence[float], new: Sequence[float]) -> bool:
     if len(old) != len(new):
         return False
-    scale = _TOLERANCE * max(map(abs, new), default=0.0)
+    scale = _tolerance(new)
     return all(abs(a - b) <= scale for a, b in zip(old, new, strict=True))
+
+
+def _tolerance(growth: Sequence[float]) -> float:
+    return _TOLERANCE * max(map(abs, growth), default=0.0)
+
+
+def _is_settled(state: _State, block: Block, growth: Sequence[float]) -> bool:
+    """Whether the pattern can never change again.
+
+    It can while something that others wait for grows faster than they do: it
+    is not felt yet, but will catch up with them.
+    """
+    host, slack = growth[0], _tolerance(growth)
+    rate = {name: growth[5 + 2 * i] for i, name in enumerate(state.last)}
+    used = {node.stream for node in block.nodes}
+    if any(rate[name] < host - slack for name in used):
+        return False
+    return all(
+        rate[source] <= rate[waiter] + slack for source, waiter in _edges(block, rate)
+    )
+
+
+def _edges(block: Block, streams: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield (stream, stream that waits for it)."""
+    out = block.nodes[block.output_index].stream
+    for node in block.nodes:
+        for dep in node.deps:
+            yield block.nodes[dep].stream, node.stream
+        if node.barrier:
+            for name in streams:
+                yield name, node.stream
+        elif not node.deps and node.after:
+            yield out, node.stream
 
 
 def _play_instance(
     state: _State, block: Block, durations: Sequence[float], launches: Sequence[float]
 ) -> None:
-    starts: list[float] = []
-    ends: list[float] = []
-    free, nodes = state.free, block.nodes
+    played: list[tuple[float, float]] = []
+    last, nodes = state.last, block.nodes
     for node, duration, launch in zip(nodes, durations, launches, strict=True):
         state.host += launch
         stream = node.stream
-        base = free.get(stream, 0.0)
-        ready = state.host if state.host > base else base
-        comm_start = comm_end = 0.0
-        for dep in node.deps:
-            end = ends[dep]
-            if end > ready:
-                ready = end
-            if nodes[dep].stream != COMPUTE and end > comm_end:
-                comm_start, comm_end = starts[dep], end
-        if node.barrier:
-            ready = max(ready, state.latest)
-            comm_start, comm_end = state.comm
-        elif not node.deps and node.after and node.after <= len(state.outputs):
-            name, out_start, out_end = state.outputs[-node.after]
-            ready = max(ready, out_end)
-            if name != COMPUTE:
-                comm_start, comm_end = out_start, out_end
-        end = ready + duration
+        base = last[stream][1] if stream in last else 0.0
+        ready, communication = _waits(state, node, nodes, played)
+        start = max(ready, base, state.host)
         if stream == COMPUTE:
-            exposed, idle = split_wait(base, ready, comm_start, comm_end)
+            exposed, idle = split_wait(base, start, *communication)
             state.busy += duration
             state.exposed += exposed
             state.idle += idle
-        elif end > state.comm[1]:
-            state.comm = (ready, end)
-        free[stream] = end
-        starts.append(ready)
-        ends.append(end)
-        if end > state.latest:
-            state.latest = end
+        last[stream] = (start, start + duration)
+        played.append(last[stream])
     out = block.output_index
-    state.outputs.append((nodes[out].stream, starts[out], ends[out]))
+    state.outputs.append((nodes[out].stream, *played[out]))
+
+
+def _waits(
+    state: _State,
+    node: Node,
+    nodes: Sequence[Node],
+    played: Sequence[tuple[float, float]],
+) -> tuple[float, tuple[float, float]]:
+    """Return when all that a node waits for has ended, and the last transfer."""
+    ready, communication = 0.0, (0.0, 0.0)
+    if node.barrier:
+        return state.latest, state.communication
+    for dep in node.deps:
+        end = played[dep][1]
+        ready = max(ready, end)
+        if nodes[dep].stream != COMPUTE and end > communication[1]:
+            communication = played[dep]
+    if not node.deps and node.after and node.after <= len(state.outputs):
+        stream, start, ready = state.outputs[-node.after]
+        if stream != COMPUTE:
+            communication = (start, ready)
+    return ready, communication

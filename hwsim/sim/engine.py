@@ -39,6 +39,20 @@ class _Task:
     end: float = -1.0
     waiting: list[simpy.Event] | None = None
 
+    def when_done(self, env: simpy.Environment) -> simpy.Event:
+        """Return an event that succeeds when the task ends."""
+        event = env.event()
+        self.waiting = [*(self.waiting or ()), event]
+        return event
+
+    def communication(self) -> tuple[float, float]:
+        """Start and end of the last communication that it waited for."""
+        found = (0.0, 0.0)
+        for other in self.waits:
+            if other.node.stream != COMPUTE and other.end > found[1]:
+                found = (other.start, other.end)
+        return found
+
 
 class _Stream:
     """A first-in first-out queue of launched tasks."""
@@ -152,23 +166,15 @@ class GraphPlayer:
                 stream.wake = env.event()
                 yield stream.wake
             task = queue.popleft()
-            comm_start = comm_end = 0.0
             for other in task.waits:
                 if other.end < 0.0:
-                    event = env.event()
-                    if other.waiting is None:
-                        other.waiting = []
-                    other.waiting.append(event)
-                    yield event
-                if other.node.stream != COMPUTE and other.end > comm_end:
-                    comm_start, comm_end = other.start, other.end
+                    yield other.when_done(env)
             if name == COMPUTE:
-                start = env.now
-                exposed, idle = split_wait(base, start, comm_start, comm_end)
+                task.start = env.now
+                exposed, idle = split_wait(base, env.now, *task.communication())
                 waited[0] += task.duration
                 waited[1] += exposed
                 waited[2] += idle
-                task.start = start
                 yield env.timeout(task.duration)
             else:
                 yield from self._communicate(task)
@@ -235,15 +241,9 @@ class GraphPlayer:
         ]  # fmt: skip
         ends = [max((t.end for t in tasks), default=0.0) for tasks in self.tasks]
         busy, exposed, idle = self._waited[0]
-        last = max(
-            (t for t in self.tasks[0] if t.node.stream != COMPUTE),
-            key=lambda t: t.end,
-            default=None,
-        )
-        compute_end = max(
-            (t.end for t in self.tasks[0] if t.node.stream == COMPUTE), default=0.0
-        )
-        comm = (last.start, last.end) if last else (0.0, 0.0)
+        last = {t.node.stream: (t.start, t.end) for t in self.tasks[0]}
+        compute_end = last.pop(COMPUTE, (0.0, 0.0))[1]
+        comm = max(last.values(), key=lambda times: times[1], default=(0.0, 0.0))
         more_exposed, more_idle = split_wait(compute_end, ends[0], *comm)
         return PlayedGraph(
             records=tuple(records),

@@ -21,19 +21,24 @@ class PrefillParameters(Spec):
     Attributes
     ----------
     start_time : float
-        Start and drain of the attention kernel. [s]
-    write_start_time : float
-        Start and drain of the kernel that writes keys and values to the
-        cache, as far as the attention kernel does not hide it. [s]
+        Start and drain of the kernels. [s]
+    token_time : float
+        Time to write one token's keys and values to the cache on one
+        execution unit. [s]
     block_time : float
-        Prologue and epilogue of one thread block. [s]
+        Prologue and epilogue of one thread block, for heads 128 wide. [s]
+    block_width_exponent : float
+        ``block_time`` grows as this power of the head width. [1]
     tile_rows, tile_columns : int
         Query rows and key columns of one step of a thread block.
+    packs_groups : bool
+        Whether query heads that share keys fill the rows of one block.
     matrix_efficiency : float
         Sustained over peak matrix rate inside a block. [1]
-    matrix_efficiency_narrow : float
-        The same for head dimensions up to half of ``tile_rows``, where
-        loading operands and the softmax weigh more. [1]
+    narrow_matrix_efficiency : float
+        The same where the cache is narrower than the arithmetic. [1]
+    narrow_width_exponent : float
+        That rate falls as this power of a head width above 128. [1]
     exponentials_per_clock : float
         Exponentials per clock and execution unit, with the scaling and
         maximum that go with each. [1/clock]
@@ -42,8 +47,15 @@ class PrefillParameters(Spec):
         other, large is full overlap. [1]
     wave_quantization : float
         1: blocks run in whole waves over the units; 0: perfectly balanced. [1]
+    longest_block_ratio : float
+        Time per key of a block that has its unit to itself, over that of
+        blocks that share units. [1]
+    balance : float
+        Exponent p of (all blocks^p + longest block^p)^(1/p). [1]
     memory_efficiency : float
         Sustained over quoted main-memory bandwidth. [1]
+    memory_overlap : float
+        Exponent p of (busy^p + memory^p)^(1/p). [1]
     backward_flop_ratio : float
         Matrix work of the backward pass over that of the forward pass. [1]
     backward_efficiency : float
@@ -51,16 +63,22 @@ class PrefillParameters(Spec):
     """
 
     start_time: Seconds
-    write_start_time: Seconds
+    token_time: Seconds
     block_time: Seconds
+    block_width_exponent: Exponent
     tile_rows: Count
     tile_columns: Count
+    packs_groups: bool
     matrix_efficiency: Share
-    matrix_efficiency_narrow: Share
+    narrow_matrix_efficiency: Share
+    narrow_width_exponent: Exponent
     exponentials_per_clock: Positive
     overlap: AtLeastOne
     wave_quantization: Fraction
+    longest_block_ratio: Positive
+    balance: AtLeastOne
     memory_efficiency: Share
+    memory_overlap: AtLeastOne
     backward_flop_ratio: AtLeastOne
     backward_efficiency: Share
 

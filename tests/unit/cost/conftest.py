@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from hwsim.specs.calibration import GENERATIONS, Calibration
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.load import load_spec
+
 
 SOURCE = {"kind": "assumed", "title": "test fixture", "date": dt.date(2025, 1, 1)}
 
@@ -47,7 +46,7 @@ def h100_like() -> DeviceSpec:
 def tpu_like() -> DeviceSpec:
     return make_device(
         kind="tpu",
-        architecture="tpu-v6e",
+        architecture="tpu-v6",
         compute={
             "units": 1,
             "unit_kind": "TensorCore",
@@ -132,7 +131,3 @@ def tpu() -> DeviceSpec:
 @pytest.fixture
 def cpu() -> DeviceSpec:
     return cpu_like()
-
-
-def generation(name: str) -> Calibration:
-    return load_spec(GENERATIONS, Calibration, name)

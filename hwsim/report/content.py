@@ -1,0 +1,144 @@
+"""What a page is made of, before it is HTML: sections, tables, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from hwsim.report.style import ReportFigure
+from hwsim.report.svg import inline_svg
+
+WIDE, NARROW = 7.6, 3.9  # inch: for a screen or paper, for a phone
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    number : bool
+        Set right, in even digits.
+    bar : float or None
+        Share of one, drawn as a bar behind the text.
+    badge : str
+        A word set apart after the text, such as ``assumed``.
+    note : str
+        Smaller text on a line of its own.
+    href : str
+        Where a link on the text leads; nothing is fetched from there.
+    tone : str
+        ``good``, ``bad`` or nothing.
+    code : bool
+        Set in a fixed width.
+    """
+
+    text: str
+    number: bool = False
+    bar: float | None = None
+    badge: str = ""
+    note: str = ""
+    href: str = ""
+    tone: str = ""
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading."""
+
+    text: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first cell of a row is its heading."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    footer: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in two widths, with its caption."""
+
+    title: str
+    caption: str
+    wide: Markup
+    narrow: Markup
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A headline figure."""
+
+    label: str
+    value: str
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it, in order."""
+
+    name: str
+    title: str
+    text: tuple[str, ...] = ()
+    items: tuple[Table | Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: the question, the answer, and what the answer rests on."""
+
+    title: str
+    question: str
+    answer: str
+    facts: tuple[Fact, ...]
+    sections: tuple[Section, ...]
+    warning: str = ""
+    assumed: tuple[str, ...] = ()
+
+
+def table(caption: str, columns: str, rows: Sequence[Sequence[Cell | str]]) -> Table:
+    """Return a table.
+
+    Parameters
+    ----------
+    columns : str
+        Headings, separated by ``|``; one that starts with ``#`` is of numbers.
+    rows : sequence of sequence of Cell or str
+        Plain text takes its column's alignment.
+    """
+    heads = tuple(
+        Column(text.strip().removeprefix("#"), text.strip().startswith("#"))
+        for text in columns.split("|")
+    )
+    return Table(
+        caption,
+        heads,
+        tuple(
+            tuple(
+                cell if isinstance(cell, Cell) else Cell(cell, number=head.number)
+                for cell, head in zip(row, heads, strict=True)
+            )
+            for row in rows
+        ),
+    )
+
+
+def picture(name: str, title: str, draw: Callable[[float], ReportFigure]) -> Picture:
+    """Draw a figure for wide and for narrow screens."""
+    wide, narrow = draw(WIDE), draw(NARROW)
+    return Picture(
+        title,
+        wide.caption,
+        inline_svg(wide, f"{name}-wide", title),
+        inline_svg(narrow, f"{name}-narrow", title),
+    )

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwsim.cost.elementwise import elementwise_cost
+from hwsim.cost.roofline import roofline_cost
+from hwsim.errors import InputError
+from hwsim.specs.calibration import calibration_for
+from hwsim.specs.device import DeviceSpec
+
+
+def test_floor_then_bandwidth(any_device: DeviceSpec) -> None:
+    calibration = calibration_for(any_device)
+    params = calibration.elementwise
+    cost = elementwise_cost([1.0, 1e11], device=any_device, calibration=calibration)
+    assert cost.time[0] == pytest.approx(params.overhead, rel=1e-2)
+    steady = 1e11 / (any_device.bandwidth * params.memory_efficiency)
+    assert cost.time[1] == pytest.approx(steady, rel=1e-2)
+    assert cost.bound().tolist() == ["overhead", any_device.main_memory_name]
+
+
+def test_parts_add_up(any_device: DeviceSpec) -> None:
+    cost = elementwise_cost(
+        np.logspace(2, 10, 9),
+        np.logspace(10, 2, 9),
+        device=any_device,
+        calibration=calibration_for(any_device),
+        resident=0.3,
+    )
+    parts = cost.compute + cost.memory + cost.interconnect + cost.overhead
+    np.testing.assert_allclose(parts, cost.time)
+
+
+def test_the_cache_is_faster_but_not_free(gpu: DeviceSpec) -> None:
+    calibration = calibration_for(gpu)
+    cost = elementwise_cost(
+        2e7, device=gpu, calibration=calibration, resident=[0.0, 0.5, 1.0]
+    )
+    assert np.all(np.diff(cost.time) < 0)
+    least = roofline_cost(0.0, {"l2": 2e7}, device=gpu, dtype="fp32").time
+    assert cost.time[-1] >= least
+
+
+def test_heavy_work_binds_on_the_vector_units(gpu: DeviceSpec) -> None:
+    calibration = calibration_for(gpu)
+    cost = elementwise_cost(1e6, 67e12, device=gpu, calibration=calibration)
+    least = 1.0 / calibration.elementwise.compute_efficiency
+    assert cost.time == pytest.approx(least, rel=1e-3)
+    assert cost.bound() == "compute"
+
+
+def test_nothing_costs_nothing(gpu: DeviceSpec) -> None:
+    cost = elementwise_cost([0.0, 1.0], device=gpu, calibration=calibration_for(gpu))
+    assert cost.time[0] == 0.0
+    assert cost.time[1] > 0.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"nbytes": -1.0}, {"nbytes": float("nan")}, {"nbytes": 1.0, "flop": -1.0}],
+)
+def test_refuses_bad_amounts(gpu: DeviceSpec, arguments: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        elementwise_cost(**arguments, device=gpu, calibration=calibration_for(gpu))
+
+
+def test_refuses_more_than_all_resident(gpu: DeviceSpec) -> None:
+    with pytest.raises(InputError, match="resident"):
+        elementwise_cost(
+            1.0, device=gpu, calibration=calibration_for(gpu), resident=1.5
+        )
+
+
+# bf16 to fp8 conversion on an H100 SXM in graph replay: bytes moved, seconds
+# (aiconfigurator, commit 095f58a, Apache-2.0, (c) NVIDIA Corporation).
+MEASURED = [
+    (5_033_164_800, 1656.713e-6),
+    (402_653_184, 132.806e-6),
+    (352_321_536, 116.7e-6),
+    (301_989_888, 100.282e-6),
+]
+
+
+def test_meets_measured_conversions(gpu: DeviceSpec) -> None:
+    nbytes, measured = np.array(MEASURED).T
+    cost = elementwise_cost(nbytes, device=gpu, calibration=calibration_for(gpu))
+    np.testing.assert_allclose(cost.time, measured, rtol=0.06)
