@@ -12,9 +12,13 @@ def main() -> None:
 
         sys.stdout.write(f"hwsim {__version__}\n")
         return
-    from hwsim.cli.app import run
+    try:
+        from hwsim.cli.app import run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # during imports; later ones are handled inside
+        sys.stderr.write("hwsim: interrupted\n")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

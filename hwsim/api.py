@@ -329,8 +329,9 @@ def run_scenario(
     scenario = load_scenario(Path(path))
     asked = {**scenario.arguments()}
     asked["overrides"] = [*scenario.overrides, *overrides]
-    runner = {"infer": infer, "train": train}[scenario.task]
-    return runner(scenario.model, scenario.system, **asked)  # type: ignore[operator]
+    if scenario.task == "infer":
+        return infer(scenario.model, scenario.system, **asked)
+    return train(scenario.model, scenario.system, **asked)
 
 
 def compare_published(

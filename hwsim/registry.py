@@ -6,12 +6,14 @@ import functools
 import importlib.metadata
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hwsim.errors import HwsimError, UnknownNameError
+from hwsim.resources import builtin_path, user_paths
 
 T = TypeVar("T")
 DEVICE_PACKS = "hwsim.device_packs"
+FIGURES = "hwsim.figures"
 
 
 class Registry(Generic[T]):
@@ -61,6 +63,20 @@ class Registry(Generic[T]):
 
 
 @functools.cache
+def _figures() -> Registry[Callable[..., Any]]:
+    return Registry(FIGURES, "figure")
+
+
+def draw(figure: str, *arguments: Any, path: str | None = None) -> Any:
+    """Draw a registered figure: results name it, the report layer draws it.
+
+    Built-ins stand under ``hwsim.figures`` too: ``roofline``, ``timeline``,
+    ``breakdown``.
+    """
+    return _figures().get(figure)(*arguments, path=path)
+
+
+@functools.cache
 def _device_packs() -> Registry[object]:
     return Registry(DEVICE_PACKS, "device pack")
 
@@ -100,3 +116,15 @@ def _called(name: str, target: Callable[[], object]) -> object:
             f"device pack {name!r} fails: {type(error).__name__}: {error}; reinstall "
             "or remove the package that registers it"
         ) from error
+
+
+def search_paths(name: str) -> Iterator[Path]:
+    """Yield folders that may hold data of one sort, the user's first.
+
+    The order is ``HWSIM_PATH`` (folders that hold ``devices/`` or
+    ``workloads/``), device packs (entry points), then the built-ins.
+    """
+    for folder in (*user_paths(), *device_pack_paths()):
+        if (folder / name).is_dir():
+            yield folder / name
+    yield builtin_path(name)

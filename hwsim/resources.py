@@ -37,30 +37,23 @@ def builtin_path(name: str) -> Path:
     )
 
 
-def search_paths(name: str) -> Iterator[Path]:
-    """Yield folders that may hold data of one sort, the user's first.
+def user_paths() -> Iterator[Path]:
+    """Yield the folders that ``HWSIM_PATH`` names.
 
-    The order is ``HWSIM_PATH`` (folders that hold ``devices/`` or
-    ``workloads/``), device packs (entry points), then the built-ins.
+    Raises
+    ------
+    HwsimError
+        If one holds neither ``devices/`` nor ``workloads/``.
     """
     for text in os.environ.get(USER_PATH, "").split(os.pathsep):
-        if text:
-            folder = expanded(text)
-            if not any((folder / known).is_dir() for known in _CHECKOUT):
-                raise HwsimError(
-                    f"{USER_PATH}: {text!r} is not a folder with devices/ or "
-                    f"workloads/ in it; name such folders, joined by {os.pathsep!r}"
-                )
-            yield from _existing(folder / name)
-    from hwsim.registry import device_pack_paths
-
-    for folder in device_pack_paths():
-        yield from _existing(folder / name)
-    yield builtin_path(name)
-
-
-def _existing(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
+        if not text:
+            continue
+        folder = expanded(text)
+        if not any((folder / known).is_dir() for known in _CHECKOUT):
+            raise HwsimError(
+                f"{USER_PATH}: {text!r} is not a folder with devices/ or "
+                f"workloads/ in it; name such folders, joined by {os.pathsep!r}"
+            )
         yield folder
 
 

@@ -14,6 +14,7 @@ from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.errors import InputError
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
+from hwsim.registry import draw
 from hwsim.schedule.inorder import Playback, play_inorder
 from hwsim.sim.records import PlayedGraph, Record
 from hwsim.specs.stack import StackSpec
@@ -151,21 +152,15 @@ class GraphResult(Result):
 
     def plot_roofline(self, path: str | None = None) -> Any:
         """Draw the operators under the device's ceilings; return the figure."""
-        from hwsim.report.roofline import roofline_figure
-
-        return roofline_figure([self], path=path)
+        return draw("roofline", [self], path=path)
 
     def plot_timeline(self, path: str | None = None) -> Any:
         """Draw the simulated timeline; return the figure."""
-        from hwsim.report.figures import timeline_figure
-
-        return timeline_figure(self.records, path=path)
+        return draw("timeline", self.records, path=path)
 
     def plot_breakdown(self, path: str | None = None) -> Any:
         """Draw the breakdown; return the figure."""
-        from hwsim.report.figures import breakdown_figure
-
-        return breakdown_figure({self.graph.name: self.parts}, path=path)
+        return draw("breakdown", {self.graph.name: self.parts}, path=path)
 
 
 def breakdown_frame(parts: dict[str, float]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, inference_footprint
 from hwsim.errors import InputError
 from hwsim.graph.inference import decode_graph, prefill_graph
+from hwsim.registry import draw
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -185,15 +186,13 @@ class InferResult(Result):
 
     def plot_roofline(self, path: str | None = None) -> Any:
         """Draw all operators under the device's ceilings; return the figure."""
-        from hwsim.report.roofline import roofline_figure
-
-        return roofline_figure(self.graphs, path=path)
+        return draw("roofline", self.graphs, path=path)
 
     def plot_breakdown(self, path: str | None = None) -> Any:
         """Draw the breakdown of each phase; return the figure."""
-        from hwsim.report.figures import breakdown_figure
-
-        return breakdown_figure({g.graph.name: g.parts for g in self.graphs}, path=path)
+        return draw(
+            "breakdown", {g.graph.name: g.parts for g in self.graphs}, path=path
+        )
 
     def plot_timeline(self, path: str | None = None) -> Any:
         """Draw the simulated timeline of the last phase; return the figure."""
@@ -230,11 +229,13 @@ def run_inference(
     two_sided = model.kind == "encoder_decoder"
     steps = max(config.output - (0 if two_sided else 1), 0)
     if steps:
-        extra = {"encoder_context": config.prompt} if two_sided else {}
+        encoder = config.prompt if two_sided else 0
         first = 1 if two_sided else config.prompt + 1
 
         def at(context: int, how: Engine = "closed_form") -> GraphResult:
-            graph = decode_graph(model, context=context, **extra, **shapes)
+            graph = decode_graph(
+                model, context=context, encoder_context=encoder, **shapes
+            )
             return run_graph(graph, group, stack, fidelity=fidelity, engine=how)
 
         decode = at(first + (steps - 1) // 2, engine)
@@ -311,8 +312,9 @@ def _changes(
         return lambda: _footprint(model, config, **changed).total
 
     tp = config.tp * 2
-    while tp <= min(system.num_devices, 64):
-        yield f"tp {tp}", after(tp=tp)
+    while tp <= 64:
+        more = "" if tp <= system.num_devices else " on a larger system"
+        yield f"tp {tp}{more}", after(tp=tp)
         tp *= 2
     batch = config.batch // 2
     while batch >= 1:

@@ -240,13 +240,15 @@ def _elementwise(dtype: str, shapes: dict[str, Any]) -> Op:
 def _rowwise(name: Any) -> Any:
     def build(dtype: str, shapes: dict[str, Any]) -> Op:
         m, n = _shape(shapes, "m"), _shape(shapes, "n")
-        traffic = {
-            "reads": (_tensor("activation", m * n, dtype),),
-            "writes": (_tensor("activation", m * n, dtype),),
-        }
+        values = (_tensor("activation", m * n, dtype),)
         if name == "softmax":
-            return Softmax(name=name, dtype=dtype, rows=m, columns=n, **traffic)
-        return Norm(name=name, dtype=dtype, rows=m, columns=n, function=name, **traffic)
+            return Softmax(
+                name=name, dtype=dtype, rows=m, columns=n, reads=values, writes=values
+            )
+        return Norm(
+            name=name, dtype=dtype, rows=m, columns=n, function=name, reads=values,
+            writes=values,
+        )  # fmt: skip
 
     return build
 

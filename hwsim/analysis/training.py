@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
 from hwsim.analysis.fit import MemoryFit, memory_fit
@@ -21,6 +21,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, training_footprint
 from hwsim.errors import InputError, nearest
 from hwsim.graph.training import training_graph
+from hwsim.registry import draw
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -28,7 +29,8 @@ from hwsim.specs.system import SystemSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-RECOMPUTE = ("none", "selective", "full")
+Recompute = Literal["none", "selective", "full"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
 
@@ -43,7 +45,7 @@ class TrainConfig:
     global_batch: int
     seq: int
     dtype: str
-    recompute: str
+    recompute: Recompute
     optimizer: str
     zero_stage: int
     sequence_parallel: bool
@@ -177,9 +179,7 @@ class TrainResult(Result):
 
     def plot_breakdown(self, path: str | None = None) -> Any:
         """Draw the breakdown of the step; return the figure."""
-        from hwsim.report.figures import breakdown_figure
-
-        return breakdown_figure({"training step": self.parts}, path=path)
+        return draw("breakdown", {"training step": self.parts}, path=path)
 
     def plot_timeline(self, path: str | None = None) -> Any:
         """Draw the simulated timeline of the last microbatch."""
@@ -265,8 +265,8 @@ def _checked(
     seq = _sequence(model, seq)
     dtype_on(system.device, dtype)
     return TrainConfig(
-        devices, tp, dp, micro_batch, global_batch, seq, dtype, recompute,
-        optimizer, zero_stage, sequence_parallel,
+        devices, tp, dp, micro_batch, global_batch, seq, dtype,
+        cast("Recompute", recompute), optimizer, zero_stage, sequence_parallel,
     )  # fmt: skip
 
 
@@ -276,15 +276,15 @@ def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{name} {value!r} is unknown; choose {', '.join(close)}")
 
 
-def _data_parallel(devices: int, tp: int, dp: Any) -> int:
-    if dp is None:
+def _data_parallel(devices: int, tp: int, asked: int | None) -> int:
+    if asked is None:
         if devices % tp:
             raise InputError(
                 f"tp {tp} does not divide {devices} devices; use a tp of "
                 f"{', '.join(str(d) for d in range(1, 65) if devices % d == 0)}"
             )
         return devices // tp
-    dp = positive_int("dp", dp)
+    dp = positive_int("dp", asked)
     if tp * dp != devices:
         raise InputError(
             f"tp x dp = {tp} x {dp} = {tp * dp}, but {devices} devices are asked "
@@ -293,10 +293,9 @@ def _data_parallel(devices: int, tp: int, dp: Any) -> int:
     return dp
 
 
-def _sequence(model: ModelSpec, seq: Any) -> int:
-    if seq is None:
-        seq = min(model.max_context or 2048, 2048)
-    seq = positive_int("seq", seq)
+def _sequence(model: ModelSpec, asked: int | None) -> int:
+    default = min(model.max_context or 2048, 2048)
+    seq = positive_int("seq", default if asked is None else asked)
     context_within(model, seq, "seq")
     return seq
 

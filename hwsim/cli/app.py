@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from hwsim.cli import ask, catalog, demo, picture
@@ -14,6 +13,10 @@ from hwsim.errors import HwsimError
 from hwsim.version import __version__
 
 INTERRUPTED = 130
+# Typer keeps its base of usage errors to itself; BadParameter is public.
+_UsageFault: type[Exception] = next(
+    cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="hwsim",
@@ -64,21 +67,27 @@ def run_code(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except HwsimError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "hwsim"
-        return _fail(f"{error.format_message()} (see {where} --help)", 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except _UsageFault as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe has gone: not an error, but nothing can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if code == INTERRUPTED:
+        return _fail("interrupted", INTERRUPTED)
     return int(code or 0)
+
+
+def _usage(error: Any) -> int:
+    """Say what is wrong with the command line, in one line."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "hwsim"
+    return _fail(f"{error.format_message()} (see {where} --help)", 2)
 
 
 def _fail(message: str, code: int) -> int:

@@ -34,14 +34,20 @@ def print_json(value: Any) -> None:
 
 def table(
     title: str | None,
-    columns: Sequence[str],
+    columns: Sequence[str] | None,
     rows: Iterable[Sequence[str]],
     *,
     right: Sequence[str] = (),
 ) -> Table:
-    """Return a table; the named columns are aligned to the right."""
-    drawn = Table(title=title, title_justify="left", header_style="bold", box=None)
-    for name in columns:
+    """Return a table; the named columns are aligned to the right.
+
+    Without columns it has no header.
+    """
+    drawn = Table(
+        title=title, title_justify="left", header_style="bold", box=None,
+        show_header=columns is not None,
+    )  # fmt: skip
+    for name in columns or ():
         side: Any = "right" if name in right else "left"
         drawn.add_column(name, justify=side, overflow="fold")
     for row in rows:

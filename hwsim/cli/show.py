@@ -34,7 +34,7 @@ def _title(text: str) -> None:
 
 
 def _figures(rows: list[tuple[str, str, str]]) -> None:
-    console().print(table(None, ("", "", ""), rows, right=()))
+    console().print(table(None, None, rows))
 
 
 def _parts(parts: Mapping[str, float]) -> str:

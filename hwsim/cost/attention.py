@@ -195,10 +195,10 @@ def _decode_matrix(
 ) -> FloatArray:
     rows = np.ceil(work.group / p.row_padding) * p.row_padding
     flop = 2.0 * work.units * rows * (work.dk + work.dv) * tokens
-    if work.narrow:
-        slowdown = np.maximum(1.0, work.dk / 128)
-        return flop * slowdown / (peak * p.narrow_matrix_efficiency)
-    return flop / (peak * p.matrix_efficiency)
+    if not work.narrow:
+        return np.asarray(flop / (peak * p.matrix_efficiency))
+    slowdown = np.maximum(1.0, work.dk / 128)
+    return np.asarray(flop * slowdown / (peak * p.narrow_matrix_efficiency))
 
 
 def _floats(*values: ArrayLike) -> list[FloatArray]:
@@ -223,7 +223,7 @@ class _PrefillWork(NamedTuple):
 class _Blocks(NamedTuple):
     """Thread blocks: how many, and the key columns they visit."""
 
-    count: FloatArray
+    blocks: FloatArray
     mean_columns: FloatArray
     most_columns: FloatArray
 
@@ -255,7 +255,7 @@ def _busy(
 ) -> FloatArray:
     """Return the time of all thread blocks on the execution units."""
     units = device.compute.units
-    blocks = _blocks(p, work, units)
+    launched = _blocks(p, work, units)
     pad = device.compute.systolic.rows if device.compute.systolic else 1
     width = np.ceil(work.dk / pad) * pad + np.ceil(work.dv / pad) * pad
     efficiency: FloatArray | float = p.matrix_efficiency
@@ -266,14 +266,17 @@ def _busy(
     clock = device.compute.clock
     # Without a clock the exponential rate is unknown and left out.
     rate = p.exponentials_per_clock * clock if clock is not None else np.inf
-    column = _norm(p.overlap, matrix, np.float64(p.tile_rows / rate))
+    column = _norm(p.overlap, matrix, np.asarray(p.tile_rows / rate))
     fixed = p.block_time * (work.dk / 128) ** p.block_width_exponent
-    waves = blocks.count / units
+    waves = launched.blocks / units
     waves = (1 - p.wave_quantization) * waves + p.wave_quantization * np.ceil(waves)
-    every = waves * (blocks.mean_columns * column + fixed)
-    longest = blocks.most_columns * column * p.longest_block_ratio + fixed
+    every = waves * (launched.mean_columns * column + fixed)
+    longest = launched.most_columns * column * p.longest_block_ratio + fixed
     return _norm(p.balance, every, longest)
 
 
-def _norm(exponent: float, *times: FloatArray) -> FloatArray:
-    return np.asarray(sum(t**exponent for t in times) ** (1.0 / exponent))
+def _norm(exponent: float, first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return (a^p + b^p)^(1/p) without overflow."""
+    largest = np.maximum(np.maximum(first, second), 1e-300)
+    total = (first / largest) ** exponent + (second / largest) ** exponent
+    return np.asarray(largest * total ** (1.0 / exponent))

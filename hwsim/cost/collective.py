@@ -147,8 +147,8 @@ def _step(
     protocol: Protocol, p: CollectiveParameters, span: Span, path: _Path, i: int
 ) -> float:
     if path.reducing and path.reducing[i]:
-        return p.in_network_step_time
-    return protocol.step_time.get(span.network.kind, 0.0)
+        return float(p.in_network_step_time)
+    return float(protocol.step_time[span.network.kind])
 
 
 def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> float:

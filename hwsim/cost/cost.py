@@ -51,7 +51,8 @@ class Cost:
         names = ["compute", *self.levels, "interconnect", "overhead"]
         parts = [self.compute, *self.levels.values(), self.interconnect, self.overhead]
         stacked = np.stack([np.broadcast_to(p, self.time.shape) for p in parts])
-        return np.asarray(names)[np.argmax(stacked, axis=0)]
+        found: NDArray[np.str_] = np.asarray(names)[np.argmax(stacked, axis=0)]
+        return found
 
 
 def combine(

@@ -51,7 +51,8 @@ class OpCosts:
     @property
     def memory(self) -> FloatArray:
         """Time on all memory levels. [s]"""
-        return np.sum([*self.levels.values(), np.zeros_like(self.time)], axis=0)
+        zero = np.zeros_like(self.time)
+        return sum(self.levels.values(), start=zero)
 
     def bound(self) -> list[str]:
         """Name of the largest part of each operator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from hwsim.errors import InputError
 from hwsim.specs.network import Network
@@ -128,7 +128,7 @@ def spans(system: SystemSpec, group_size: int, stride: int = 1) -> tuple[Span, .
 
 def _span(network: Network, child: int, size: int, inside: int, stride: int) -> Span:
     users = min(network.size, size * inside * stride)
-    bandwidth, axes = network.bandwidth, ()
+    bandwidth, axes = network.bandwidth, cast("tuple[Axis, ...]", ())
     if network.kind == "mesh":
         peers = max(1, network.size // child - 1)
         bandwidth *= min(1.0, (size - 1) / peers)
@@ -141,14 +141,16 @@ def _span(network: Network, child: int, size: int, inside: int, stride: int) -> 
 
 def _nic_share(network: Network, child: int, active: int) -> float:
     """Bandwidth of one device when ``active`` of its node use the NICs."""
-    node = network.bandwidth * child
+    node = float(network.bandwidth * child)
     nic = node / (network.nics_per_node or 1)
     return min(nic, node / min(active, child))
 
 
 def _axes(network: Network, members: int, stride: int) -> tuple[Axis, ...]:
     axes: list[Axis] = []
-    for length in reversed(network.dims):
+    for length, wraps in reversed(
+        list(zip(network.dims, network.axis_wraparound, strict=True))
+    ):
         if length == 1:
             continue
         spacing = math.gcd(stride, length) if stride > 1 else 1
@@ -158,7 +160,7 @@ def _axes(network: Network, members: int, stride: int) -> tuple[Axis, ...]:
         size = min(members, length // spacing)
         if size > 1:
             whole = size * spacing == length
-            axes.append(Axis(size, whole and network.wraparound, spacing))
+            axes.append(Axis(size, whole and wraps, spacing))
         members = math.ceil(members / size)
         if members <= 1:
             break

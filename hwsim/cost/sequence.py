@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.cost.cost import Cost, FloatArray
 
@@ -41,7 +42,7 @@ def interconnect_to_overhead(cost: Cost) -> Cost:
     )
 
 
-def select(chosen: FloatArray, when_true: Cost, when_false: Cost) -> Cost:
+def select(chosen: NDArray[np.bool_], when_true: Cost, when_false: Cost) -> Cost:
     """Return, shape by shape, one of two costs."""
 
     def pick(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -61,14 +62,6 @@ def select(chosen: FloatArray, when_true: Cost, when_false: Cost) -> Cost:
         interconnect=pick(when_true.interconnect, when_false.interconnect),
         overhead=pick(when_true.overhead, when_false.overhead),
     )
-
-
-def cheapest(*costs: Cost) -> Cost:
-    """Return, shape by shape, the cost with the least time; ties to the first."""
-    best = costs[0]
-    for cost in costs[1:]:
-        best = select(best.time <= cost.time, best, cost)
-    return best
 
 
 def _total(parts: list[FloatArray], shape: tuple[int, ...]) -> FloatArray:

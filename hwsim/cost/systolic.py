@@ -75,5 +75,6 @@ def _cycles(
     tiles = tiles * work.batch / array.arrays
     multiple = params.row_multiple
     rows = np.ceil(moving / multiple) * multiple
-    hidden = params.load_overlap * np.minimum(rows, array.rows)
-    return tiles * rows, tiles * (array.rows - hidden)
+    loading = array.rows * params.load_ratio
+    hidden = params.load_overlap * np.minimum(rows, loading)
+    return tiles * rows, tiles * (loading - hidden)

@@ -82,12 +82,15 @@ def _rates(
     device: DeviceSpec, params: MatmulParameters, tiled: TiledParameters, dtype: str
 ) -> _Rates:
     units = float(device.compute.units)
+    supply = tiled.operand_ratio * _reference_peak(device)
+    if device.cache is not None and device.cache.bandwidth is not None:
+        supply = max(supply, device.cache.bandwidth * params.memory_efficiency)
     widen = np.inf
     if params.dequantise_flop > 0:
         widen = device.peak("fp32", "vector") / units / params.dequantise_flop
     return _Rates(
         flop_per_s=device.peak(dtype) * params.efficiency(dtype) / units,
-        bytes_per_s=tiled.operand_ratio * _reference_peak(device) / units,
+        bytes_per_s=supply / units,
         widen_per_s=widen,
         units=units,
     )

@@ -12,7 +12,8 @@ from hwsim.graph.core import (
     write_cache,
 )
 from hwsim.graph.latent import latent_attention
-from hwsim.graph.writer import MEMORY, Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import MEMORY, Writer
 from hwsim.specs.model import LayerKind
 
 

@@ -18,7 +18,8 @@ from hwsim.graph.gradients import (
 )
 from hwsim.graph.op import CollectiveName, Elementwise, Matmul, Op
 from hwsim.graph.opgraph import COMPUTE, Node
-from hwsim.graph.writer import INPUT, MEMORY, Setting, Step, Writer, tp_collective
+from hwsim.graph.setting import Setting
+from hwsim.graph.writer import INPUT, MEMORY, Step, Writer, tp_collective
 
 INCOMING = -1  # the gradient that the block before hands on
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwsim.graph.op import Attention, Elementwise, Matmul, Operand, Rotary, Softmax
-from hwsim.graph.writer import Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import Writer
 from hwsim.specs.base import DTYPE_BYTES
 
 
@@ -78,11 +79,14 @@ def cache_operand(w: Writer, numel: float) -> Operand:
     return Operand("kv_cache", numel * DTYPE_BYTES[dtype], dtype)
 
 
-def write_cache(w: Writer, parts: Parts, p: Pass, width: float) -> Parts:
+def write_cache(
+    w: Writer, parts: Parts, p: Pass, width: float, kernels: int = 2
+) -> Parts:
     """Append the copy of new keys and values to the cache."""
     numel = p.tokens * width
     sources = tuple(dict.fromkeys((parts.k, parts.v)))
-    done = w.copy("kv_write", sources, w.act(numel), cache_operand(w, numel))
+    cache = cache_operand(w, numel)
+    done = w.copy("kv_write", sources, w.act(numel), cache, kernels=kernels)
     return parts._replace(also=(done,))
 
 
@@ -92,10 +96,7 @@ def rotate(w: Writer, parts: Parts, numel: float) -> Parts:
     Written out in a framework's operators it is, for each of the two tensors,
     negate half, concatenate, two products with tables and a sum.
     """
-    fusion = w.setting.fusion
-    several = not fusion.rotary and (
-        w.setting.training or fusion.attention == "unfused"
-    )
+    several = not w.setting.fusion.rotary
     op = Rotary(
         name="rotary",
         dtype=w.setting.precision.vector,
@@ -220,16 +221,7 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
         (q, keys), w.act(scores),
     )  # fmt: skip
     if not w.setting.fusion.softmax or w.setting.model.attention_sinks:
-        x = _mask(w, x, c, scores)
-    op = Softmax(
-        name=f"{c.prefix}softmax",
-        dtype=w.setting.precision.vector,
-        rows=p.batch * h.heads * p.seq_q,
-        columns=p.seq_kv,
-        reads=(w.act(scores),),
-        writes=(w.act(scores),),
-    )
-    x = w.put(op, (x,), "function", numel=scores, extra={"reads": scores})
+        x = _softmax(w, x, c, scores)
     if w.setting.dropout:
         x = w.elementwise(
             f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,
@@ -273,23 +265,39 @@ def _product(
     return w.put(op, inputs, "product", numel=float(batch * m * n))
 
 
-def _mask(w: Writer, x: int, c: Core, scores: float) -> int:
-    """Append scaling and, where there is a mask or bias, its addition."""
+def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
+    """Append scaling, mask or bias, and softmax: three kernels or one."""
     model, p = w.setting.model, c.seen
     added = 0.0
     if model.position in {"relative", "alibi"} and not c.cross:
         added = float(c.heads.heads * p.seq_q * p.seq_kv)
     elif p.causal and p.seq_q > 1:
         added = float(p.seq_q * p.seq_kv)
-    passes = 2 if added else 1
     sinks = (w.parameters(c.heads.heads),) if model.attention_sinks else ()
+    fused = w.setting.fusion.softmax
+    if not fused:
+        x = _mask(w, x, c, scores, added)
+    op = Softmax(
+        name=f"{c.prefix}softmax",
+        dtype=w.setting.precision.vector,
+        rows=p.batch * c.heads.heads * p.seq_q,
+        columns=p.seq_kv,
+        reads=(w.act(scores + (added if fused else 0.0)), *sinks),
+        writes=(w.act(scores),),
+    )
+    return w.put(op, (x,), "function", numel=scores, extra={"reads": scores})
+
+
+def _mask(w: Writer, x: int, c: Core, scores: float, added: float) -> int:
+    """Append scaling and, where there is a mask or bias, its addition."""
+    passes = 2 if added else 1
     op = Elementwise(
         name=f"{c.prefix}mask" if added else f"{c.prefix}scale",
         dtype=w.setting.precision.vector,
         numel=scores,
         function="scale_mask" if added else "scale",
         flop_per_value=float(passes),
-        reads=(w.act(passes * scores + added), *sinks),
+        reads=(w.act(passes * scores + added),),
         writes=(w.act(passes * scores),),
         kernels=passes,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hwsim.graph.moe import experts
-from hwsim.graph.writer import Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import Writer
 from hwsim.specs.model import LayerKind
 
 # Arithmetic of one activation value. [FLOP]

@@ -8,9 +8,10 @@ from hwsim.graph.attention import cross_keys, standard_heads
 from hwsim.graph.core import cache_operand
 from hwsim.graph.opgraph import Block, OpGraph
 from hwsim.graph.precision import resolve
+from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.shard import check_count, check_positive, shard
 from hwsim.graph.transformer import layer
-from hwsim.graph.writer import INPUT, Pass, Setting, Writer
+from hwsim.graph.writer import INPUT, Writer
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.model_parts import Role
 from hwsim.specs.stack import StackSpec

@@ -12,7 +12,8 @@ from hwsim.graph.core import (
     rotate,
     write_cache,
 )
-from hwsim.graph.writer import Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import Writer
 from hwsim.specs.model import MlaSpec
 
 
@@ -37,7 +38,7 @@ def latent_attention(w: Writer, x: int, p: Pass, window: int) -> int:
         numel = p.tokens * (w.setting.shard.heads + 1) * mla.qk_rope_head_dim
         parts = rotate(w, parts, numel)
         if p.cached:
-            parts = write_cache(w, parts, p, row)
+            parts = write_cache(w, parts, p, row, kernels=1)
     if not absorbed:
         out = _expanded(w, parts, p, mla, window)
     else:
@@ -55,7 +56,7 @@ def _down(w: Writer, x: int, p: Pass, mla: MlaSpec) -> tuple[int, int]:
     queries, hidden = w.setting.shard.heads * model.head_dim, model.hidden
     bias = model.qkv_bias
     if rank is None:
-        q = w.linear("q", x, tokens, queries, hidden, bias=bias)
+        q = w.linear("q", x, tokens, queries, hidden)
         kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias)
     else:
         if w.setting.fusion.qkv:

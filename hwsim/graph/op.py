@@ -158,7 +158,7 @@ class Attention(Op):
         if not w:
             return q * kv - q * (q - 1) / 2
         # Query i (0-based) sees min(w, kv - q + i + 1) keys.
-        growing = np.clip(w - (kv - q), 0.0, q)
+        growing: float = np.clip(w - (kv - q), 0.0, q)
         return growing * (kv - q) + growing * (growing + 1) / 2 + (q - growing) * w
 
     def _flop(self, pairs: float) -> float:

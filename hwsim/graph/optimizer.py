@@ -18,7 +18,7 @@ from hwsim.graph.op import (
 )
 from hwsim.graph.opgraph import COMPUTE, Block, Node
 from hwsim.graph.precision import Precision
-from hwsim.graph.writer import Setting
+from hwsim.graph.setting import Setting
 from hwsim.specs.base import DTYPE_BYTES
 
 # PyTorch's multi-tensor kernels take 320 blocks of 65536 values per launch

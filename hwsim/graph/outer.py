@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hwsim.graph.op import Embedding, Operand
 from hwsim.graph.precision import INDEX_BYTES
-from hwsim.graph.writer import INPUT, Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import INPUT, Writer
 
 
 def embedding(w: Writer, p: Pass) -> int:
@@ -58,7 +59,7 @@ def _add_positions(w: Writer, x: int, p: Pass, tokens: float) -> int:
     hidden = model.hidden
     numel = tokens * hidden
     # One row per position serves the whole batch; decode has one per sequence.
-    rows = p.seq_q if p.seq_q > 1 else p.batch
+    rows = float(p.seq_q if p.seq_q > 1 else p.batch)
     if model.position == "learned":
         table = _lookup(w, "positions", rows, hidden, rows=rows)
         x = _sum(w, "positions_add", (x, table), numel, numel + rows * hidden)
@@ -67,7 +68,9 @@ def _add_positions(w: Writer, x: int, p: Pass, tokens: float) -> int:
     elif model.position == "relative":
         _relative_bias(w, p)
     if model.token_types:
-        kinds = _lookup(w, "token_types", tokens, hidden, rows=min(2.0, tokens))
+        kinds = _lookup(
+            w, "token_types", tokens, hidden, rows=min(float(model.token_types), tokens)
+        )
         x = _sum(w, "token_types_add", (x, kinds), numel, 2 * numel)
     return x
 

@@ -71,7 +71,7 @@ def _latent_parameters(model: ModelSpec, local: Shard) -> Parameters:
     plain = norm_parameters(model, mla.kv_lora_rank) + hidden * model.out_bias
     if rank is None:
         linear += hidden * queries
-        plain += (queries + latent) * model.qkv_bias
+        plain += latent * model.qkv_bias
     else:
         linear += hidden * rank + rank * queries
         plain += norm_parameters(model, rank) + (rank + latent) * model.qkv_bias

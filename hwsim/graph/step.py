@@ -19,8 +19,9 @@ from hwsim.graph.parameters import (
     head_parameters,
     layer_parameters,
 )
+from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.transformer import layer
-from hwsim.graph.writer import Pass, Setting, Writer
+from hwsim.graph.writer import Writer
 from hwsim.specs.base import DTYPE_BYTES
 
 

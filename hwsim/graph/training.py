@@ -10,9 +10,9 @@ from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.optimizer import Update, optimizer_block, optimizer_named
 from hwsim.graph.parameters import device_parameters
 from hwsim.graph.precision import resolve
+from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.shard import check_count, check_positive, shard
 from hwsim.graph.step import Plan, step_blocks
-from hwsim.graph.writer import Pass, Setting
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 

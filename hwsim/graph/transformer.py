@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from hwsim.graph.attention import attention, cross_attention
 from hwsim.graph.feedforward import feed_forward
-from hwsim.graph.writer import INPUT, Pass, Writer
+from hwsim.graph.setting import Pass
+from hwsim.graph.writer import INPUT, Writer
 from hwsim.specs.model import LayerKind
 
 
@@ -40,16 +41,30 @@ class _Residual:
             return self.value
         return self.w.norm(name, (self.value,), self.rows, self.hidden)
 
-    def add(self, name: str, branch: int, norm: str = "") -> None:
+    def input(self, norm: str) -> int:
+        """Return what a branch reads: the stream, normed if ``norm`` is named."""
+        if norm and not self.post:
+            return self.norm(norm)
+        if self.waiting:
+            self._sum("residual", self.branch)
+        return self.value
+
+    def add(self, name: str, branch: int, norm: str) -> None:
         """Add a branch to the stream, now or in the norm that comes next."""
-        w, numel = self.w, self.rows * self.hidden
         if self.fused and norm and self.post:
             inputs = (branch, self.value)
-            self.value = w.norm(norm, inputs, self.rows, self.hidden, fused_add=True)
-            return
-        if self.fused and not self.post and _leading_norm(w):
+            self.value = self.w.norm(
+                norm, inputs, self.rows, self.hidden, fused_add=True
+            )
+        elif self.fused and not self.post and _leading_norm(self.w):
             self.waiting, self.branch = True, branch
-            return
+        else:
+            self._sum(name, branch)
+            if norm and self.post:
+                self.value = self.norm(norm)
+
+    def _sum(self, name: str, branch: int) -> None:
+        w, numel = self.w, self.rows * self.hidden
         mask = numel if w.setting.dropout else 0.0
         if mask and not w.setting.fusion.bias:
             branch = w.elementwise(
@@ -61,8 +76,7 @@ class _Residual:
             f"{name}_add", "add", (branch, self.value), numel=numel,
             reads=2 * numel, writes=numel, rule="add", mask=mask,
         )  # fmt: skip
-        if norm and self.post:
-            self.value = w.norm(norm, (self.value,), self.rows, self.hidden)
+        self.waiting = False
 
     def outputs(self) -> tuple[int, ...]:
         """Values that the layer hands on, the one to wait for first."""
@@ -76,46 +90,58 @@ def _leading_norm(w: Writer) -> bool:
 def layer(w: Writer, p: Pass, kind: LayerKind) -> tuple[int, ...]:
     """Append one layer; return the values that it hands on."""
     model = w.setting.model
-    stream = _Residual(w, p)
+    stream, norms = _Residual(w, p), model.norms_per_layer
     if model.parallel_block:
         _parallel(w, p, kind, stream)
-    else:
-        _sublayer(stream, "attention", 0, lambda x: attention(w, x, p, kind), p)
-        if kind.role == "decoder" and model.kind == "encoder_decoder":
-            _sublayer(stream, "cross", 0, lambda x: cross_attention(w, x, p), p)
-        _sublayer(stream, "ffn", 1, lambda x: feed_forward(w, x, p, kind), p)
+        return stream.outputs()
+    cross = kind.role == "decoder" and model.kind == "encoder_decoder"
+    # Norms beyond two stand behind attention and feed-forward in turn.
+    more = max(norms - 2, 0)
+
+    def attend(x: int) -> int:
+        return attention(w, x, p, kind)
+
+    _sublayer(stream, p, "attention", attend, own=norms > 0, more=(more + 1) // 2)
+    if cross:
+        _sublayer(stream, p, "cross", lambda x: cross_attention(w, x, p), own=True)
+
+    def feed(x: int) -> int:
+        return feed_forward(w, x, p, kind)
+
+    _sublayer(stream, p, "ffn", feed, own=norms > 1, more=more // 2)
     return stream.outputs()
 
 
 def _sublayer(
-    stream: _Residual, name: str, place: int, body: Callable[[int], int], p: Pass
+    stream: _Residual,
+    p: Pass,
+    name: str,
+    body: Callable[[int], int],
+    *,
+    own: bool,
+    more: int = 0,
 ) -> None:
-    """Append a branch; ``place`` says which of a layer's norms is its own."""
-    w, norms = stream.w, stream.w.setting.model.norms_per_layer
-    own = norms > place
-    if stream.post:
-        branch = w.leave(body(stream.value), f"{name}_reduce", p.tokens)
-        stream.add(name, branch, f"{name}_norm" if own else "")
-        return
-    x = stream.norm(f"{name}_norm") if own else stream.value
-    branch = w.leave(body(x), f"{name}_reduce", p.tokens)
-    for extra in range(norms - 2 - place):
-        # Norms beyond two stand behind the branches in turn.
-        if extra % 2 == 0 and name != "cross":
-            suffix = "" if extra == 0 else f"_{extra // 2}"
-            branch = w.norm(
-                f"{name}_post_norm{suffix}", (branch,), stream.rows, stream.hidden,
-                to_linear=False,
-            )  # fmt: skip
-    stream.add(name, branch)
+    """Append a branch with its ``own`` norm and ``more`` behind it."""
+    norm = f"{name}_norm" if own else ""
+    branch = body(stream.input(norm))
+    branch = stream.w.leave(branch, f"{name}_reduce", p.tokens)
+    stream.add(name, _norms_behind(stream, branch, name, more), norm)
+
+
+def _norms_behind(stream: _Residual, branch: int, name: str, count: int) -> int:
+    for index in range(count):
+        label = f"{name}_post_norm" + (f"_{index}" if index else "")
+        branch = stream.w.norm(
+            label, (branch,), stream.rows, stream.hidden, to_linear=False
+        )
+    return branch
 
 
 def _parallel(w: Writer, p: Pass, kind: LayerKind, stream: _Residual) -> None:
     """Append attention and feed-forward side by side; one reduction for both."""
     model = w.setting.model
     norms = model.norms_per_layer
-    x = stream.norm("norm") if norms else stream.value
-    y = x
+    x = y = stream.norm("norm") if norms else stream.input("")
     if norms > 1:
         y = w.norm("ffn_norm", (stream.value,), stream.rows, stream.hidden)
     first = attention(w, x, p, kind)
@@ -125,4 +151,5 @@ def _parallel(w: Writer, p: Pass, kind: LayerKind, stream: _Residual) -> None:
         "branches_add", "add", (first, second), numel=numel, reads=2 * numel,
         writes=numel, rule="through",
     )  # fmt: skip
-    stream.add("layer", w.leave(total, "layer_reduce", p.tokens))
+    branch = w.leave(total, "layer_reduce", p.tokens)
+    stream.add("layer", _norms_behind(stream, branch, "layer", norms - 2), "")

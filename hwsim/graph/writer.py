@@ -16,11 +16,8 @@ from hwsim.graph.op import (
     Operand,
 )
 from hwsim.graph.opgraph import COMPUTE, Block, Node
-from hwsim.graph.precision import Precision
-from hwsim.graph.shard import Shard
+from hwsim.graph.setting import Setting
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.model import ModelSpec
-from hwsim.specs.stack import Fusion, StackSpec
 
 INPUT = 0  # value that enters a block
 MEMORY = 1  # value that enters a decoder layer from the encoder
@@ -29,57 +26,6 @@ Rule = Literal[
     "linear", "product", "through", "add", "scale", "function", "drop", "enter",
     "leave", "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What holds for a whole graph: model, shard, dtypes, stack."""
-
-    model: ModelSpec
-    shard: Shard
-    precision: Precision
-    stack: StackSpec
-    training: bool = False
-    sequence_parallel: bool = False
-    dropout: bool = False
-    accumulate: bool = False
-
-    @property
-    def fusion(self) -> Fusion:
-        """What the stack runs as one kernel."""
-        return self.stack.fusion
-
-    def outer(self, tokens: float) -> float:
-        """Tokens that one device holds outside the tensor-parallel regions."""
-        return tokens / self.shard.tp if self.sequence_parallel else tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What one pass through a stack of layers sees of each sequence.
-
-    Attributes
-    ----------
-    seq_q, seq_kv : int
-        New tokens, and all tokens that they attend to.
-    cached : bool
-        Keys and values are kept (inference of a decoder).
-    memory : int
-        Encoder tokens that cross attention sees; 0 is none.
-    """
-
-    batch: int
-    seq_q: int
-    seq_kv: int
-    mode: Literal["prefill", "decode"] = "prefill"
-    causal: bool = True
-    cached: bool = False
-    memory: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """New tokens of all sequences."""
-        return self.batch * self.seq_q
 
 
 @dataclass(slots=True)
@@ -209,9 +155,16 @@ class Writer:
         writes: Operand,
         *,
         sliced: bool = False,
+        kernels: int = 1,
     ) -> int:
         """Append a copy inside the device."""
-        op = Copy(name=name, dtype=writes.dtype, reads=(reads,), writes=(writes,))
+        op = Copy(
+            name=name,
+            dtype=writes.dtype,
+            reads=(reads,),
+            writes=(writes,),
+            kernels=kernels,
+        )
         return self.put(
             op, inputs, "scale", numel=writes.nbytes / self.act_bytes, sliced=sliced
         )
@@ -367,7 +320,17 @@ class Writer:
         kind: CollectiveName = (
             "reduce_scatter" if setting.sequence_parallel else "all_reduce"
         )
-        return self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
+        out = self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
+        if setting.stack.overlap.tp:
+            self._beside_product(self.node_of[out])
+        return out
+
+    def _beside_product(self, index: int) -> None:
+        """Let a collective start with the product whose parts it sends."""
+        node = self.nodes[index]
+        source = self.nodes[node.deps[-1]] if node.deps else node
+        if isinstance(source.op, Matmul):
+            self.nodes[index] = Node(node.op, source.deps, node.stream)
 
     def block(self, name: str, output: int, repeat: int = 1) -> Block:
         """Return the block; ``output`` is the value that the next one needs."""

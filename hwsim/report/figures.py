@@ -1,25 +1,19 @@
-"""Figures of results: breakdown, timeline, and predicted against published."""
+"""Figures of results; the larger ones stand in modules of their own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
+from hwsim.report.scatter import scatter_figure
 from hwsim.report.style import (
-    CYCLE,
     GREY,
-    GRID,
-    INK,
-    MARKERS,
-    MUTED,
     PART_COLOURS,
     SURFACE,
     ReportFigure,
@@ -30,14 +24,10 @@ from hwsim.report.style import (
 )
 from hwsim.report.timeline import timeline_figure
 
-if TYPE_CHECKING:
-    from hwsim.analysis.published import ComparedRow
-
 __all__ = ["breakdown_figure", "save_figure", "scatter_figure", "timeline_figure"]
 
 PathLike = str | os.PathLike[str] | None
 _LABELLED = 0.5  # inch: a segment narrower than this has no text in it
-BANDS = (0.10, 0.25)
 
 
 @styled
@@ -156,111 +146,3 @@ def _breakdown_caption(bars: Mapping[str, Mapping[str, float]]) -> str:
         )
         lines.append(f"{label}: {fmt.seconds(total)}, of which {text}.")
     return " ".join(lines)
-
-
-@styled
-def scatter_figure(
-    rows: Iterable[ComparedRow], path: PathLike = None, *, width: float = 7.2
-) -> ReportFigure:
-    """Draw predicted over published time, log-log, a mark per published source.
-
-    Parameters
-    ----------
-    rows : iterable of ComparedRow
-        Rows without a prediction are left out and counted in the caption. A
-        published rate is drawn as the time that its work takes.
-    path : str or path-like, optional
-        Written there too, as its suffix says.
-    width : float
-        Width of the figure. [inch]
-
-    Raises
-    ------
-    InputError
-        If no row has a prediction.
-    """
-    every = list(rows)
-    drawn = [row for row in every if row.seconds is not None]
-    if not drawn:
-        raise InputError("no row has a prediction; there is nothing to draw")
-    figure = new_figure(
-        width, min(0.66 * width + 0.6, 5.4) + _legend_height(drawn, width)
-    )
-    figure.caption = _scatter_caption(every, drawn)
-    axes = figure.add_subplot()
-    times = [t for row in drawn for t in (row.row.seconds, float(row.seconds or 0))]
-    low, high = min(times) / 1.6, max(times) * 1.6
-    _draw_bands(axes, low, high)
-    for index, name in enumerate(_sources(drawn)):
-        mine = [row for row in drawn if row.source.id == name]
-        axes.plot(
-            [row.row.seconds for row in mine], [row.seconds or 0.0 for row in mine],
-            linestyle="", marker=MARKERS[index % len(MARKERS)], markersize=5.5,
-            color=CYCLE[index % len(CYCLE)], markeredgecolor=INK,
-            markeredgewidth=0.5, alpha=0.9, label=name, zorder=3,
-        )  # fmt: skip
-    _time_axes(axes, low, high)
-    figure.legend(
-        loc="outside lower left", ncols=_legend_columns(width), columnspacing=1.2,
-        handletextpad=0.3, fontsize=7.5,
-    )  # fmt: skip
-    if path is not None:
-        save_figure(figure, path)
-    return figure
-
-
-def _sources(rows: Sequence[ComparedRow]) -> list[str]:
-    return sorted({row.source.id for row in rows})
-
-
-def _legend_columns(width: float) -> int:
-    return 3 if width > 5 else 1
-
-
-def _legend_height(rows: Sequence[ComparedRow], width: float) -> float:
-    lines = -(-len(_sources(rows)) // _legend_columns(width))
-    return 0.17 * lines
-
-
-def _draw_bands(axes: Any, low: float, high: float) -> None:
-    line = np.array([low, high])
-    for band, alpha in zip(reversed(BANDS), (0.55, 1.0), strict=True):
-        axes.fill_between(
-            line, line * (1 - band), line * (1 + band), color=GRID, alpha=alpha,
-            linewidth=0, zorder=1, gid=f"band-{band:.0%}",
-        )  # fmt: skip
-    axes.plot(line, line, color=MUTED, linewidth=1.0, zorder=2)
-    for band in BANDS:
-        axes.annotate(
-            f"±{band:.0%}".replace("%", " %"), (high, high * (1 - band)), (3, 0),
-            textcoords="offset points", fontsize=7.5, color=MUTED, va="center",
-            annotation_clip=False,
-        )  # fmt: skip
-
-
-def _time_axes(axes: Any, low: float, high: float) -> None:
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    shown = FuncFormatter(lambda value, _: fmt.quantity(value, "s", 3))
-    blank = FuncFormatter(lambda *_: "")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(shown)
-        axis.set_minor_formatter(blank)
-    axes.set_xlabel("published time of the run")
-    axes.set_ylabel("predicted time of the run")
-
-
-def _scatter_caption(every: Sequence[Any], drawn: Sequence[ComparedRow]) -> str:
-    ratios = [float(row.seconds or 0.0) / row.row.seconds - 1 for row in drawn]
-    inside = [sum(abs(r) <= band for r in ratios) for band in BANDS]
-    text = (
-        f"{len(drawn)} published runs: {inside[0]} within ±10 % and {inside[1]} within "
-        "±25 % of the published time (bands); on the diagonal, prediction and "
-        "publication agree. A published rate is drawn as the time of its work."
-    )
-    left = len(every) - len(drawn)
-    return text + (f" {left} without a prediction are not drawn." if left else "")
-
-
-def legend_line(colour: str, label: str, **style: Any) -> Line2D:
-    """Return a legend entry that stands for no drawn artist."""
-    return Line2D([], [], color=colour, label=label, **style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _PAGES: dict[str, Callable[[Any, str | None], Page]] = {
     "published": published_page,
 }
 _TEMPLATE = "page.html.j2"
+# A number and its unit stay on one line.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|[kMGTPEmµnp]?(?:s|B|W|J|Hz|FLOP)(?:/s)?\b)")
 
 
 def write_page(
@@ -64,6 +67,13 @@ def render_page(result: Any, *, command: str | None = None) -> str:
     return template.render(page=page, version=__version__)
 
 
+def _unbroken(value: Any) -> Any:
+    # Exactly str: markup (figures, macros) is left alone.
+    return (
+        _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
+    )
+
+
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -77,6 +87,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_unbroken,
     )
     environment.tests["table"] = lambda item: hasattr(item, "columns")
     return environment

@@ -109,7 +109,7 @@ def figure_rows(
             continue  # a system's device has a table of its own
         source = find_source(sources, path)
         assumed = source is not None and source.kind == ASSUMED
-        shown = fmt.quantity(value, dimension.unit) if dimension else fmt.count(value)
+        shown = fmt.quantity(value, dimension.unit) if dimension else _plain(value)
         rows.append(
             (
                 Cell(prefix + path, code=True),
@@ -118,6 +118,13 @@ def figure_rows(
             )
         )
     return rows
+
+
+def _plain(value: float) -> str:
+    """Return a number without a unit; a year has no thousands to set apart."""
+    if isinstance(value, int) and value < 10_000:
+        return str(value)
+    return fmt.count(value)
 
 
 def figures(

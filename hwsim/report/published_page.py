@@ -101,7 +101,7 @@ def _rows(result: PublishedComparison, numbers: Sources) -> Table:
     rows = [_row(row, numbers) for row in result.answered]
     return table(
         "Published runs with their prediction",
-        "Run|System|Stack|Metric|#Published|#Predicted|#Error|Bound|Source", rows,
+        "Run|Setup|#Published|#Predicted|#Error|Bound|Source", rows,
     )  # fmt: skip
 
 
@@ -112,10 +112,12 @@ def _row(compared: ComparedRow, numbers: Sources) -> list[Cell]:
     badge = "" if row.confidence == "high" else f"{row.confidence} confidence"
     return [
         Cell(row.id, note=f"{row.model}, {row.task}. {row.note or ''}", badge=badge),
-        _system(compared),
-        Cell(row.stack),
-        Cell(_METRICS.get(row.metric, row.metric)),
-        Cell(_value(row.value, row.unit), number=True, note=f"printed: {row.printed}"),
+        _setup(compared),
+        Cell(
+            _value(row.value, row.unit),
+            number=True,
+            note=f"{_METRICS.get(row.metric, row.metric)}; printed {row.printed}",
+        ),
         Cell(_value(compared.predicted, row.unit), number=True),
         Cell(fmt.signed_percent(error), number=True, tone=tone, bar=min(size, 1.0)),
         Cell(compared.bound),
@@ -123,7 +125,7 @@ def _row(compared: ComparedRow, numbers: Sources) -> list[Cell]:
     ]
 
 
-def _system(compared: ComparedRow) -> Cell:
+def _setup(compared: ComparedRow) -> Cell:
     row = compared.row
     degrees = [
         f"{name} {getattr(row, name)}"
@@ -131,7 +133,7 @@ def _system(compared: ComparedRow) -> Cell:
         if getattr(row, name) > 1
     ]
     note = fmt.plural(row.num_devices, "device")
-    return Cell(row.system, note=", ".join([note, *degrees]))
+    return Cell(row.system, note=", ".join([note, *degrees, row.stack]))
 
 
 def _value(value: float | None, unit: str) -> str:
@@ -170,7 +172,7 @@ def _missing(result: PublishedComparison, numbers: Sources) -> Section:
     rows = [
         [
             Cell(c.row.id, note=f"{c.row.model}, {c.row.task}"),
-            _system(c),
+            _setup(c),
             Cell(c.row.printed, number=True),
             Cell(c.reason),
             numbers.cell(c.source.source),
@@ -181,7 +183,7 @@ def _missing(result: PublishedComparison, numbers: Sources) -> Section:
     return Section(
         "missing", "Not predicted yet",
         ("These are carried so that they are not forgotten.",),
-        (table(caption, "Run|System|#Published|Why|Source", rows),),
+        (table(caption, "Run|Setup|#Published|Why|Source", rows),),
     )  # fmt: skip
 
 

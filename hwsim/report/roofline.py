@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hwsim.errors import InputError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _DASHES = (0, (5, 2))
 _MARKERS = ("o", "D", "s", "^")
+_SEEN = 1e-3  # share of time that an operator needs to widen the picture
 _LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
 
 
@@ -88,9 +91,11 @@ def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], list[float
     for series, result in enumerate(results):
         rows = result.op_rows()
         total = sum(float(row["total_s"]) for row in rows) or 1.0
+        phases = Counter(n for n, _ in {(r["name"], r["phase"]) for r in rows})
         drawn = [r for r in rows if min(r["flop"], r["nbytes"], r["time_s"]) > 0]
         for row in drawn:
-            phase = "" if row["phase"] == "forward" else f" ({row['phase']})"
+            # A phase is told only where a name stands in several.
+            phase = f" ({row['phase']})" if phases[row["name"]] > 1 else ""
             points.append(
                 OpPoint(
                     arithmetic_intensity=row["flop"] / row["nbytes"],
@@ -136,9 +141,9 @@ def roofline_figure(
     peaks, levels = compute_ceilings(device), memory_ceilings(device)
     used = {str(row["dtype"]) for r in results for row in r.op_rows() if row["flop"]}
     figure = new_figure(width, min(0.66 * width + 0.9, 5.2))
-    figure.caption = _caption(device, results, points, left_out)
     axes = figure.add_subplot()
     box = _limits(peaks, levels, points)
+    figure.caption = _caption(device, results, points, left_out, _outside(points, box))
     _frame(axes, box)
     _draw_ceilings(axes, peaks, levels, used, box)
     _draw_points(axes, points)
@@ -184,12 +189,24 @@ def _limits(
 ) -> Box:
     top, slowest = peaks[0].peak, min(levels.values())
     ridge = max(p.peak for p in peaks) / slowest
+    # Points of next to no time must not flatten the rest.
+    points = [p for p in points if p.share >= _SEEN]
     xs = [p.arithmetic_intensity for p in points]
     left = min([0.5, *(x / 2 for x in xs)])
     right = max([ridge * 8, *(x * 2 for x in xs)])
     bottom = min([left * slowest, *(p.flop_per_s / 2 for p in points)])
-    lowest = top / 1e6  # points of next to no work must not flatten the rest
-    return left, right, max(bottom, lowest), top * 2
+    return left, right, bottom, top * 2
+
+
+def _outside(points: Sequence[OpPoint], box: Box) -> int:
+    """Return how many points lie beyond the edges of the picture."""
+    return sum(
+        not (
+            box[0] <= p.arithmetic_intensity <= box[1]
+            and box[2] <= p.flop_per_s <= box[3]
+        )
+        for p in points
+    )
 
 
 def _frame(axes: Any, box: Box) -> None:
@@ -320,28 +337,26 @@ def _legend(
     points: Sequence[OpPoint],
     width: float,
 ) -> None:
-    from hwsim.report.figures import legend_line
-
     present = {family(p.kind) for p in points}
     handles = [
-        legend_line(INK, "matrix peak", linewidth=1.2),
-        legend_line(INK, "vector peak", linewidth=1.2, linestyle=_DASHES),
+        Line2D([], [], color=INK, label="matrix peak", linewidth=1.2),
+        Line2D(
+            [], [], color=INK, label="vector peak", linewidth=1.2, linestyle=_DASHES
+        ),
     ]
-    handles += [
-        legend_line(
-            family_colour(name), name, linestyle="", marker="o", markersize=6,
-            markeredgecolor=INK, markeredgewidth=0.6,
-        )
-        for name in (*FAMILIES, OTHER) if name in present
-    ]  # fmt: skip
+    shown = [(family_colour(n), n, "o") for n in (*FAMILIES, OTHER) if n in present]
     if len(results) > 1:
-        handles += [
-            legend_line(
-                GRID, r.graph.name, linestyle="", marker=_MARKERS[i % len(_MARKERS)],
-                markersize=6, markeredgecolor=INK, markeredgewidth=0.6,
-            )
+        shown += [
+            (GRID, r.graph.name, _MARKERS[i % len(_MARKERS)])
             for i, r in enumerate(results)
-        ]  # fmt: skip
+        ]
+    handles += [
+        Line2D(
+            [], [], color=colour, label=label, linestyle="", marker=marker,
+            markersize=6, markeredgecolor=INK, markeredgewidth=0.6,
+        )
+        for colour, label, marker in shown
+    ]  # fmt: skip
     figure.legend(
         handles=handles, loc="outside lower left", columnspacing=1.2,
         ncols=6 if width > 5 else 2, handletextpad=0.4, handlelength=1.6,
@@ -353,6 +368,7 @@ def _caption(
     results: Sequence[GraphResult],
     points: Sequence[OpPoint],
     left_out: Sequence[float],
+    outside: int,
 ) -> str:
     ridge = device.bandwidth
     peak = max(c.peak for c in compute_ceilings(device))
@@ -369,9 +385,11 @@ def _caption(
             f"{' of its phase' if len(results) > 1 else ''}; the largest are "
             f"{fmt.listed(names)}. Intensity counts every operand moved once."
         )
+    if outside:
+        text += f" {fmt.plural(outside, 'point')} of little time lie outside."
     if any(share > 1e-9 for share in left_out):
         shares = fmt.listed(
-            f"{fmt.percent(share)} of {r.graph.name}"
+            f"{_share_text(share)} of {r.graph.name}"
             for r, share in zip(results, left_out, strict=True)
         )
         text += (
@@ -379,3 +397,7 @@ def _caption(
             f"{shares}) have no point."
         )
     return text
+
+
+def _share_text(share: float) -> str:
+    return fmt.percent(share) if share >= 5e-4 else "under 0.1 %"

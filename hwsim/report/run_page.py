@@ -53,8 +53,8 @@ def train_page(result: TrainResult, command: str | None) -> Page:
     facts = (
         Fact("Step", fmt.seconds(result.step_s), _global(result)),
         Fact(
-            "Rate",
-            f"{fmt.count(result.tokens_per_s_per_device, 4)} tokens/s",
+            "Tokens per second",
+            fmt.count(result.tokens_per_s_per_device),
             "per device",
         ),
         Fact(
@@ -83,7 +83,9 @@ def train_page(result: TrainResult, command: str | None) -> Page:
         question=question,
         answer=answer,
         facts=facts,
-        sections=_run_sections(result, {"training step": result.parts}, command),
+        sections=_run_sections(
+            result, {"training step": result.parts}, command, _microbatch_note(result)
+        ),
         warning="" if result.fits else f"It {result.memory.sentence()}.",
         assumed=_assumed(result),
     )
@@ -120,14 +122,15 @@ def _run_sections(
     result: InferResult | TrainResult,
     phases: Mapping[str, Mapping[str, float]],
     command: str | None,
+    note: str = "",
 ) -> tuple[Section, ...]:
     graphs = result.graphs
     engine = graphs[0].engine if graphs else "closed_form"
     return (
         _memory(result),
         _breakdown(phases, graphs),
-        *_pictures(graphs),
-        _operators(graphs),
+        *_pictures(graphs, note),
+        _operators(graphs, note),
         assumptions(result.system, result.stack, result.fidelity, engine, result.model),
         _repeat(result, command),
     )
@@ -165,8 +168,6 @@ def _infer_answer(result: InferResult) -> str:
     rate = fmt.count(result.tokens_per_s, 4)
     if result.decode is None:
         text = f"One pass takes {fmt.seconds(result.prefill_s)}, {rate} tokens/s in all"
-    elif result.prefill is None:
-        text = f"A token comes every {fmt.seconds(result.tpot_s)}, {rate} tokens/s"
     else:
         text = (
             f"The first token comes after {fmt.seconds(result.ttft_s)} and then one "
@@ -177,17 +178,15 @@ def _infer_answer(result: InferResult) -> str:
 
 
 def _infer_facts(result: InferResult) -> tuple[Fact, ...]:
-    facts = []
-    if result.prefill is not None:
-        label = "Time to first token" if result.config.output else "One pass"
-        facts.append(Fact(label, fmt.seconds(result.prefill_s), "without queueing"))
+    label = "Time to first token" if result.config.output else "One pass"
+    facts = [Fact(label, fmt.seconds(result.prefill_s), "without queueing")]
     if result.decode is not None:
         facts += [
             Fact("Time per output token", fmt.seconds(result.tpot_s), "mean"),
             Fact("Whole request", fmt.seconds(result.latency_s)),
         ]
     facts += [
-        Fact("Rate", f"{fmt.count(result.tokens_per_s, 4)} tokens/s", "whole batch"),
+        Fact("Tokens per second", fmt.count(result.tokens_per_s), "whole batch"),
         Fact("MFU", fmt.percent(result.mfu)),
         _memory_fact(result),
     ]
@@ -199,10 +198,20 @@ def _global(result: TrainResult) -> str:
     return f"{fmt.plural(c.global_batch, 'sequence')} of {fmt.plural(c.seq, 'token')}"
 
 
+def _microbatch_note(result: TrainResult) -> str:
+    count = result.config.num_microbatches
+    if count == 1:
+        return ""
+    return (
+        f"This is the last of {fmt.count(count)} microbatches, with the reduction of "
+        "gradients and the optimizer."
+    )
+
+
 def _bound_clause(parts: Mapping[str, float]) -> str:
     name = largest_part(dict(parts))
     share = parts["idle" if name == "launch" else name] / sum(parts.values())
-    return f"{_BOUND.get(name, name)} takes most of the time ({fmt.percent(share, 0)})"
+    return f"{fmt.percent(share, 0)} of the time goes to {_BOUND.get(name, name)}"
 
 
 def _fit_clause(result: InferResult | TrainResult) -> str:
@@ -305,13 +314,13 @@ def _levels(graphs: Sequence[GraphResult]) -> Table | None:
     return make_table("Memory time by level", heads, rows)
 
 
-def _pictures(graphs: Sequence[GraphResult]) -> list[Section]:
+def _pictures(graphs: Sequence[GraphResult], note: str = "") -> list[Section]:
     if not graphs:
         return []
-    device = graphs[0].system.device
+    device, text = graphs[0].system.device, (note,) if note else ()
     sections = [
         Section(
-            "roofline", "Roofline",
+            "roofline", "Roofline", text,
             items=(
                 picture(
                     "roofline", f"Operators under the ceilings of {device.name}",
@@ -323,7 +332,7 @@ def _pictures(graphs: Sequence[GraphResult]) -> list[Section]:
     played = [g for g in graphs if isinstance(g.played, PlayedGraph) and g.records]
     if played:
         sections.append(
-            Section("timeline", "Timeline", items=tuple(map(_timeline, played)))
+            Section("timeline", "Timeline", text, tuple(map(_timeline, played)))
         )
     return sections
 
@@ -336,7 +345,7 @@ def _timeline(graph: GraphResult) -> Picture:
     )
 
 
-def _operators(graphs: Sequence[GraphResult]) -> Section:
+def _operators(graphs: Sequence[GraphResult], note: str = "") -> Section:
     rows = []
     for graph in graphs:
         every = graph.op_rows()
@@ -352,6 +361,7 @@ def _operators(graphs: Sequence[GraphResult]) -> Section:
     heads = "Operator|Phase|#Calls|#One call|#All calls|#Share|#Rate|#Intensity|Bound"
     top = [_operator_row(row) for row in rows[:TOP_OPS]]
     text = f"{fmt.count(len(rows))} distinct operators; the first {len(top)} are shown."
+    text = f"{text} {note}".strip()
     return Section(
         "operators", "Operators", (text,), (make_table(caption, heads, top),)
     )

@@ -22,6 +22,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hwsim.errors import OutputError
 from hwsim.report.write import write_atomic
@@ -130,7 +131,8 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 def new_figure(width: float, height: float, caption: str = "") -> ReportFigure:
     """Return an empty figure that no global state knows of. [inch]"""
-    figure = ReportFigure(figsize=(width, height), layout="constrained")
+    engine = ConstrainedLayoutEngine(h_pad=0.06)
+    figure = ReportFigure(figsize=(width, height), layout=engine)
     FigureCanvasAgg(figure)
     figure.caption = caption
     return figure

@@ -96,11 +96,13 @@ def _zoom(records: Sequence[Record]) -> tuple[float, float] | None:
     if len(records) <= DETAILED:
         return None
     ends = _layer_ends(records)
-    starts = np.sort([r.start for r in records])
-    rows = len({(r.rank, r.stream) for r in records})
-    # Whole layers, as many as stay readable; at least one.
-    readable = [e for e in ends if np.searchsorted(starts, e) <= _BOXES * rows]
-    return float(starts[0]), max(readable, default=ends[0])
+    starts: dict[Row, list[float]] = defaultdict(list)
+    for record in records:
+        starts[record.rank, record.stream].append(record.start)
+    # Whole layers, as many as leave every row readable; at least one.
+    full = min(sorted(s)[_BOXES] for s in starts.values() if len(s) > _BOXES)
+    first = min(min(s) for s in starts.values())
+    return first, max((e for e in ends if e <= full), default=ends[0])
 
 
 def _layer_ends(records: Sequence[Record]) -> list[float]:

@@ -67,3 +67,19 @@ def _reason(place: Path, error: OSError) -> str:
         return f"{place.parent} is not a folder; choose another path"
     why = (error.strerror or type(error).__name__).lower()
     return f"{why}; choose another path"
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    place = Path(path).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made: {_reason(place, error)}") from None
+    return place

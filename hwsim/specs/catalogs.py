@@ -90,6 +90,11 @@ def load_stack(name: str) -> StackSpec:
     return load_spec(STACKS, StackSpec, name)
 
 
+def load_system_file(name: str) -> SystemFile:
+    """Load what a system's own file says, names not yet resolved."""
+    return load_spec(SYSTEMS, SystemFile, name)
+
+
 def load_system(name: str) -> SystemSpec:
     """Load a system by id, alias or path; a device id is a system of one.
 

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from hwsim.errors import InputError, SpecError, UnknownNameError
-from hwsim.resources import expanded, search_paths
+from hwsim.errors import InputError, SpecError, UnknownNameError, nearest
+from hwsim.registry import search_paths
+from hwsim.resources import expanded
 from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
 
 S = TypeVar("S", bound=CatalogSpec)
@@ -89,9 +90,15 @@ def validate(
 def spec_error(error: ValidationError, where: str) -> SpecError:
     """Turn pydantic's report into one line: file, key, value, remedy."""
     faults = error.errors(include_url=False)
-    fault = faults[0]
+    # An unknown key goes first: misspelt, it makes another one missing.
+    fault = min(faults, key=lambda f: f["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
     what, remedy = _describe(fault)
+    if fault["type"] == "extra_forbidden":
+        near = [f["loc"] for f in faults if f["type"] == "missing"]
+        missing = [str(loc[-1]) for loc in near if loc[:-1] == fault["loc"][:-1]]
+        meant = nearest(str(fault["loc"][-1]), missing)
+        remedy = f"did you mean {meant[0]}?" if meant else remedy
     more = f" (+{len(faults) - 1} more faults)" if len(faults) > 1 else ""
     return SpecError(f"{where}: {key}" if key else where, what + more, remedy)
 

@@ -170,7 +170,8 @@ def _boxes(network: Network, count: int) -> list[tuple[int, ...]]:
     if block is None:
         axes = [[d for d in edges if whole % d == 0] for whole in network.dims]
         return list(itertools.product(*axes))
-    edges = [d for d in edges if block % d == 0 or d % block == 0]
+    longest = max(network.dims)
+    edges = [d for d in edges if d <= longest and (block % d == 0 or d % block == 0)]
     return list(itertools.combinations_with_replacement(edges, len(network.dims)))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hwsim.errors import InputError
-from hwsim.resources import search_paths
+from hwsim.registry import search_paths
 from hwsim.specs.base import Count, Name, Spec, Text
 from hwsim.specs.load import fold, looks_like_path, read_table, validate
 

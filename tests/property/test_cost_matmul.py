@@ -95,7 +95,7 @@ def test_nothing_beats_the_roofline(
 
 
 @common
-@given(cases(), st.floats(1.1, 50.0))
+@given(cases(), st.floats(1.1, 5.0))
 def test_all_rates_scale_time(
     case: tuple[DeviceSpec, Calibration, dict[str, Any]], factor: float
 ) -> None:
@@ -131,9 +131,9 @@ def test_no_faster_figure_slows_a_product(
 def test_no_single_peak_slows_a_product(name: str) -> None:
     device = load_device(name)
     if device.compute.cpu is not None:
-        return_paths = ["memory"]  # a CPU's peaks follow from its clock: one figure
+        paths = ["memory"]  # a CPU's peaks follow from its clock: one figure
     else:
-        return_paths = [
+        paths = [
             f"compute.{unit}.{dtype}"
             for unit in ("matrix", "vector")
             for dtype in getattr(device.compute, unit)
@@ -143,7 +143,7 @@ def test_no_single_peak_slows_a_product(name: str) -> None:
     dtype = device.dtypes[0]
     work = {"m": m, "n": 4096.0, "k": 4097.0, "dtype": dtype, "b_bytes": 0.5}
     before = times(device, calibration, work)
-    for path in return_paths:
+    for path in paths:
         after = times(scaled(device, 2.0, path), calibration, work)
         assert np.all(after <= before * (1 + 1e-9)), path
 

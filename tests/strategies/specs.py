@@ -83,9 +83,7 @@ def devices(draw: st.DrawFn) -> DeviceSpec:
         links=draw(st.dictionaries(st.sampled_from(["nvlink", "ici"]), links)),
         host_link=draw(optional(links)),
         power=Power(tdp=draw(optional(st.floats(1.0, 2e3)))),
-        launch=draw(
-            optional(st.builds(Launch, eager=latencies, graph=latencies))
-        ),
+        launch=draw(optional(st.builds(Launch, eager=latencies, graph=latencies))),
     )
 
 

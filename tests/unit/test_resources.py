@@ -14,7 +14,8 @@ import pytest
 from hwsim import registry, resources
 from hwsim.errors import HwsimError, UnknownNameError
 from hwsim.registry import Registry, device_pack_paths
-from hwsim.resources import builtin_path, expanded, search_paths
+from hwsim.registry import search_paths
+from hwsim.resources import builtin_path, expanded
 from hwsim.specs.catalogs import DEVICES, load_device
 
 DEVICE = """
@@ -163,7 +164,9 @@ def test_a_wrong_user_path_is_refused(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("HWSIM_PATH", text)
-    with pytest.raises(HwsimError, match="HWSIM_PATH: .* is not a folder with devices/"):
+    with pytest.raises(
+        HwsimError, match=r"HWSIM_PATH: .* is not a folder with devices/"
+    ):
         list(search_paths("devices"))
 
 

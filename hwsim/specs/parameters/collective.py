@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hwsim.specs.base import Bytes, Name, Seconds, Spec
 from hwsim.specs.network import NetworkKind
@@ -83,3 +84,20 @@ class CollectiveParameters(Spec):
     bus_contention: Exponent
     host_bounce_efficiency: Share
     host_bounce_contention: Exponent
+
+    @model_validator(mode="after")
+    def _complete(self) -> CollectiveParameters:
+        tables: dict[str, tuple[Iterable[str], Iterable[str]]] = {
+            "start_time": (self.start_time, get_args(CollectiveName)),
+            "efficiency": (self.efficiency, get_args(NetworkKind)),
+        }
+        for name, protocol in self.protocols.items():
+            where = f"protocols.{name}.step_time"
+            tables[where] = (protocol.step_time, get_args(NetworkKind))
+        for where, (given, needed) in tables.items():
+            missing = sorted(set(needed) - set(given))
+            if missing:
+                raise ValueError(f"{where} lacks {', '.join(missing)}; add each")
+        if not self.protocols:
+            raise ValueError("protocols has none; add at least one")
+        return self

@@ -37,7 +37,9 @@ class TiledParameters(Spec):
     operand_ratio : float
         Bytes of operands that a unit can take in per FLOP of its 16-bit
         matrix peak: vendors widen the operand path with the matrix units, so
-        this holds across generations where bytes per clock do not. [B/FLOP]
+        this holds across generations where bytes per clock do not. Units
+        never take in less than their share of the shared cache's bandwidth.
+        [B/FLOP]
     wave_quantisation : float
         Cost of a last, partly filled wave of thread blocks: 1 costs a whole
         wave, 0 only its share (persistent kernels). [1]
@@ -73,12 +75,16 @@ class SystolicParameters(Spec):
     ----------
     row_multiple : int
         Streamed rows are padded to a multiple of this many (sublanes). [1]
+    load_ratio : float
+        Cycles to load one stationary tile, over the rows of the array: 1
+        loads a row per cycle. [1]
     load_overlap : float
         Share of loading the next stationary tile that hides behind streaming
         the present one. [1]
     """
 
     row_multiple: Count
+    load_ratio: Efficiency
     load_overlap: Fraction
 
 

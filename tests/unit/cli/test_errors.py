@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,12 +21,12 @@ CASES = {
     "unknown option": ((*INFER, "--promt", "3"), "--prompt"),
     "no system": (("infer", "gpt-2-124m"), "system"),
     "tp does not divide heads": (
-        ("infer", "gpt-2-124m", "-s", "dgx-h100", "--tp", "5"), "head",
+        ("infer", "gpt-2-124m", "-s", "dgx-h100", "--tp", "5", "--prompt", "64"), "head",
     ),
     "tp beyond the system": ((*INFER, "--tp", "4"), "1"),
     "batch 0": ((*INFER, "--batch", "0"), "batch is 0"),
-    "batch is no number": ((*INFER, "--batch", "many"), "many"),
-    "prompt NaN": ((*INFER, "--prompt", "nan"), "nan"),
+    "batch is no number": ((*INFER, "--batch", "many"), "--batch"),
+    "prompt NaN": ((*INFER, "--prompt", "nan"), "--prompt"),
     "m NaN": ((*OP[:2], "--m", "nan", "--n", "1", "--k", "1", "--device", "t4"), "nan"),
     "m negative": ((*OP, "--m", "-5", "--device", "t4"), "-5"),
     "missing shape": (("op", "matmul", "--m", "5", "--device", "t4"), "n is missing"),
@@ -132,14 +131,29 @@ def test_a_broken_pipe_is_silent():
     assert done.stderr == ""
 
 
+INTERRUPTED = """
+import time
+import hwsim.analysis.published as published
+from hwsim.cli.app import run
+
+def slow(**options):
+    print("ready", flush=True)
+    time.sleep(60)
+    yield
+
+published.compare_each = slow
+run(["demo"])
+"""
+
+
 def test_ctrl_c_ends_with_130():
     process = subprocess.Popen(
-        [sys.executable, "-m", "hwsim", "demo"],
+        [sys.executable, "-c", INTERRUPTED],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(0.9)
+    assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -9,7 +9,6 @@ import pytest
 
 from hwsim.specs.device import DeviceSpec
 
-
 SOURCE = {"kind": "assumed", "title": "test fixture", "date": dt.date(2025, 1, 1)}
 
 

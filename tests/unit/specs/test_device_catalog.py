@@ -22,7 +22,7 @@ ARCHITECTURES = {
     "blackwell", "blackwell-rtx", "cdna1", "cdna2", "cdna3", "cdna4", "apple-gpu",
     "tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5", "tpu-v6", "tpu-v7", "gaudi", "trainium",
     "groq", "cerebras", "fpga-dsp", "x86-avx2", "x86-avx512", "x86-amx", "arm-neon",
-    "arm-sve",
+    "arm-sve", "ada-geforce", "ampere-geforce", "blackwell-geforce", "hopper-cut",
 }  # fmt: skip
 MAIN_MEMORY = {
     "cpu": {"ddr"}, "gpu": {"hbm", "gddr", "ddr"}, "tpu": {"hbm"},

@@ -11,7 +11,6 @@ import pytest
 
 from hwsim.errors import InputError, SpecError, UnknownNameError
 from hwsim.specs import load
-from hwsim.specs.base import CatalogSpec, Source, dimension_of, iter_figures
 from hwsim.specs.catalogs import DEVICES, load_device, load_stack, load_system
 from hwsim.specs.load import dump_json, fold, looks_like_path, read_table
 
@@ -82,7 +81,11 @@ def test_json_holds_si_numbers(tmp_path: Path) -> None:
         ('"500 GB/s"', '"500 GB"', "memory.dram.bandwidth: '500 GB' has unit 'B'"),
         ('"500 GB/s"', '"-5 GB/s"', "memory.dram.bandwidth: '-5 GB/s' is negative"),
         ('"500 GB/s"', '"5 GHz"', "memory.dram.bandwidth: '5 GHz' has unit 'Hz'"),
-        ('"500 GB/s"', '"9 EB/s"', "'9 EB/s' is outside the plausible 1 MB/s to 1 EB/s"),
+        (
+            '"500 GB/s"',
+            '"9 EB/s"',
+            "'9 EB/s' is outside the plausible 1 MB/s to 1 EB/s",
+        ),
         ('"500 GB/s"', '"nan GB/s"', "memory.dram.bandwidth: 'nan GB/s' is not finite"),
         ('"500 GB/s"', "nan", "memory.dram.bandwidth: nan has no unit"),
         ('"500 GB/s"', "true", "memory.dram.bandwidth: True is not a quantity"),
@@ -94,7 +97,11 @@ def test_json_holds_si_numbers(tmp_path: Path) -> None:
         ("units = 4", "units = 4.0", "compute.units: 4.0: input should be a valid int"),
         ("units = 4", "units = true", "compute.units: True: input should be a valid"),
         ("units = 4", "units = 9999999999", "compute.units: 9999999999: input should"),
-        ("units = 4", "unist = 4", "compute.units: is missing; add it (+1 more faults)"),
+        (
+            "units = 4",
+            "unist = 4",
+            "compute.unist: unknown key (value 4) (+1 more faults); did you mean unit",
+        ),
         ("[compute]", "[compute]\nspeed = 1", "compute.speed: unknown key (value 1)"),
         ("bf16 =", "bf17 =", "compute.matrix.bf17"),
         ('kind = "asic"', 'kind = "toaster"', "kind: 'toaster': input should be 'cpu'"),
@@ -102,7 +109,11 @@ def test_json_holds_si_numbers(tmp_path: Path) -> None:
         ("year = 2026", "year = 1066", "year: 1066: input should be greater than"),
         ("schema_version = 1", "schema_version = 2", "schema_version: 2: input should"),
         ('"assumed"', '"guessed"', "sources.0.kind: 'guessed': input should be"),
-        ("2026-01-01", '"soon"', "sources.0.date: 'soon': input should be a valid date"),
+        (
+            "2026-01-01",
+            '"soon"',
+            "sources.0.date: 'soon': input should be a valid date",
+        ),
         ("[[sources]]", '[[sources]]\ncovers = ["compute"]', "has no source; add"),
     ],
 )
@@ -142,7 +153,11 @@ def test_a_bad_file_is_one_clear_line(
 
 @pytest.mark.parametrize(
     ("value", "fault"),
-    [("NaN", "is not finite"), ("1" + "0" * 400, "is not finite"), ("-1", "is negative")],
+    [
+        ("NaN", "is not finite"),
+        ("1" + "0" * 400, "is not finite"),
+        ("-1", "is negative"),
+    ],
 )
 def test_json_numbers_are_checked(tmp_path: Path, value: str, fault: str) -> None:
     table = json.loads(dump_json(load_device(write(tmp_path, MINE))))
@@ -205,7 +220,10 @@ def test_based_on_changes_some_figures_and_says_so(tmp_path: Path) -> None:
     assert child.bandwidth == 4.8e12
     assert child.compute == parent.compute
     assert child.aliases == ()
-    own, kept = child.source_of("memory.hbm.bandwidth"), child.source_of("compute.units")
+    own, kept = (
+        child.source_of("memory.hbm.bandwidth"),
+        child.source_of("compute.units"),
+    )
     assert own is not None
     assert (own.kind, own.title) == ("assumed", "hypothetical, written in mine.toml")
     assert kept == parent.source_of("compute.units")
@@ -277,7 +295,9 @@ def test_unknown_names_show_the_nearest() -> None:
         load_device("h100-80gb-smx")
     assert raised.value.nearest[0] == "h100-80gb-sxm"
     assert "(hwsim devices lists them)" in str(raised.value)
-    with pytest.raises(UnknownNameError, match="unknown stack 'megatron-corr': did you"):
+    with pytest.raises(
+        UnknownNameError, match="unknown stack 'megatron-corr': did you"
+    ):
         load_stack("megatron-corr")
     with pytest.raises(UnknownNameError, match="did you mean dgx-h100"):
         load_system("dgx-h10")
@@ -300,13 +320,19 @@ def test_broken_aliases_do_not_break_the_others(
     (folder / "spec.toml").write_text("aliases = 5", encoding="utf-8")
     monkeypatch.setenv("HWSIM_PATH", str(tmp_path))
     assert load_device("H100").kind == "gpu"
-    with pytest.raises(SpecError, match="aliases: 5: input should be a valid tuple"):
+    with pytest.raises(SpecError, match="id: is missing"):
         load_device("odd")
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.toml", True), ("a.json", True), ("x/y", True), ("a\\b", True), ("h100", False)],
+    [
+        ("a.toml", True),
+        ("a.json", True),
+        ("x/y", True),
+        ("a\\b", True),
+        ("h100", False),
+    ],
 )
 def test_paths_are_told_from_names(name: str, expected: bool) -> None:
     assert looks_like_path(name) is expected
@@ -318,57 +344,3 @@ def test_fold() -> None:
 
 def test_read_table_gives_the_raw_table(tmp_path: Path) -> None:
     assert read_table(Path(write(tmp_path, "a = 1"))) == {"a": 1}
-
-
-def source(title: str, *covers: str) -> Source:
-    return Source.model_validate(
-        {"kind": "assumed", "title": title, "date": "2026-01-01", "covers": covers}
-    )
-
-
-def test_the_longest_prefix_is_the_source() -> None:
-    spec = CatalogSpec(
-        id="x",
-        name="x",
-        sources=(
-            source("all", "*"),
-            source("memory", "memory"),
-            source("hbm", "memory.hbm"),
-            source("late", "memory.hbm"),
-        ),
-    )
-    titles = {
-        path: found.title
-        for path in ("a", "memory.l2.size", "memory.hbm.size", "memory.hbm", "memoryx")
-        if (found := spec.source_of(path))
-    }
-    assert titles == {
-        "a": "all",
-        "memory.l2.size": "memory",
-        "memory.hbm.size": "hbm",
-        "memory.hbm": "hbm",
-        "memoryx": "all",
-    }
-    assert CatalogSpec(id="x", name="x").source_of("a") is None
-
-
-def test_figures_are_listed_with_their_units() -> None:
-    figures = {p: (v, d) for p, v, d in iter_figures(load_device("h100-80gb-sxm"))}
-    value, dimension = figures["memory.hbm.bandwidth"]
-    assert value == 3.35e12
-    assert dimension is not None
-    assert dimension.unit == "B/s"
-    assert figures["compute.units"] == (132, None)
-    assert figures["compute.matrix.bf16"][1] is not None
-    assert not any(path.startswith("sources") for path in figures)
-
-
-def test_list_items_stand_under_their_name() -> None:
-    system = load_system("dgx-h100")
-    figures = {path for path, _, _ in iter_figures(system)}
-    assert {"networks.nvlink.bandwidth", "device.memory.hbm.size"} <= figures
-    found = dimension_of(system, ("networks", "nvlink", "latency"))
-    assert found is not None
-    assert found.unit == "s"
-    assert dimension_of(system, ("networks", "nvlink", "size")) is None
-    assert dimension_of(system, ("nodes", "deeper")) is None

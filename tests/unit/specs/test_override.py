@@ -116,7 +116,7 @@ def test_counts_stay_whole(device: DeviceSpec) -> None:
         ("memory.hbm.bandwidth=-3 TB/s", "is negative"),
         ("memory.hbm.bandwidth=x0", "outside the plausible"),
         ("memory.hbm.bandwidth=-100%", "outside the plausible"),
-        ("memory.hbm.bandwidth=x1e300", "is outside the plausible"),
+        ("memory.hbm.bandwidth=x1e300", "is not finite"),
         ("memory.hbm.bandwidth=10%", "'10%' has no unit"),
         ("memory.hbm.bandwith=x2", "no key 'memory.hbm.bandwith'; there is bandwidth"),
         ("memory.hmb.size=x2", "no key 'memory.hmb'; there is hbm"),
@@ -158,7 +158,9 @@ def test_an_unset_figure_may_be_set_with_its_unit(device: DeviceSpec) -> None:
 
 def test_figures_that_must_agree_change_together() -> None:
     cpu = load_device("xeon-platinum-8380")
-    with pytest.raises(SpecError, match=r"--set device.compute.clock=x2: .*correct one"):
+    with pytest.raises(
+        SpecError, match=r"--set device.compute.clock=x2: .*correct one"
+    ):
         apply_overrides(cpu, sets("device.compute.clock=x2"))
     faster = apply_overrides(
         cpu, sets("device.compute.clock=x2", "device.compute.vector.fp32=x2")
@@ -226,7 +228,7 @@ def test_an_unset_count_takes_a_whole_number(system: SystemSpec) -> None:
 
 def test_a_torus_changes_shape_at_once() -> None:
     torus = load_system("tpu-v5e-256")
-    with pytest.raises(SpecError, match="dims .* multiply to 512"):
+    with pytest.raises(SpecError, match=r"dims .* multiply to 512"):
         apply_overrides(torus, sets("system.networks.ici.dims.0=32"))
     changed = apply_overrides(
         torus,

@@ -39,7 +39,9 @@ from hwsim.units import DIMENSIONS, check_magnitude, format_quantity, parse_quan
     ],
 )
 def test_quantity_text_gives_si(text: str, dimension: str, value: float) -> None:
-    assert parse_quantity(text, DIMENSIONS[dimension]) == pytest.approx(value, rel=1e-12)
+    assert parse_quantity(text, DIMENSIONS[dimension]) == pytest.approx(
+        value, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_wrong_text_says_what_to_write(text: str, dimension: str, fault: str) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e19])
 def test_numbers_are_checked_like_text(value: float) -> None:
-    with pytest.raises(ValueError, match="write a value like|check the prefix"):
+    with pytest.raises(ValueError, match=r"write a value like|check the prefix"):
         check_magnitude(value, DIMENSIONS["bytes"])
 
 

@@ -1,0 +1,62 @@
+"""What holds for a whole graph, and what one pass through it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hwsim.graph.precision import Precision
+from hwsim.graph.shard import Shard
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import Fusion, StackSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What holds for a whole graph: model, shard, dtypes, stack."""
+
+    model: ModelSpec
+    shard: Shard
+    precision: Precision
+    stack: StackSpec
+    training: bool = False
+    sequence_parallel: bool = False
+    dropout: bool = False
+    accumulate: bool = False
+
+    @property
+    def fusion(self) -> Fusion:
+        """What the stack runs as one kernel."""
+        return self.stack.fusion
+
+    def outer(self, tokens: float) -> float:
+        """Tokens that one device holds outside the tensor-parallel regions."""
+        return tokens / self.shard.tp if self.sequence_parallel else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass through a stack of layers sees of each sequence.
+
+    Attributes
+    ----------
+    seq_q, seq_kv : int
+        New tokens, and all tokens that they attend to.
+    cached : bool
+        Keys and values are kept (inference of a decoder).
+    memory : int
+        Encoder tokens that cross attention sees; 0 is none.
+    """
+
+    batch: int
+    seq_q: int
+    seq_kv: int
+    mode: Literal["prefill", "decode"] = "prefill"
+    causal: bool = True
+    cached: bool = False
+    memory: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return self.batch * self.seq_q

@@ -1,0 +1,1 @@
+"""Measurement: times real hardware and writes tables with provenance."""

@@ -1,0 +1,322 @@
+import math
+
+import numpy as np
+import pytest
+
+from hwsim.cost.collective import collective_cost, p2p_cost
+from hwsim.cost.network import spans
+from hwsim.errors import InputError
+from hwsim.specs.calibration import GENERATIONS, Calibration
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.load import load_spec
+from hwsim.specs.network import Network
+from hwsim.specs.parameters.collective import CollectiveParameters, Protocol
+from hwsim.specs.system import SystemSpec
+
+OPS = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "broadcast",
+    "send_recv",
+)
+KINDS = ("switch", "mesh", "torus", "bus", "fat_tree", "dcn")
+LINK, NIC = 400e9, 50e9
+
+
+def make_device():
+    return DeviceSpec(
+        id="toy",
+        name="Toy",
+        sources=[{"kind": "assumed", "title": "test", "date": "2025-01-01"}],
+        kind="gpu",
+        vendor="x",
+        architecture="gpu",
+        year=2024,
+        compute={"units": 100, "unit_kind": "SM", "matrix": {"bf16": 1e15}},
+        memory={"hbm": {"size": 80e9, "bandwidth": 3e12}},
+    )
+
+
+def make_system(*networks, per_node=8, nodes=1):
+    return SystemSpec(
+        id="toys",
+        name="Toys",
+        device=make_device(),
+        devices_per_node=per_node,
+        nodes=nodes,
+        networks=tuple(Network(**n) for n in networks),
+    )
+
+
+def net(kind, size, bandwidth=LINK, latency=1e-6, **more):
+    fields = {"kind": kind, "size": size, "bandwidth": bandwidth}
+    return {"name": kind, "latency": latency, **fields, **more}
+
+
+def node(kind="switch", **more):
+    return make_system(net(kind, 8, **more))
+
+
+def cluster(nodes=4, nics=8, inner=None, **more):
+    outer = net("fat_tree", 8 * nodes, NIC, 5e-6, nics_per_node=nics, **more)
+    return make_system(net("switch", 8, **(inner or {})), outer, nodes=nodes)
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return load_spec(GENERATIONS, Calibration, "gpu")
+
+
+@pytest.fixture(scope="module")
+def plain(calibration):
+    """No software: no start, no protocol, every link at its full rate."""
+    none = dict.fromkeys(KINDS, 0.0)
+    bare = Protocol(step_time=none, bandwidth_ratio=1.0, ramp_time=0.0)
+    parameters = CollectiveParameters(
+        start_time=dict.fromkeys(OPS, 0.0),
+        peer_time=0.0,
+        protocols={"bare": bare},
+        efficiency=dict.fromkeys(KINDS, 1.0),
+        in_network_efficiency=1.0,
+        in_network_step_time=0.0,
+        copy_efficiency=1.0,
+        ramp_bytes=1e6,
+        ramp_exponent=0.4,
+        bus_contention=0.0,
+        host_bounce_efficiency=0.5,
+        host_bounce_contention=1.0,
+    )
+    return calibration.model_copy(update={"collective": parameters})
+
+
+def time_of(op, nbytes, n, system, calibration, stride=1):
+    return collective_cost(
+        op, nbytes, n, system=system, calibration=calibration, stride=stride
+    ).time
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_ring_all_reduce_is_the_closed_form(plain, n):
+    nbytes = np.array([1e3, 1e6, 1e9])
+    found = time_of("all_reduce", nbytes, n, node(), plain)
+    np.testing.assert_allclose(found, 2 * (n - 1) * (1e-6 + nbytes / n / LINK))
+
+
+def test_ring_gather_and_scatter_are_closed_forms(plain):
+    for op in ("all_gather", "reduce_scatter"):
+        cost = collective_cost(op, 1e9, 8, system=node(), calibration=plain)
+        ring = 7 * (1e-6 + 1e9 / 8 / LINK)
+        assert cost.time - cost.memory == pytest.approx(ring)
+        assert cost.memory == pytest.approx(2 * 1e9 / 8 / 3e12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_group_of_one_is_free(calibration, op):
+    cost = collective_cost(op, [1.0, 1e9], 1, system=node(), calibration=calibration)
+    np.testing.assert_array_equal(cost.time, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_parts_add_up_and_grow_with_bytes(calibration, op):
+    nbytes = np.logspace(0, 10, 60)
+    for system, n in ((node(), 8), (cluster(), 32)):
+        cost = collective_cost(op, nbytes, n, system=system, calibration=calibration)
+        total = cost.compute + cost.memory + cost.interconnect + cost.overhead
+        np.testing.assert_allclose(total, cost.time, rtol=1e-12)
+        assert (np.diff(cost.time) >= 0).all()
+        assert cost.bound()[0] == "overhead"
+        assert cost.bound()[-1] == "interconnect"
+
+
+def test_in_switch_reduction_moves_less(plain):
+    ring = time_of("all_reduce", 1e9, 8, node(), plain)
+    summed = time_of("all_reduce", 1e9, 8, node(in_network_reduction=True), plain)
+    assert summed == pytest.approx(2e-6 + 1e9 * (1 + 1 / 8) / LINK)
+    assert summed < ring
+
+
+def test_large_rings_use_all_nics_of_a_node(plain):
+    n, nbytes = 32, 1e10
+    found = time_of("all_reduce", nbytes, n, cluster(), plain)
+    busbw = 2 * (n - 1) / n * nbytes / found
+    assert busbw == pytest.approx(8 * NIC, rel=0.01)
+
+
+def test_strided_groups_share_the_nics(plain):
+    # Eight groups of four, one member of each on every node.
+    found = time_of("all_reduce", 1e9, 4, cluster(), plain, stride=8)
+    assert 2 * 3 / 4 * 1e9 / found == pytest.approx(NIC, rel=0.02)
+    # Two NICs for eight devices: half a NIC's share each, whoever asks.
+    assert spans(cluster(nics=2), 4, 8)[0].bandwidth == pytest.approx(NIC)
+
+
+def test_lone_sender_gets_a_whole_nic(plain):
+    few = cluster(nics=2)
+    pair = make_system(
+        net("switch", 1), net("fat_tree", 2, NIC, nics_per_node=1), per_node=1, nodes=2
+    )
+    assert p2p_cost(1e9, 1, system=pair, calibration=plain).time == pytest.approx(
+        1e-6 + 1e9 / NIC
+    )
+    # Ranks eight apart: all eight pairs send, each has its share of the NICs.
+    assert p2p_cost(1e9, 8, system=few, calibration=plain).time == pytest.approx(
+        5e-6 + 1e9 / NIC
+    )
+
+
+def test_neighbours_stay_inside_the_node(plain):
+    near = p2p_cost(1e9, 1, system=cluster(), calibration=plain).time
+    far = p2p_cost(1e9, 8, system=cluster(), calibration=plain).time
+    assert near == pytest.approx(1e-6 + 1e9 / LINK)
+    assert far == pytest.approx(5e-6 + 1e9 / NIC)
+
+
+def test_trees_beat_rings_for_small_messages_on_many_nodes(plain):
+    wide = cluster(nodes=64)
+    found = time_of("all_reduce", 8.0, 512, wide, plain)
+    assert found < 2 * 63 * 5e-6
+    assert found == pytest.approx(2 * 7 * 1e-6 + 2 * 6 * 5e-6, rel=0.01)
+
+
+def test_all_to_all_is_bound_by_what_leaves_the_node(plain):
+    n, nbytes = 32, 1e10
+    cost = collective_cost("all_to_all", nbytes, n, system=cluster(), calibration=plain)
+    assert cost.interconnect == pytest.approx(nbytes * 24 / 32 / NIC)
+    tapered = collective_cost(
+        "all_to_all", nbytes, n, system=cluster(oversubscription=2.0), calibration=plain
+    )
+    assert tapered.interconnect == pytest.approx(2 * cost.interconnect)
+
+
+def test_pairs_of_a_mesh_have_their_own_link_only(plain):
+    mesh = node("mesh")
+    pair = time_of("all_reduce", 1e9, 2, mesh, plain)
+    whole = time_of("all_reduce", 1e9, 8, mesh, plain)
+    assert pair == pytest.approx(2e-6 + 1e9 / (LINK / 7))
+    assert whole == pytest.approx(14e-6 + 2 * 7 / 8 * 1e9 / LINK)
+    near = p2p_cost(1e9, 1, system=mesh, calibration=plain).time
+    assert near == pytest.approx(1e-6 + 1e9 / (LINK / 7))
+
+
+def test_bus_without_peer_access_collapses(plain):
+    direct, bounced = node("bus"), node("bus", peer_to_peer=False)
+    at = [
+        time_of("all_gather", 1e9, n, s, plain) * n / (n - 1)
+        for s in (direct, bounced)
+        for n in (2, 8)
+    ]
+    assert at[0] == pytest.approx(at[1], rel=0.5)
+    assert at[2] > 1.5 * at[0]
+    assert at[3] > 3 * at[2]
+
+
+def torus(dims, **more):
+    return make_system(
+        net("torus", math.prod(dims), dims=dims, **more), per_node=math.prod(dims)
+    )
+
+
+def test_torus_rings_use_every_axis_both_ways(plain):
+    # Four links of LINK / 4 each way; both axes whole rings.
+    whole = collective_cost(
+        "all_gather", 1e9, 16, system=torus((4, 4)), calibration=plain
+    )
+    assert whole.interconnect == pytest.approx(15 / 16 * 1e9 / LINK)
+    assert whole.overhead == pytest.approx(4e-6)
+    # One axis: half the links.
+    row = collective_cost("all_gather", 1e9, 4, system=torus((4, 4)), calibration=plain)
+    assert row.interconnect == pytest.approx(3 / 4 * 1e9 / (LINK / 2))
+    # Half an axis: a line, a quarter of the links.
+    line = collective_cost(
+        "all_gather", 1e9, 4, system=torus((8, 8)), calibration=plain
+    )
+    assert line.interconnect == pytest.approx(3 / 4 * 1e9 / (LINK / 4))
+
+
+def test_torus_without_wraparound_is_slower(plain):
+    ring, line = torus((4, 4)), torus((4, 4), wraparound=False)
+    for op in ("all_reduce", "all_gather", "all_to_all"):
+        fast = time_of(op, 1e9, 16, ring, plain)
+        slow = time_of(op, 1e9, 16, line, plain)
+        assert slow > 1.8 * fast
+
+
+def test_torus_columns_are_strided_groups(plain):
+    column = spans(torus((4, 4)), 4, stride=4)[0]
+    assert [(a.size, a.ring, a.spacing) for a in column.axes] == [(4, True, 1)]
+    spaced = spans(torus((4, 4)), 2, stride=2)[0]
+    assert [(a.size, a.spacing) for a in spaced.axes] == [(2, 2)]
+
+
+def test_torus_all_to_all_is_bound_by_its_bisection(plain):
+    found = collective_cost(
+        "all_to_all", 1e9, 64, system=torus((64,)), calibration=plain
+    )
+    # A ring of n: each link carries n/8 of one rank's buffer.
+    assert found.interconnect == pytest.approx(64 / 8 * 1e9 / (LINK / 2))
+
+
+@pytest.mark.parametrize("kind", ["switch", "mesh", "bus", "torus"])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_never_below_the_lower_bounds(calibration, kind, n):
+    system = torus((8,)) if kind == "torus" else node(kind)
+    nbytes = np.logspace(0, 10, 30)
+    share = (n - 1) / n * nbytes / LINK
+    for op in ("all_gather", "reduce_scatter", "all_to_all"):
+        assert (time_of(op, nbytes, n, system, calibration) >= share).all()
+    assert (time_of("all_reduce", nbytes, n, system, calibration) >= 2 * share).all()
+    for op in ("broadcast", "send_recv"):
+        assert (time_of(op, nbytes, n, system, calibration) >= nbytes / LINK).all()
+
+
+def test_faster_links_are_not_slower(calibration):
+    nbytes = np.logspace(0, 10, 30)
+    for op in OPS:
+        slow = time_of(op, nbytes, 8, node(), calibration)
+        fast = time_of(op, nbytes, 8, node(bandwidth=2 * LINK), calibration)
+        near = time_of(op, nbytes, 8, node(latency=1e-7), calibration)
+        assert (fast <= slow).all()
+        assert (near < slow).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "n", "stride", "text"),
+    [
+        ("gossip", 2, 1, "not one of all_reduce"),
+        ("all_reduce", 16, 1, "has 8"),
+        ("all_reduce", 4, 4, "has 8"),
+        ("all_reduce", 0, 1, "at least 1"),
+        ("all_reduce", 2, 0, "at least 1"),
+    ],
+)
+def test_bad_groups_are_refused(calibration, op, n, stride, text):
+    with pytest.raises(InputError, match=text):
+        time_of(op, 1e6, n, node(), calibration, stride)
+
+
+def test_parameters_name_what_is_missing(plain):
+    table = plain.collective.model_dump()
+    del table["efficiency"]["dcn"]
+    with pytest.raises(ValueError, match="efficiency lacks dcn"):
+        CollectiveParameters(**table)
+
+
+# Bus bandwidth of large all-reduces as measured (stas00/ml-engineering network
+# README and NVIDIA GTC24 S62129 slide 12). [B/s]
+@pytest.mark.parametrize(
+    ("generation", "link", "in_network", "n", "busbw"),
+    [
+        ("ampere", 300e9, False, 8, 234e9),
+        ("hopper", 450e9, False, 8, 366e9),
+        ("hopper", 450e9, True, 8, 473e9),
+        ("hopper", 450e9, True, 5, 414e9),
+        ("blackwell", 900e9, False, 8, 682e9),
+    ],
+)
+def test_published_bus_bandwidth_is_met(generation, link, in_network, n, busbw):
+    calibration = load_spec(GENERATIONS, Calibration, generation)
+    system = node(bandwidth=link, latency=0.5e-6, in_network_reduction=in_network)
+    found = time_of("all_reduce", 16e9, n, system, calibration)
+    assert 2 * (n - 1) / n * 16e9 / found == pytest.approx(busbw, rel=0.06)

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+
+from hwsim.cost.moe import moe_ffn_cost
+from hwsim.specs.calibration import GENERATIONS, Calibration
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.load import load_spec
+
+PEAK, BANDWIDTH = 1e15, 2e12
+
+
+@pytest.fixture(scope="module")
+def device():
+    return DeviceSpec(
+        id="toy",
+        name="Toy",
+        sources=[{"kind": "assumed", "title": "test", "date": "2025-01-01"}],
+        kind="gpu",
+        vendor="x",
+        architecture="gpu",
+        year=2024,
+        compute={
+            "units": 100,
+            "unit_kind": "SM",
+            "clock": 1e9,
+            "matrix": {"bf16": PEAK, "fp8": 2 * PEAK},
+        },
+        memory={"hbm": {"size": 80e9, "bandwidth": BANDWIDTH}},
+    )
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return load_spec(GENERATIONS, Calibration, "gpu")
+
+
+@pytest.fixture(scope="module")
+def ideal(calibration):
+    """Nothing but matrix work and bytes."""
+    return calibration.model_copy(
+        update={
+            "moe": calibration.moe.model_copy(
+                update={
+                    "start_time": 0.0,
+                    "narrow_start_time": 0.0,
+                    "block_time": 0.0,
+                    "tile_rows": (1,),
+                    "tile_columns": 1,
+                    "half_rate_rows": 0.0,
+                    "matrix_efficiency": 1.0,
+                    "wave_quantization": 0.0,
+                    "memory_efficiency": 1.0,
+                    "unit_bandwidth_ratio": 1e6,
+                    "overlap": 1e3,
+                    "row_copy_efficiency": 1.0,
+                    "foreign_pair_share": 0.0,
+                }
+            )
+        }
+    )
+
+
+SHAPE = {"n": 2048, "k": 4096, "experts": 128, "topk": 8}
+
+
+def cost_of(device, calibration, m, **changes):
+    use = {**SHAPE, "dtype": "bf16", **changes}
+    return moe_ffn_cost(
+        m, use.pop("n"), use.pop("k"), device=device, calibration=calibration, **use
+    )
+
+
+def test_parts_add_up(device, calibration):
+    cost = cost_of(device, calibration, np.array([1, 30, 1000, 30000]))
+    total = cost.compute + cost.memory + cost.interconnect + cost.overhead
+    np.testing.assert_allclose(total, cost.time, rtol=1e-12)
+    assert (np.diff(cost.time) > 0).all()
+
+
+def test_one_token_reads_the_weights_of_its_experts(device, ideal):
+    cost = cost_of(device, ideal, 1)
+    touched = 128 * (1 - (1 - 1 / 128) ** 8)
+    weights = touched * 3 * 2048 * 4096 * 2
+    assert cost.memory == pytest.approx(weights / BANDWIDTH, rel=0.01)
+    assert cost.bound() == "hbm"
+
+
+def test_many_tokens_read_every_expert_once(device, ideal):
+    weights = 128 * 3 * 2048 * 4096 * 2
+    few, many = cost_of(device, ideal, np.array([512, 1024])).memory
+    assert few > weights / BANDWIDTH
+    assert many < 1.1 * few
+
+
+def test_large_batches_are_compute_bound(device, ideal):
+    m = 262144
+    cost = cost_of(device, ideal, m)
+    assert cost.bound() == "compute"
+    assert cost.compute == pytest.approx(m * 8 * 6 * 2048 * 4096 / PEAK, rel=0.01)
+
+
+def test_ungated_experts_have_two_matrices(device, ideal):
+    gated = cost_of(device, ideal, 262144).compute
+    ungated = cost_of(device, ideal, 262144, gated=False).compute
+    assert ungated / gated == pytest.approx(2 / 3, rel=0.01)
+
+
+def test_sharding_experts_shares_weights_and_rows(device, ideal):
+    whole = cost_of(device, ideal, 4096)
+    for split in ({"tp": 4}, {"ep": 4}):
+        part = cost_of(device, ideal, 4096, **split)
+        # Hidden rows are not split by tensor parallelism.
+        assert 0.25 <= part.time / whole.time < 0.4
+
+
+def test_hot_rank_is_slower(device, calibration):
+    even = cost_of(device, calibration, 65536, ep=8).time
+    hot = cost_of(device, calibration, 65536, ep=8, imbalance=2.0).time
+    assert even < hot < 2 * even
+
+
+def test_imbalance_cannot_exceed_all_tokens(device, calibration):
+    most = cost_of(device, calibration, 64, ep=16, imbalance=16.0).time
+    more = cost_of(device, calibration, 64, ep=16, imbalance=1e6).time
+    assert more == most
+
+
+def test_uneven_routing_touches_fewer_experts(device, ideal):
+    even = cost_of(device, ideal, 32).memory
+    uneven = cost_of(device, ideal, 32, routing_exponent=1.2).memory
+    assert uneven < even
+
+
+def test_uneven_routing_keeps_the_rows(device, ideal):
+    even = cost_of(device, ideal, 262144).compute
+    for exponent in (0.5, 1.0, 1.2):
+        uneven = cost_of(device, ideal, 262144, routing_exponent=exponent).compute
+        assert uneven == pytest.approx(even, rel=0.02)
+
+
+def test_narrow_weights_are_half_the_bytes(device, ideal):
+    wide = cost_of(device, ideal, 16)
+    narrow = cost_of(device, ideal, 16, weight_bytes=1.0)
+    assert narrow.memory / wide.memory == pytest.approx(0.5, rel=0.05)
+
+
+def test_resident_weights_are_read_faster(device, calibration):
+    cold = cost_of(device, calibration, 8)
+    warm = cost_of(device, calibration, 8, resident=1.0)
+    assert warm.time < cold.time
+
+
+def test_never_beats_the_roofline(device, calibration):
+    m = np.array([1, 10, 100, 1000, 10000, 100000])
+    cost = cost_of(device, calibration, m)
+    touched = 128 * (1 - (1 - 1 / 128) ** (8 * m))
+    assert (cost.time >= touched * 3 * 2048 * 4096 * 2 / BANDWIDTH).all()
+    assert (cost.time >= 6 * 8 * m * 2048 * 4096 / PEAK).all()
+
+
+def test_foreign_pairs_cost_traffic_of_their_own(device, calibration):
+    def with_share(share):
+        moe = calibration.moe.model_copy(update={"foreign_pair_share": share})
+        return calibration.model_copy(update={"moe": moe})
+
+    slots = cost_of(device, with_share(1.0), 16384, ep=32).time
+    compact = cost_of(device, with_share(0.0), 16384, ep=32).time
+    assert slots > 1.2 * compact
