@@ -19,7 +19,8 @@ demo: $(VENV)/.ready
 	$(BIN)/hwsim demo --out reports/out
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -q -n 2 --ignore tests/benchmarks
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-columns=min,median,max
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -28,7 +29,7 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready
-	$(BIN)/python -m pytest tests/benchmarks -q --benchmark-only --benchmark-columns=min,median,max
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-columns=min,median,max
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -86,7 +86,8 @@ def moe_ffn_cost(
     foreign = p.narrow_foreign_pair_share if narrow else p.foreign_pair_share
     pairs = load.rows_total + foreign * np.maximum(0.0, mm * tk - load.rows_total)
     moved = pairs * (up + hidden + 2 * kk) * max(element, 2.0)
-    rate = device.bandwidth * p.row_copy_efficiency
+    copying = p.narrow_row_copy_efficiency if narrow else p.row_copy_efficiency
+    rate = device.bandwidth * copying
     start = p.start_time + (p.narrow_start_time if narrow else 0.0)
     copies = combine(levels={device.main_memory_name: moved / rate}, overhead=start)
     return add(up_cost, down_cost, copies)

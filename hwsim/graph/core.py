@@ -220,8 +220,7 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
         w, f"{c.prefix}scores", (parts.q, parts.k, *parts.also), c, (p.seq_kv, h.qk),
         (q, keys), w.act(scores),
     )  # fmt: skip
-    if not w.setting.fusion.softmax or w.setting.model.attention_sinks:
-        x = _softmax(w, x, c, scores)
+    x = _softmax(w, x, c, scores)
     if w.setting.dropout:
         x = w.elementwise(
             f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,

@@ -101,7 +101,7 @@ def _rows(result: PublishedComparison, numbers: Sources) -> Table:
     rows = [_row(row, numbers) for row in result.answered]
     return table(
         "Published runs with their prediction",
-        "Run|Setup|#Published|#Predicted|#Error|Bound|Source", rows,
+        "Run|#Error|#Published|#Predicted|Setup|Bound|Source", rows,
     )  # fmt: skip
 
 
@@ -112,14 +112,14 @@ def _row(compared: ComparedRow, numbers: Sources) -> list[Cell]:
     badge = "" if row.confidence == "high" else f"{row.confidence} confidence"
     return [
         Cell(row.id, note=f"{row.model}, {row.task}. {row.note or ''}", badge=badge),
-        _setup(compared),
+        Cell(fmt.signed_percent(error), number=True, tone=tone, bar=min(size, 1.0)),
         Cell(
             _value(row.value, row.unit),
             number=True,
-            note=f"{_METRICS.get(row.metric, row.metric)}; printed {row.printed}",
+            note=_METRICS.get(row.metric, row.metric) + _printed(compared),
         ),
         Cell(_value(compared.predicted, row.unit), number=True),
-        Cell(fmt.signed_percent(error), number=True, tone=tone, bar=min(size, 1.0)),
+        _setup(compared),
         Cell(compared.bound),
         numbers.cell(compared.source.source),
     ]
@@ -134,6 +134,15 @@ def _setup(compared: ComparedRow) -> Cell:
     ]
     note = fmt.plural(row.num_devices, "device")
     return Cell(row.system, note=", ".join([note, *degrees, row.stack]))
+
+
+def _printed(compared: ComparedRow) -> str:
+    """Return the figure as its source prints it, where that reads differently."""
+    row = compared.row
+    words = row.printed.replace(",", "").split()
+    shown = _value(row.value, row.unit)
+    same = row.printed == shown or (row.is_rate and words[0] == f"{row.value:.10g}")
+    return "" if same else f"; printed as {row.printed}"
 
 
 def _value(value: float | None, unit: str) -> str:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
+from hwsim.report.ceilings import (
+    Ceiling,
+    OpPoint,
+    compute_ceilings,
+    memory_ceilings,
+    op_points,
+)
 from hwsim.report.labels import place_labels, spread
 from hwsim.report.style import (
     FAMILIES,
@@ -37,77 +43,6 @@ _DASHES = (0, (5, 2))
 _MARKERS = ("o", "D", "s", "^")
 _SEEN = 1e-3  # share of time that an operator needs to widen the picture
 _LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
-
-
-class Ceiling(NamedTuple):
-    """A compute peak with all that share it. [FLOP/s]"""
-
-    peak: float
-    label: str
-    dtypes: tuple[str, ...]
-    unit: str
-
-
-class OpPoint(NamedTuple):
-    """One distinct operator in the picture."""
-
-    arithmetic_intensity: float
-    flop_per_s: float
-    share: float
-    name: str
-    kind: str
-    series: int
-
-
-def compute_ceilings(device: DeviceSpec) -> list[Ceiling]:
-    """Return the compute peaks, highest first; equal ones are one ceiling."""
-    found: dict[tuple[float, str], list[str]] = {}
-    tables = (("matrix", device.compute.matrix), ("vector", device.compute.vector))
-    for unit, table in tables:
-        for dtype, peak in table.items():
-            found.setdefault((float(peak), unit), []).append(dtype)
-    return [
-        Ceiling(
-            peak, f"{', '.join(dtypes)} {unit}  {fmt.rate(peak)}", tuple(dtypes), unit
-        )
-        for (peak, unit), dtypes in sorted(found.items(), key=lambda i: -i[0][0])
-    ]
-
-
-def memory_ceilings(device: DeviceSpec) -> dict[str, float]:
-    """Return the memory levels that have a bandwidth, fastest first. [B/s]"""
-    levels = {n: m.bandwidth for n, m in device.memory.items() if m.bandwidth}
-    return dict(sorted(levels.items(), key=lambda item: -item[1]))
-
-
-def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], list[float]]:
-    """Return operators as points, and the share of time of those without one.
-
-    Shares are of the time of each result. Operators that compute nothing or
-    move nothing (copies, lookups, collectives) have no place on a log-log
-    roofline.
-    """
-    points, left = [], []
-    for series, result in enumerate(results):
-        rows = result.op_rows()
-        total = sum(float(row["total_s"]) for row in rows) or 1.0
-        phases = Counter(n for n, _ in {(r["name"], r["phase"]) for r in rows})
-        drawn = [r for r in rows if min(r["flop"], r["nbytes"], r["time_s"]) > 0]
-        for row in drawn:
-            # A phase is told only where a name stands in several.
-            phase = f" ({row['phase']})" if phases[row["name"]] > 1 else ""
-            points.append(
-                OpPoint(
-                    arithmetic_intensity=row["flop"] / row["nbytes"],
-                    flop_per_s=row["flop"] / row["time_s"],
-                    share=row["total_s"] / total,
-                    name=f"{row['name']}{phase}",
-                    kind=row["kind"],
-                    series=series,
-                )
-            )
-        left.append(1.0 - sum(row["total_s"] for row in drawn) / total)
-    return points, left
 
 
 @styled
@@ -386,7 +321,10 @@ def _caption(
             f"{fmt.listed(names)}. Intensity counts every operand moved once."
         )
     if outside:
-        text += f" {fmt.plural(outside, 'point')} of little time lie outside."
+        points_lie = "1 point lies" if outside == 1 else f"{outside} points lie"
+        text += (
+            f" {points_lie} outside, of under {fmt.percent(_SEEN)} of the time each."
+        )
     if any(share > 1e-9 for share in left_out):
         shares = fmt.listed(
             f"{_share_text(share)} of {r.graph.name}"

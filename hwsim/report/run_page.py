@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.graph_result import largest_part
 from hwsim.report import format as fmt
-from hwsim.report.content import Cell, Fact, Page, Picture, Section, Table, picture
-from hwsim.report.content import table as make_table
-from hwsim.report.figures import breakdown_figure, timeline_figure
+from hwsim.report.content import Fact, Page, Section
 from hwsim.report.provenance import assumptions, overrides, reproducibility
-from hwsim.report.roofline import roofline_figure
-from hwsim.sim.records import PlayedGraph
+from hwsim.report.run_sections import (
+    breakdown_section,
+    memory_section,
+    operator_section,
+    picture_sections,
+)
 from hwsim.specs.calibration import calibration_for
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.training import TrainResult
 
-TOP_OPS = 15
 _BOUND = {
     "compute": "arithmetic",
     "memory": "memory bandwidth",
@@ -108,9 +109,9 @@ def graph_page(result: GraphResult, command: str | None) -> Page:
         answer=f"{fmt.seconds(result.time_s)}; {_bound_clause(result.parts)}.",
         facts=facts,
         sections=(
-            _breakdown({name: result.parts}, [result]),
-            *_pictures([result]),
-            _operators([result]),
+            breakdown_section({name: result.parts}, [result]),
+            *picture_sections([result]),
+            operator_section([result]),
             assumptions(system, result.stack, result.fidelity, result.engine),
             _repeat(result, command),
         ),
@@ -127,10 +128,10 @@ def _run_sections(
     graphs = result.graphs
     engine = graphs[0].engine if graphs else "closed_form"
     return (
-        _memory(result),
-        _breakdown(phases, graphs),
-        *_pictures(graphs, note),
-        _operators(graphs, note),
+        memory_section(result),
+        breakdown_section(phases, graphs),
+        *picture_sections(graphs, note),
+        operator_section(graphs, note),
         assumptions(result.system, result.stack, result.fidelity, engine, result.model),
         _repeat(result, command),
     )
@@ -229,162 +230,6 @@ def _memory_fact(result: InferResult | TrainResult) -> Fact:
         + ("fits" if memory.fits else "does not fit"),
         "good" if memory.fits else "bad",
     )
-
-
-def _memory(result: InferResult | TrainResult) -> Section:
-    memory = result.memory
-    sizes = {k: float(v) for k, v in result.footprint.to_dict().items()}
-    sizes.pop("total", None)
-
-    def row(label: str, size: float, *, bar: bool = False, tone: str = "") -> Any:
-        share = size / memory.usable
-        return (
-            Cell(label),
-            Cell(fmt.nbytes(size), number=True, tone=tone),
-            Cell(fmt.percent(share), number=True, bar=min(share, 1.0) if bar else None),
-        )
-
-    rows = [row(_words(k), v, bar=True) for k, v in sizes.items() if v]
-    tone = "good" if memory.fits else "bad"
-    rows.append(row("needed", memory.needed, bar=True, tone=tone))
-    rows.append(row("usable", memory.usable))
-    rows.append(row("capacity", memory.capacity))
-    caption = f"Memory of one device ({result.system.device.main_memory_name})"
-    sizes_table = make_table(caption, "What|#Size|#Of the usable", rows)
-    text = [f"It {memory.sentence()}."]
-    return Section("memory", "Memory", tuple(text), (sizes_table,))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("kv cache", "KV cache")
-
-
-def _breakdown(
-    phases: Mapping[str, Mapping[str, float]], graphs: Sequence[GraphResult]
-) -> Section:
-    names = list(dict.fromkeys(n for parts in phases.values() for n in parts))
-    rows = []
-    for name in names:
-        cells = [Cell(name)]
-        for parts in phases.values():
-            share = parts.get(name, 0.0) / sum(parts.values())
-            cells += [
-                Cell(fmt.seconds(parts.get(name, 0.0)), number=True),
-                Cell(fmt.percent(share), number=True, bar=max(share, 0.0)),
-            ]
-        rows.append(cells)
-    totals = [Cell("all")]
-    for parts in phases.values():
-        totals += [
-            Cell(fmt.seconds(sum(parts.values())), number=True),
-            Cell("100 %", number=True),
-        ]
-    rows.append(totals)
-    heads = "|".join(["Part", *(f"#{p}|#Share" for p in phases)])
-    drawn = picture(
-        "breakdown", "Where the time goes",
-        lambda width: breakdown_figure(phases, width=width),
-    )  # fmt: skip
-    items: list[Table | Picture] = [
-        drawn, make_table("Time by what it is spent on", heads, rows),
-    ]  # fmt: skip
-    levels = _levels(graphs)
-    if levels:
-        items.append(levels)
-    note = (
-        "Interconnect is communication that nothing hides; idle is the device "
-        "waiting for the host."
-    )
-    return Section("breakdown", "Where the time goes", (note,), tuple(items))
-
-
-def _levels(graphs: Sequence[GraphResult]) -> Table | None:
-    names = list(dict.fromkeys(n for g in graphs for n in g.memory_levels))
-    if len(names) < 2:
-        return None
-    rows = [
-        [Cell(name)]
-        + [
-            Cell(fmt.seconds(g.memory_levels.get(name, 0.0)), number=True)
-            for g in graphs
-        ]
-        for name in names
-    ]
-    heads = "|".join(["Level", *(f"#{g.graph.name}" for g in graphs)])
-    return make_table("Memory time by level", heads, rows)
-
-
-def _pictures(graphs: Sequence[GraphResult], note: str = "") -> list[Section]:
-    if not graphs:
-        return []
-    device, text = graphs[0].system.device, (note,) if note else ()
-    sections = [
-        Section(
-            "roofline", "Roofline", text,
-            items=(
-                picture(
-                    "roofline", f"Operators under the ceilings of {device.name}",
-                    lambda width: roofline_figure(graphs, width=width),
-                ),
-            ),
-        )
-    ]  # fmt: skip
-    played = [g for g in graphs if isinstance(g.played, PlayedGraph) and g.records]
-    if played:
-        sections.append(
-            Section("timeline", "Timeline", text, tuple(map(_timeline, played)))
-        )
-    return sections
-
-
-def _timeline(graph: GraphResult) -> Picture:
-    return picture(
-        f"timeline-{graph.graph.name}".replace(" ", "-"),
-        f"Simulated timeline: {graph.graph.name}",
-        lambda width: timeline_figure(graph.records, width=width),
-    )
-
-
-def _operators(graphs: Sequence[GraphResult], note: str = "") -> Section:
-    rows = []
-    for graph in graphs:
-        every = graph.op_rows()
-        total = sum(row["total_s"] for row in every) or 1.0
-        rows += [
-            {**row, "graph": graph.graph.name, "share": row["total_s"] / total}
-            for row in every
-        ]
-    rows.sort(key=lambda row: -row["share"])
-    caption = "Operators that take the most time"
-    if len(graphs) > 1:
-        caption += ", each beside the whole of its phase"
-    heads = "Operator|Phase|#Calls|#One call|#All calls|#Share|#Rate|#Intensity|Bound"
-    top = [_operator_row(row) for row in rows[:TOP_OPS]]
-    text = f"{fmt.count(len(rows))} distinct operators; the first {len(top)} are shown."
-    text = f"{text} {note}".strip()
-    return Section(
-        "operators", "Operators", (text,), (make_table(caption, heads, top),)
-    )
-
-
-def _operator_row(row: Mapping[str, Any]) -> list[Cell]:
-    time, flop, nbytes = row["time_s"], row["flop"], row["nbytes"]
-    rate = fmt.rate(flop / time, digits=3) if flop and time else fmt.NONE
-    intensity = f"{fmt.count(flop / nbytes, 3)}" if flop and nbytes else fmt.NONE
-    phase = row["graph"]
-    if row["phase"] != "forward":
-        phase = f"{phase}, {row['phase']}"
-    return [
-        Cell(row["name"], note=f"{row['block']} · {row['kind']} · {row['dtype']}"),
-        Cell(phase),
-        Cell(fmt.count(row["calls"]), number=True),
-        Cell(fmt.seconds(time), number=True),
-        Cell(fmt.seconds(row["total_s"]), number=True),
-        Cell(fmt.percent(row["share"]), number=True, bar=row["share"]),
-        Cell(rate, number=True),
-        Cell(intensity, number=True),
-        Cell(row["bound"]),
-    ]
 
 
 def _repeat(result: Any, command: str | None) -> Section:

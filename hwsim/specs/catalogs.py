@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -106,14 +107,14 @@ def load_system(name: str) -> SystemSpec:
     if looks_like_path(name):
         table = read_table(SYSTEMS.find(name))
         if "compute" in table or "memory" in table:
-            return single_device_system(load_device(name))
+            return _alone(_Same(load_device(name)))
         return resolve_system(load_spec(SYSTEMS, SystemFile, name))
     if isinstance(name, str) and SYSTEMS.by_id(name) is None and DEVICES.by_id(name):
-        return single_device_system(load_device(name))  # before any system's alias
+        return _alone(_Same(load_device(name)))  # before any system's alias
     try:
         file = load_spec(SYSTEMS, SystemFile, name)
     except UnknownNameError as unknown_system:
-        return single_device_system(_device_or(unknown_system, name))
+        return _alone(_Same(_device_or(unknown_system, name)))
     return resolve_system(file)
 
 
@@ -141,7 +142,57 @@ def resolve_system(file: SystemFile, outer: tuple[str, ...] = ()) -> SystemSpec:
     if file.id in outer:
         ring = " -> ".join((*outer, file.id))
         raise SpecError(f"system {file.id}: node", f"goes round in a circle ({ring})")
-    fields: dict[str, Any] = {
+    if file.device is not None:
+        device = _named(file, "device", load_device, file.device)
+        return _node(_Same(file), _Same(device))
+    inner = _named(file, "node", _load_file, str(file.node))
+    return _cluster(_Same(file), _Same(resolve_system(inner, (*outer, file.id))))
+
+
+class _Same(Generic[S]):
+    """A spec that is equal to itself only: resolved anew when it is read anew."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: S) -> None:
+        self.spec = spec
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.spec is other.spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+
+@functools.lru_cache(maxsize=256)
+def _alone(device: _Same[DeviceSpec]) -> SystemSpec:
+    return single_device_system(device.spec)
+
+
+@functools.lru_cache(maxsize=512)
+def _node(file: _Same[SystemFile], device: _Same[DeviceSpec]) -> SystemSpec:
+    return _system(file.spec, device=device.spec)
+
+
+@functools.lru_cache(maxsize=512)
+def _cluster(file: _Same[SystemFile], node: _Same[SystemSpec]) -> SystemSpec:
+    own, inner = file.spec, node.spec
+    power = own.power_overhead
+    return _system(
+        own,
+        device=inner.device,
+        devices_per_node=inner.devices_per_node,
+        nodes=inner.nodes * own.nodes,
+        host=own.host or inner.host,
+        networks=(*inner.networks, *own.networks),
+        notes=(*own.notes, *inner.notes),
+        sources=(*own.sources, *_node_sources(inner)),
+        power_overhead=inner.power_overhead if power is None else power,
+    )
+
+
+def _system(file: SystemFile, **resolved: Any) -> SystemSpec:
+    fields = {
         "id": file.id,
         "name": file.name,
         "notes": file.notes,
@@ -150,26 +201,10 @@ def resolve_system(file: SystemFile, outer: tuple[str, ...] = ()) -> SystemSpec:
         "host": file.host,
         "networks": file.networks,
         "sources": file.sources,
+        "devices_per_node": file.devices_per_node,
     }
-    if file.device is not None:
-        fields["devices_per_node"] = file.devices_per_node
-        fields["device"] = _named(file, "device", load_device, file.device)
-    else:
-        inner = _named(file, "node", _load_file, str(file.node))
-        node = resolve_system(inner, (*outer, file.id))
-        fields |= {
-            "device": node.device,
-            "devices_per_node": node.devices_per_node,
-            "nodes": node.nodes * file.nodes,
-            "host": file.host or node.host,
-            "networks": (*node.networks, *file.networks),
-            "notes": (*file.notes, *node.notes),
-            "sources": (*file.sources, *_node_sources(node)),
-        }
-        if file.power_overhead is None:
-            fields["power_overhead"] = node.power_overhead
     try:
-        return SystemSpec(**fields)
+        return SystemSpec(**(fields | resolved))
     except ValidationError as error:
         raise spec_error(error, f"system {file.id}") from None
 

@@ -173,11 +173,14 @@ class Catalog:
 
     def _files(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for folder in map(str, search_paths(self.root)):
-            listed = _listing(folder, self.pattern, self.exclude, _tree_stamp(folder))
-            for name, path in listed.items():
-                found.setdefault(name, path)
+        for listed in self._listings():
+            found = listed | found
         return found
+
+    def _listings(self) -> Iterator[dict[str, str]]:
+        for folder in map(str, search_paths(self.root)):
+            stamp = _tree_stamp(folder)
+            yield _listing(folder, self.pattern, self.exclude, stamp)
 
     def find(self, name: str) -> Path:
         """Return the file behind a name, an alias or a path.
@@ -202,8 +205,11 @@ class Catalog:
 
     def by_id(self, name: str) -> Path | None:
         """Return the file whose id is so, if any."""
-        path = self._files().get(fold(name))
-        return Path(path) if path else None
+        wanted = fold(name)
+        for listed in self._listings():
+            if wanted in listed:
+                return Path(listed[wanted])
+        return None
 
     def by_alias(self, name: str) -> Path | None:
         """Return the first file that goes by an alias, if any."""

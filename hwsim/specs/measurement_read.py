@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import glob
-import gzip
-import io
 import typing
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from hwsim.errors import InputError, SpecError, nearest
-from hwsim.resources import expanded, search_paths
-from hwsim.specs.measurement import ROWS
+from hwsim.errors import SpecError, nearest
+from hwsim.registry import search_paths
+from hwsim.resources import expanded
+from hwsim.specs.measurement import ROWS, RULES, Rule
+from hwsim.specs.measurement_file import SUFFIXES, RawTable, raw_table
 from hwsim.specs.measurement_names import family_of, folded, known_ops
 from hwsim.specs.measurement_table import (
     MICRO,
@@ -30,9 +27,6 @@ from hwsim.specs.measurement_table import (
     MeasurementTable,
     joined,
 )
-
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-Raw = dict[str, Any]
 
 
 def read_measurements(
@@ -83,14 +77,13 @@ def _expand(paths: Iterable[str | Path]) -> list[Path]:
 def read_table(path: str | Path, *, skip_bad: bool = False) -> MeasurementTable:
     """Read one measurement table; see :func:`read_measurements`."""
     file = str(path)
-    header, raws = _raw_rows(Path(path))
-    if not header:
-        raise SpecError(file, "is empty", "write a heading and rows")
     bad: list[BadRow] = []
-    by_family = _by_family(file, header, raws, bad)
+    raw = raw_table(Path(path), bad)
+    if not raw.columns:
+        raise SpecError(file, "is empty", "write a heading and rows")
     families = {}
-    for family, members in by_family.items():
-        rows = _checked(file, family, header, members, bad)
+    for family, members in _by_family(file, raw, bad).items():
+        rows = _checked(file, family, members, bad)
         if rows is not None:
             families[family] = rows
     bad.sort(key=lambda fault: fault.row)
@@ -111,90 +104,30 @@ def _refuse(bad: Sequence[BadRow]) -> None:
     )
 
 
-def _raw_rows(path: Path) -> tuple[list[str], list[Raw | None]]:
-    """Return the heading and each row as text by column; None for a ragged row."""
-    file = str(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise SpecError(file, what, f"name a {' or '.join(SUFFIXES)} file")
-    if file.endswith(".parquet"):
-        return _parquet(path)
-    if not file.endswith((".csv", ".csv.gz")):
-        raise SpecError(file, "is no known kind of table", f"use {', '.join(SUFFIXES)}")
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if file.endswith(".gz") else data).decode(
-            "utf-8-sig"
+def _by_family(file: str, raw: RawTable, bad: list[BadRow]) -> dict[str, RawTable]:
+    """Return rows by family, operators renamed; rows of none are bad."""
+    if "op" not in raw.columns:
+        reason = "is missing; add a column that names the operator"
+        bad += [BadRow(file, int(n), "op", reason) for n in raw.numbers]
+        return {}
+    ops = raw.columns["op"]
+    known = {op: family_of(str(op)) for op in set(ops)}
+    found = {}
+    for family in dict.fromkeys(hit[0] for hit in known.values() if hit):
+        mask = np.array([(known[op] or ("",))[0] == family for op in ops])
+        members = raw.take(mask)
+        members.columns["op"] = _objects(
+            [(known[op] or ("", ""))[1] for op in members.columns["op"]]
         )
-    except UnicodeDecodeError:
-        raise SpecError(file, "is not UTF-8 text", "save it as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise SpecError(file, f"cannot be read ({error})") from None
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""))
-        lines = [line for line in reader if line and not line[0].startswith("#")]
-    except csv.Error as error:
-        raise SpecError(file, f"is not valid CSV: {error}") from None
-    if not lines:
-        return [], []
-    header = [name.strip() for name in lines[0]]
-    _check_header(file, header)
-    width = len(header)
-    return header, [
-        dict(zip(header, line, strict=True)) if len(line) == width else None
-        for line in lines[1:]
-    ]
-
-
-def _check_header(file: str, header: Sequence[str]) -> None:
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise SpecError(file, f"has column {twice[0]!r} twice", "rename one")
-    if "" in header:
-        raise SpecError(file, "has a column without a name", "name it")
-
-
-def _parquet(path: Path) -> tuple[list[str], list[Raw | None]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise SpecError(
-            str(path), "needs pyarrow to be read", "pip install pyarrow, or use CSV"
-        ) from None
-    try:
-        table = parquet.read_table(path)
-    except (OSError, ValueError) as error:
-        raise SpecError(str(path), f"cannot be read ({error})") from None
-    return table.column_names, list(table.to_pylist())
-
-
-def _by_family(
-    file: str, header: Sequence[str], raws: Sequence[Raw | None], bad: list[BadRow]
-) -> dict[str, list[tuple[int, Raw]]]:
-    """Return (row number, row) by family; rows without one are bad."""
-    found: dict[str, list[tuple[int, Raw]]] = {}
-    families: dict[str, tuple[str, str] | str] = {}
-    for number, raw in enumerate(raws, start=1):
-        if raw is None:
-            bad.append(
-                BadRow(file, number, "", f"has not {len(header)} values as the heading")
-            )
-            continue
-        op = str(raw.get("op") or "")
-        if op not in families:
-            families[op] = family_of(op) or _no_family(op, header)
-        family = families[op]
-        if isinstance(family, str):
-            bad.append(BadRow(file, number, "op", family))
-            continue
-        raw["op"] = family[1]
-        found.setdefault(family[0], []).append((number, raw))
+        found[family] = members
+    for op, hit in known.items():
+        if hit is None:
+            reason = _no_family(str(op or ""))
+            bad += [BadRow(file, int(n), "op", reason) for n in raw.numbers[ops == op]]
     return found
 
 
-def _no_family(op: str, header: Sequence[str]) -> str:
-    if "op" not in header:
-        return "is missing; add a column that names the operator"
+def _no_family(op: str) -> str:
     if not op:
         return "is empty; name the operator"
     close = nearest(folded(op), known_ops())
@@ -203,103 +136,110 @@ def _no_family(op: str, header: Sequence[str]) -> str:
 
 
 def _checked(
-    file: str,
-    family: str,
-    header: Sequence[str],
-    members: Sequence[tuple[int, Raw]],
-    bad: list[BadRow],
+    file: str, family: str, raw: RawTable, bad: list[BadRow]
 ) -> FamilyRows | None:
-    cls = ROWS[family]
-    missing = [
-        name
-        for name, info in cls.model_fields.items()
-        if info.is_required() and name not in header
-    ]
-    if missing:
-        reason = f"is missing; {family} rows need it"
-        bad += [BadRow(file, number, missing[0], reason) for number, _ in members]
-        return None
-    filled = [_filled(raw) for _, raw in members]
-    numbers = np.array([number for number, _ in members], dtype=np.int64)
-    adapter = _adapter(family)
-    try:
-        return _columns(file, family, adapter.validate_python(filled), numbers)
-    except ValidationError as error:
-        wrong = _faults(file, numbers, error)
-    bad += wrong
-    out = {fault.row for fault in wrong}
-    kept = [i for i, number in enumerate(numbers) if number not in out]
-    if not kept:
-        return None
-    rows = adapter.validate_python([filled[i] for i in kept])
-    return _columns(file, family, rows, numbers[kept])
-
-
-def _filled(raw: Mapping[str, Any]) -> Raw:
-    """Return a row without its empty cells."""
-    return {
-        name: value
-        for name, value in raw.items()
-        if value not in ("", "nan", "NaN", None) and value == value
-    }
-
-
-@functools.cache
-def _adapter(family: str) -> TypeAdapter[list[Any]]:
-    return TypeAdapter(list[ROWS[family]])  # type: ignore[misc]
-
-
-def _faults(
-    file: str, numbers: NDArray[np.int64], error: ValidationError
-) -> list[BadRow]:
-    """Return the first fault of each bad row."""
-    found: dict[int, BadRow] = {}
-    for fault in error.errors(include_url=False, include_context=True):
-        number = int(numbers[int(fault["loc"][0])])
-        column = str(fault["loc"][1]) if len(fault["loc"]) > 1 else ""
-        found.setdefault(number, BadRow(file, number, column, _reason(fault)))
-    return list(found.values())
-
-
-def _reason(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "missing":
-        return "is empty; fill it in"
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
-    message = str(fault["msg"])
-    return f"{str(fault['input'])[:60]!r}: {message[0].lower()}{message[1:]}"
-
-
-def _columns(
-    file: str, family: str, rows: Sequence[BaseModel], numbers: NDArray[np.int64]
-) -> FamilyRows:
-    records = [row.__dict__ for row in rows]
+    """Return the sound rows of one family as columns."""
+    faults: dict[int, tuple[str, str]] = {}
     columns: dict[str, Column] = {}
     for name, info in ROWS[family].model_fields.items():
-        values = [record[name] for record in records]
-        columns[name] = _array(values, text=_is_text(info))
+        given = raw.columns.get(name)
+        if given is None and info.is_required():
+            reason = f"is missing; {family} rows need it"
+            bad += [BadRow(file, int(n), name, reason) for n in raw.numbers]
+            return None
+        columns[name] = _column(name, info, given, len(raw.numbers), faults)
+    for rule in RULES.get(family, ()):
+        _apply(rule, columns, faults)
+    bad += [
+        BadRow(file, int(raw.numbers[i]), name, reason)
+        for i, (name, reason) in faults.items()
+    ]
+    if len(faults) == len(raw.numbers):
+        return None
+    extra = {
+        name: _objects(["" if v is None else str(v) for v in values])
+        for name, values in raw.columns.items()
+        if name not in columns
+    }
     if "latency_us" in columns:
         columns["time"] = columns.pop("latency_us") * MICRO
     if "bytes" in columns:
         columns["nbytes"] = columns.pop("bytes")
-    extras = [row.__pydantic_extra__ or {} for row in rows]
-    names = dict.fromkeys(name for extra in extras for name in extra)
-    extra = {
-        name: _array([e.get(name) for e in extras], text=True) for name in names
-    }
-    return FamilyRows(
-        family, columns, extra, np.full(len(rows), file, dtype=object), numbers
-    )
+    files = np.full(len(raw.numbers), file, dtype=object)
+    rows = FamilyRows(family, columns, extra, files, raw.numbers)
+    if not faults:
+        return rows
+    sound = np.ones(len(rows), dtype=bool)
+    sound[list(faults)] = False
+    return rows.take(sound)
 
 
-def _array(values: Sequence[Any], *, text: bool) -> Column:
+def _column(
+    name: str,
+    info: FieldInfo,
+    given: Column | None,
+    count: int,
+    faults: dict[int, tuple[str, str]],
+) -> Column:
+    """Return one column, each distinct value checked once by its pydantic type."""
+    text = _is_text(info)
+    default = "" if text and info.default is None else info.default
+    if given is None:
+        return _objects([default] * count) if text else np.full(count, _number(default))
+    adapter = _adapter(info.rebuild_annotation())
+    made: dict[Any, Any] = {}
+    wrong: dict[Any, str] = {}
+    for value in set(given):
+        if value in _EMPTY or value != value:  # noqa: PLR0124  NaN
+            made[value] = default
+            if info.is_required():
+                wrong[value] = "is empty; fill it in"
+            continue
+        try:
+            made[value] = adapter.validate_python(value)
+        except ValidationError as error:
+            wrong[value] = _reason(error.errors(include_url=False)[0])
+    if wrong:
+        for index, value in enumerate(given):
+            if value in wrong:
+                faults.setdefault(index, (name, wrong[value]))
     if text:
-        array = np.empty(len(values), dtype=object)
-        array[:] = ["" if value is None else str(value) for value in values]
-        return array
-    return np.array(
-        [np.nan if value is None else value for value in values], dtype=np.float64
-    )
+        return _objects([made.get(value, "") for value in given])
+    return np.array([_number(made.get(value)) for value in given], dtype=np.float64)
+
+
+_EMPTY = frozenset({"", "nan", "NaN", "None", None})
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def _objects(values: Sequence[Any]) -> Column:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _apply(
+    rule: Rule, columns: Mapping[str, Column], faults: dict[int, tuple[str, str]]
+) -> None:
+    wrong = rule.broken(columns)
+    for index in np.flatnonzero(wrong):
+        if int(index) not in faults:
+            faults[int(index)] = (rule.column, rule.reason)
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    message = str(fault["msg"])
+    return f"{str(fault['input'])[:60]!r}: {message[0].lower()}{message[1:]}"
 
 
 def _is_text(info: FieldInfo) -> bool:
@@ -307,16 +247,3 @@ def _is_text(info: FieldInfo) -> bool:
     kinds = {info.annotation, *typing.get_args(info.annotation)}
     kinds |= {arg for kind in kinds for arg in typing.get_args(kind)}
     return str in kinds or any(isinstance(kind, str) for kind in kinds)
-
-
-def check_columns(rows: FamilyRows, names: Iterable[str]) -> None:
-    """Raise if rows lack a column.
-
-    Raises
-    ------
-    InputError
-        Naming the first column that is missing.
-    """
-    for name in names:
-        if name not in rows.columns:
-            raise InputError(f"{rows.family} rows have no column {name!r}")

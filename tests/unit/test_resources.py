@@ -13,8 +13,7 @@ import pytest
 
 from hwsim import registry, resources
 from hwsim.errors import HwsimError, UnknownNameError
-from hwsim.registry import Registry, device_pack_paths
-from hwsim.registry import search_paths
+from hwsim.registry import Registry, device_pack_paths, search_paths
 from hwsim.resources import builtin_path, expanded
 from hwsim.specs.catalogs import DEVICES, load_device
 

@@ -50,7 +50,7 @@ class MoeParameters(Spec):
     overlap : float
         Exponent p of (compute^p + memory^p)^(1/p): 1 is none, large is full
         overlap. [1]
-    row_copy_efficiency : float
+    row_copy_efficiency, narrow_row_copy_efficiency : float
         Sustained over quoted bandwidth of gathering, activating and summing
         rows. [1]
     foreign_pair_share, narrow_foreign_pair_share : float
@@ -73,5 +73,6 @@ class MoeParameters(Spec):
     cache_bandwidth_ratio: AtLeastOne
     overlap: AtLeastOne
     row_copy_efficiency: Share
+    narrow_row_copy_efficiency: Share
     foreign_pair_share: Fraction
     narrow_foreign_pair_share: Fraction

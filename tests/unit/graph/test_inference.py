@@ -31,9 +31,7 @@ def operands(graph: OpGraph, role: str, *, written: bool = False) -> float:
 
 
 def names(graph: OpGraph, block: str) -> list[str]:
-    return [
-        node.op.name for b in graph.blocks if b.name == block for node in b.nodes
-    ]
+    return [node.op.name for b in graph.blocks if b.name == block for node in b.nodes]
 
 
 def kernels(graph: OpGraph) -> int:
@@ -79,11 +77,10 @@ def test_unfused_attention_does_the_work_of_the_unmasked_kernel() -> None:
 def test_scores_go_through_memory_only_when_unfused() -> None:
     model = load_model("gpt-2-124m")
     scores = 2.0 * 12 * 1024 * 1024
-    # Written and read by product, scale and mask, softmax, product.
-    extra = {SEPARATE: 2 * (1 + 4 + 2 + 1), stack_with(
-        attention="unfused", softmax=True
-    ): 4}  # fmt: skip
-    for stack, passes in extra.items():
+    # Product writes, scaling and mask read and write, softmax too, product reads.
+    separate, together = SEPARATE, stack_with(attention="unfused", softmax=True)
+    cases = ((separate, 1 + 4 + 2 + 1), (together, 1 + 2 + 1))
+    for stack, passes in cases:
         graph = prefill_graph(model, batch=1, prompt=1024, stack=stack)
         moved = sum(
             node.op.nbytes
@@ -142,9 +139,9 @@ def test_fp8_quantises_activations_unless_that_is_fused() -> None:
     both = prefill_graph(
         model, batch=1, prompt=128, dtype="fp8", kv_dtype="fp8", stack=FUSED
     )
-    assert {n.op.dtype for _, _, n, _ in both.distinct() if n.op.kind == "attention"} == {
-        "fp8"
-    }
+    assert {
+        n.op.dtype for _, _, n, _ in both.distinct() if n.op.kind == "attention"
+    } == {"fp8"}
 
 
 def test_tensor_parallel_collectives() -> None:

@@ -1,0 +1,170 @@
+"""Measurement tables on disk: a row is safe as soon as it is written."""
+
+# ruff: noqa: TID252 -- the folder also runs as a bare copy
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .cases import Case, Value
+
+TIMING = (
+    "latency_us", "latency_p25_us", "latency_p75_us", "latency_min_us", "samples",
+)  # fmt: skip
+COMMON = ("source", "device", "op", "dtype")
+TAIL = ("kernel", "launch", "operands", "threads", *TIMING, "load", "run", "case")
+SHAPES: dict[str, tuple[str, ...]] = {
+    "gemm": ("m", "n", "k", "batch"),
+    "attention": (
+        "batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv", "window",
+        "kv_dtype",
+    ),
+    "elementwise": ("m", "n", "bytes"),
+    "collective": ("bytes", "world_size", "gpus_per_node_used", "gpus_per_node_max"),
+    "memory": ("bytes", "working_set"),
+    "launch": ("kernels",),
+    "host_link": ("bytes",),
+    "power": (
+        "m", "n", "k", "bytes", "energy_j", "power_w", "clock_mhz", "duration_s",
+    ),
+    "end_to_end": ("model", "batch", "seq_q", "seq_kv", "layers", "metric"),
+}  # fmt: skip
+SKIPPED = ("case", "reason", "run")
+RUNS = "provenance.json"
+
+
+class TableError(Exception):
+    """A folder of tables cannot be added to; the message says what to do."""
+
+
+class Tables:
+    """One folder of tables: ``<table>.csv`` each, ``skipped.csv``, provenance.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is not there. What it holds is kept and not measured again.
+    device : str
+        Device that the rows are of; a folder holds one device only.
+    source : str
+        What measured them, with versions.
+    run : str
+        Name of this run inside the provenance.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, device: str, source: str, run: str = ""
+    ) -> None:
+        self.folder = Path(folder)
+        self.device, self.source = device, source
+        self.run = run or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self._done: set[str] = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TableError(
+                f"{self.folder}: {error.strerror}; choose another --out folder"
+            ) from None
+        for name in SHAPES:
+            self._done.update(row["case"] for row in self._read(name))
+        self._done.update(row["case"] for row in self._read("skipped"))
+
+    def has(self, key: str) -> bool:
+        """Say whether a case needs no measuring any more."""
+        return key in self._done
+
+    def add(self, case: Case, timing: Mapping[str, Value]) -> None:
+        """Append a measured row and make sure that it is on the disk."""
+        values: dict[str, Value] = {
+            "source": self.source, "device": self.device, "run": self.run,
+            **case.columns(), **timing,
+        }  # fmt: skip
+        columns = self.columns(case.table)
+        unknown = set(values) - set(columns)
+        if unknown:
+            raise TableError(f"table {case.table} has no column {sorted(unknown)[0]!r}")
+        self._append(case.table, columns, values)
+        self._done.add(case.key)
+
+    def skip(self, case: Case, reason: str) -> None:
+        """Record a case that cannot be measured, and why."""
+        text = " ".join(reason.split())[:300]
+        row = {"case": case.key, "reason": text, "run": self.run}
+        self._append("skipped", SKIPPED, row)
+        self._done.add(case.key)
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """Return the columns of a table, in order."""
+        return (*COMMON, *SHAPES[table], *TAIL)
+
+    def record(self, facts: Mapping[str, Any]) -> None:
+        """Put facts about this run into the provenance file."""
+        path = self.folder / RUNS
+        runs = load_runs(path)
+        runs.setdefault(self.run, {}).update(facts)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump({"runs": runs}, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+    def _read(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return []
+        _drop_torn_line(path)
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        wanted = SKIPPED if name == "skipped" else self.columns(name)
+        if rows and tuple(reader.fieldnames or ()) != wanted:
+            raise TableError(f"{path}: other columns than this version writes; "
+                             "choose another --out folder")  # fmt: skip
+        others = {row["device"] for row in rows if "device" in row} - {self.device}
+        if others:
+            raise TableError(f"{path} holds rows of {sorted(others)[0]!r}, not of "
+                             f"{self.device!r}; choose another --out folder")  # fmt: skip
+        return rows
+
+    def _append(
+        self, name: str, columns: Iterable[str], values: Mapping[str, Value]
+    ) -> None:
+        path = self.folder / f"{name}.csv"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+        if not path.exists() or not path.stat().st_size:
+            writer.writeheader()
+        writer.writerow(values)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def load_runs(path: Path) -> dict[str, Any]:
+    """Return the runs of a provenance file; none where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    except (ValueError, KeyError, TypeError):
+        raise TableError(f"{path} is not a provenance file; move it away") from None
+    return runs
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a kill left without its end."""
+    data = path.read_bytes()
+    if not data or data.endswith(b"\n"):
+        return
+    with path.open("r+b") as file:
+        file.truncate(data.rfind(b"\n") + 1)
+        os.fsync(file.fileno())

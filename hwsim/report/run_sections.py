@@ -1,0 +1,177 @@
+"""The sections that pages of runs share: memory, time, pictures, operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hwsim.report import format as fmt
+from hwsim.report.content import Cell, Picture, Section, Table, picture, table
+from hwsim.report.figures import breakdown_figure, timeline_figure
+from hwsim.report.roofline import roofline_figure
+from hwsim.sim.records import PlayedGraph
+
+if TYPE_CHECKING:
+    from hwsim.analysis.graph_result import GraphResult
+    from hwsim.analysis.inference import InferResult
+    from hwsim.analysis.training import TrainResult
+
+TOP_OPS = 15
+
+
+def memory_section(result: InferResult | TrainResult) -> Section:
+    """Return what is held in memory, and whether it fits."""
+    memory = result.memory
+    sizes = {k: float(v) for k, v in result.footprint.to_dict().items()}
+    sizes.pop("total", None)
+
+    def row(label: str, size: float, *, bar: bool = False, tone: str = "") -> Any:
+        share = size / memory.usable
+        return (
+            Cell(label),
+            Cell(fmt.nbytes(size), number=True, tone=tone),
+            Cell(fmt.percent(share), number=True, bar=min(share, 1.0) if bar else None),
+        )
+
+    rows = [row(_words(k), v, bar=True) for k, v in sizes.items() if v]
+    tone = "good" if memory.fits else "bad"
+    rows.append(row("needed", memory.needed, bar=True, tone=tone))
+    rows.append(row("usable", memory.usable))
+    rows.append(row("capacity", memory.capacity))
+    caption = f"Memory of one device ({result.system.device.main_memory_name})"
+    sizes_table = table(caption, "What|#Size|#Of the usable", rows)
+    text = [f"It {memory.sentence()}."]
+    return Section("memory", "Memory", tuple(text), (sizes_table,))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("kv cache", "KV cache")
+
+
+def breakdown_section(
+    phases: Mapping[str, Mapping[str, float]], graphs: Sequence[GraphResult]
+) -> Section:
+    """Return where the time goes, by phase and part."""
+    names = list(dict.fromkeys(n for parts in phases.values() for n in parts))
+    rows = []
+    for name in names:
+        cells = [Cell(name)]
+        for parts in phases.values():
+            share = parts.get(name, 0.0) / sum(parts.values())
+            cells += [
+                Cell(fmt.seconds(parts.get(name, 0.0)), number=True),
+                Cell(fmt.percent(share), number=True, bar=max(share, 0.0)),
+            ]
+        rows.append(cells)
+    totals = [Cell("all")]
+    for parts in phases.values():
+        totals += [
+            Cell(fmt.seconds(sum(parts.values())), number=True),
+            Cell("100 %", number=True),
+        ]
+    rows.append(totals)
+    heads = "|".join(["Part", *(f"#{p}|#Share" for p in phases)])
+    drawn = picture(
+        "breakdown", "Where the time goes",
+        lambda width: breakdown_figure(phases, width=width),
+    )  # fmt: skip
+    items: list[Table | Picture] = [
+        drawn, table("Time by what it is spent on", heads, rows),
+    ]  # fmt: skip
+    levels = _levels(graphs)
+    if levels:
+        items.append(levels)
+    note = (
+        "Interconnect is communication that nothing hides; idle is the device "
+        "waiting for the host."
+    )
+    return Section("breakdown", "Where the time goes", (note,), tuple(items))
+
+
+def _levels(graphs: Sequence[GraphResult]) -> Table | None:
+    names = list(dict.fromkeys(n for g in graphs for n in g.memory_levels))
+    if len(names) < 2:
+        return None
+    rows = [
+        [Cell(name)]
+        + [
+            Cell(fmt.seconds(g.memory_levels.get(name, 0.0)), number=True)
+            for g in graphs
+        ]
+        for name in names
+    ]
+    heads = "|".join(["Level", *(f"#{g.graph.name}" for g in graphs)])
+    return table("Memory time by level", heads, rows)
+
+
+def picture_sections(graphs: Sequence[GraphResult], note: str = "") -> list[Section]:
+    """Return the roofline and, where simulated, the timelines."""
+    if not graphs:
+        return []
+    device, text = graphs[0].system.device, (note,) if note else ()
+    sections = [
+        Section(
+            "roofline", "Roofline", text,
+            items=(
+                picture(
+                    "roofline", f"Operators under the ceilings of {device.name}",
+                    lambda width: roofline_figure(graphs, width=width),
+                ),
+            ),
+        )
+    ]  # fmt: skip
+    played = [g for g in graphs if isinstance(g.played, PlayedGraph) and g.records]
+    if played:
+        sections.append(
+            Section("timeline", "Timeline", text, tuple(map(_timeline, played)))
+        )
+    return sections
+
+
+def _timeline(graph: GraphResult) -> Picture:
+    return picture(
+        f"timeline-{graph.graph.name}".replace(" ", "-"),
+        f"Simulated timeline: {graph.graph.name}",
+        lambda width: timeline_figure(graph.records, width=width),
+    )
+
+
+def operator_section(graphs: Sequence[GraphResult], note: str = "") -> Section:
+    """Return the operators that take the most time."""
+    rows = []
+    for graph in graphs:
+        every = graph.op_rows()
+        total = sum(row["total_s"] for row in every) or 1.0
+        rows += [
+            {**row, "graph": graph.graph.name, "share": row["total_s"] / total}
+            for row in every
+        ]
+    rows.sort(key=lambda row: -row["share"])
+    caption = "Operators that take the most time"
+    if len(graphs) > 1:
+        caption += ", each beside the whole of its phase"
+    heads = "Operator|#Share|Phase|#Calls|#One call|#All calls|#Rate|#Intensity|Bound"
+    top = [_operator_row(row) for row in rows[:TOP_OPS]]
+    text = f"{fmt.count(len(rows))} distinct operators; the first {len(top)} are shown."
+    text = f"{text} {note}".strip()
+    return Section("operators", "Operators", (text,), (table(caption, heads, top),))
+
+
+def _operator_row(row: Mapping[str, Any]) -> list[Cell]:
+    time, flop, nbytes = row["time_s"], row["flop"], row["nbytes"]
+    rate = fmt.rate(flop / time, digits=3) if flop and time else fmt.NONE
+    intensity = f"{fmt.count(flop / nbytes, 3)}" if flop and nbytes else fmt.NONE
+    phase = row["graph"]
+    if row["phase"] != "forward":
+        phase = f"{phase}, {row['phase']}"
+    return [
+        Cell(row["name"], note=f"{row['block']} · {row['kind']} · {row['dtype']}"),
+        Cell(fmt.percent(row["share"]), number=True, bar=row["share"]),
+        Cell(phase),
+        Cell(fmt.count(row["calls"]), number=True),
+        Cell(fmt.seconds(time), number=True),
+        Cell(fmt.seconds(row["total_s"]), number=True),
+        Cell(rate, number=True),
+        Cell(intensity, number=True),
+        Cell(row["bound"]),
+    ]

@@ -1,0 +1,130 @@
+"""Training answers: keys, closed forms, scaling, memory."""
+
+import json
+import math
+
+import pytest
+
+import hwsim
+
+GPT = {"seq": 1024, "micro_batch": 8}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return hwsim.train("gpt-2-124m", "dgx-a100-80gb", global_batch=256, **GPT)
+
+
+def test_json_has_the_promised_keys(result):
+    answer = json.loads(result.to_json())
+    for key in (
+        "step_s", "tokens_per_s_per_device", "model_flop_per_s_per_device", "mfu",
+        "hfu", "fits", "bound",
+    ):  # fmt: skip
+        assert key in answer
+    assert set(answer["breakdown"]) == {
+        "compute", "memory", "interconnect", "overhead", "idle",
+    }  # fmt: skip
+    assert answer["memory_bytes"]["total"] == pytest.approx(
+        sum(v for k, v in answer["memory_bytes"].items() if k != "total")
+    )
+
+
+def test_parts_add_up_to_the_step(result):
+    assert math.isclose(sum(result.parts.values()), result.step_s, rel_tol=1e-9)
+
+
+def test_microbatches_follow_one_another():
+    one = hwsim.train("gpt-2-124m", "a100-80gb-sxm", global_batch=8, **GPT)
+    many = hwsim.train("gpt-2-124m", "a100-80gb-sxm", global_batch=80, **GPT)
+    overhead = many.stack.launch.step_overhead
+    expected = one.step_s + 9 * (many.accumulate.time_s - overhead)
+    assert math.isclose(many.step_s, expected, rel_tol=1e-9)
+    assert one.accumulate is None
+
+
+def test_model_flop_follow_the_palm_convention(result):
+    model = result.model
+    matmul = model.num_parameters - 1024 * 768  # positions do not multiply
+    tokens = 256 * 1024
+    attention = 12 * model.layers * model.hidden * 1024
+    expected = (6 * matmul + attention) * tokens / 8
+    total = result.model_flop_per_s_per_device * result.step_s
+    assert total == pytest.approx(expected, rel=2e-3)
+
+
+def test_recomputation_costs_time_and_saves_memory(result):
+    full = hwsim.train(
+        "gpt-2-124m", "dgx-a100-80gb", global_batch=256, recompute="full", **GPT
+    )
+    assert full.step_s > 1.15 * result.step_s
+    assert full.hfu / full.mfu > 1.15 * result.hfu / result.mfu
+    assert full.footprint.activations < 0.5 * result.footprint.activations
+
+
+def test_sharding_the_optimizer_saves_its_memory(result):
+    sharded = hwsim.train(
+        "gpt-2-124m", "dgx-a100-80gb", global_batch=256, zero_stage=1, **GPT
+    )
+    assert sharded.footprint.optimizer_states == pytest.approx(
+        result.footprint.optimizer_states / 8, rel=1e-6
+    )
+
+
+def test_more_devices_shorten_the_step_but_not_ideally():
+    steps = [
+        hwsim.train(
+            "gpt-2-1.5b", "dgx-h100", devices=n, global_batch=64, seq=1024,
+            micro_batch=4,
+        ).step_s
+        for n in (1, 2, 4, 8)
+    ]  # fmt: skip
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] / steps[3] <= 8.0
+
+
+def test_tensor_and_data_parallel_answers_use_links(result):
+    tp = hwsim.train("llama-2-7b", "dgx-h100", tp=8, seq=1024)
+    assert tp.parts["interconnect"] > 0
+    assert result.parts["interconnect"] >= 0
+    streams = {r.stream for r in result.step.records}
+    assert "dp" in streams
+
+
+def test_stragglers_hold_the_step_back():
+    shapes = {"phase": "train", "micro_batch": 2, "seq": 512, "dp": 2}
+    even = hwsim.simulate("gpt-2-124m", "dgx-h100", ranks=2, **shapes)
+    slow = hwsim.simulate(
+        "gpt-2-124m", "dgx-h100", ranks=2, slowdown=(1.0, 1.3), **shapes
+    )
+    assert even.time_s < slow.time_s < 1.35 * even.time_s
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tp": 3}, "does not divide 8"),
+        ({"dp": 4, "tp": 1}, "must equal devices"),
+        ({"devices": 0}, "devices is 0"),
+        ({"devices": 12}, "8"),
+        ({"global_batch": 10}, "8 and 16"),
+        ({"seq": 0}, "seq is 0"),
+        ({"seq": 4096}, "1024"),
+        ({"recompute": "some"}, "none"),
+        ({"optimizer": "adamm"}, "adam"),
+        ({"zero_stage": 4}, "0, 1, 2 or 3"),
+        ({"dtype": "fp8"}, "fp8"),
+        ({"micro_batch": 0}, "micro_batch is 0"),
+    ],
+)
+def test_impossible_questions_are_refused(change, message):
+    with pytest.raises(hwsim.HwsimError, match=message):
+        hwsim.train("gpt-2-124m", "dgx-a100-80gb", **change)
+
+
+def test_what_does_not_fit_says_what_would_help():
+    result = hwsim.train("llama-2-7b", "dgx-a100-40gb", seq=4096, micro_batch=4)
+    assert not result.fits
+    sentence = result.memory.sentence()
+    assert "too much" in sentence
+    assert "would fit with" in sentence or "no single change" in sentence

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+
+from hwsim.cost.footprint import inference_footprint, training_footprint
+from hwsim.errors import InputError
+from hwsim.specs.catalogs import MODELS, load_model
+from hwsim.specs.model import ModelSpec
+from tests.strategies.models import SOURCE
+
+
+def gpt(**changes) -> ModelSpec:
+    fields = {
+        "id": "gpt", "name": "gpt", "sources": (SOURCE,), "kind": "decoder",
+        "family": "gpt", "layers": 10, "hidden": 1024, "heads": 16, "ffn": 4096,
+        "activation": "gelu", "vocab": 51200, "max_context": 2048,
+        "norm": "layernorm", "norm_bias": True, "qkv_bias": True, "out_bias": True,
+        "ffn_bias": True, "position": "learned", "tied_embeddings": True,
+    }  # fmt: skip
+    return ModelSpec.model_validate(fields | changes)
+
+
+def layer_bytes(**kwargs) -> float:
+    """Activations of one layer: what ten layers more add, divided by ten."""
+    few, many = (
+        training_footprint(gpt(layers=n), micro_batch=4, seq=512, **kwargs).activations
+        for n in (10, 20)
+    )
+    return (many - few) / 10
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+@pytest.mark.parametrize("split", [False, True])
+def test_activations_of_a_layer(tp: int, split: bool) -> None:
+    """Korthikanti et al., 2022, arXiv:2205.05198, table 2."""
+    s, b, h, a = 512, 4, 1024, 16
+    whole = 10 / (tp if split else 1)
+    scores = 5 * a * s / h / tp
+    kwargs = {"tp": tp, "sequence_parallel": split, "flash": False}
+    assert layer_bytes(**kwargs) == s * b * h * (whole + 24 / tp + scores)
+    row_sums = 4.0 * b * s * a / tp
+    for dropped in ({"recompute": "selective"}, {"flash": True}):
+        found = layer_bytes(**(kwargs | dropped))
+        assert found == s * b * h * (whole + 24 / tp) + row_sums
+    kept = 2 * s * b * h / (tp if split else 1)
+    assert layer_bytes(**kwargs, recompute="full") == kept
+
+
+def test_states_of_mixed_precision_training() -> None:
+    """ZeRO's 16 bytes per parameter (Rajbhandari et al., 2020, section 3.1)."""
+    model = gpt()
+    n = model.num_parameters
+    kwargs = {"micro_batch": 1, "seq": 128, "dp": 8}
+    shares = {0: (1, 1, 1), 1: (1, 1, 8), 2: (1, 8, 8), 3: (8, 8, 8)}
+    for stage, (weights, gradients, states) in shares.items():
+        found = training_footprint(model, zero_stage=stage, **kwargs)
+        assert found.weights == 2 * n / weights
+        assert found.gradients == 2 * n / gradients
+        assert found.optimizer_states == 12 * n / states
+    wide = training_footprint(model, grad_dtype="fp32", **kwargs)
+    assert wide.gradients == 4 * n
+    full = training_footprint(model, dtype="fp32", **kwargs)
+    assert (full.weights, full.gradients, full.optimizer_states) == (
+        4 * n, 4 * n, 8 * n,
+    )  # fmt: skip
+    plain = training_footprint(model, optimizer="sgd", **kwargs)
+    assert plain.optimizer_states == 4 * n
+
+
+def test_gathered_layers_take_room() -> None:
+    kwargs = {"micro_batch": 1, "seq": 128, "dp": 8}
+    two, three = (
+        training_footprint(gpt(), zero_stage=stage, **kwargs) for stage in (2, 3)
+    )
+    table = 2.0 * (51200 + 2048) * 1024
+    assert three.activations - two.activations == table
+
+
+def test_serving_memory_is_exact() -> None:
+    model = load_model("llama-2-70b")
+    one = inference_footprint(model, batch=16, context=2048, prompt=1024)
+    assert one.weights == 2 * 68_976_648_192
+    assert one.kv_cache == 16 * 2048 * 80 * 2 * 8 * 128 * 2
+    norms = 161 * 8192
+    eight = inference_footprint(model, batch=16, context=2048, prompt=1024, tp=8)
+    assert eight.weights == 2 * ((68_976_648_192 - norms) / 8 + norms)
+    assert eight.kv_cache == one.kv_cache / 8
+    sixteen = inference_footprint(model, batch=16, context=2048, prompt=1024, tp=16)
+    assert sixteen.kv_cache == eight.kv_cache
+    narrow = inference_footprint(
+        model, batch=16, context=2048, prompt=1024, weight_dtype="int4", kv_dtype="fp8"
+    )
+    tables = 2 * 32000 * 8192
+    assert narrow.weights == (68_976_648_192 - norms - tables) / 2 + 2 * (
+        norms + tables
+    )
+    assert narrow.kv_cache == one.kv_cache / 2
+
+
+def test_caches_of_other_kinds() -> None:
+    latent = inference_footprint(
+        load_model("deepseek-v3"), batch=1, context=1000, prompt=10, tp=8
+    )
+    assert latent.kv_cache == 1000 * 61 * 576 * 2
+    windowed = inference_footprint(
+        load_model("gpt-oss-20b"), batch=1, context=1000, prompt=10
+    )
+    assert windowed.kv_cache == 12 * (128 + 1000) * 2 * 8 * 64 * 2
+    both = inference_footprint(load_model("t5-base"), batch=1, context=20, prompt=300)
+    assert both.kv_cache == 12 * 320 * 2 * 768 * 2
+    encoder = inference_footprint(
+        load_model("bert-base"), batch=1, context=128, prompt=128
+    )
+    assert encoder.kv_cache == 0.0
+
+
+def test_prompts_need_room_for_activations() -> None:
+    model = load_model("llama-2-7b")
+    short, long, scores = (
+        inference_footprint(model, batch=1, context=4096, prompt=p, flash=f)
+        for p, f in ((128, True), (4096, True), (4096, False))
+    )
+    assert short.activations < long.activations < scores.activations
+
+
+def test_dictionary_has_the_parts_there_are() -> None:
+    serving = inference_footprint(gpt(), batch=1, context=10, prompt=5).to_dict()
+    assert list(serving) == ["weights", "kv_cache", "activations", "total"]
+    training = training_footprint(gpt(), micro_batch=1, seq=10).to_dict()
+    assert list(training) == [
+        "weights", "gradients", "optimizer_states", "activations", "total",
+    ]  # fmt: skip
+    for parts in (serving, training):
+        total = parts.pop("total")
+        assert total == sum(parts.values())
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_model_of_the_catalog(model: str) -> None:
+    spec = load_model(model)
+    found = inference_footprint(spec, batch=1, context=10, prompt=5)
+    assert found.weights == 2 * spec.num_parameters
+    states = training_footprint(spec, micro_batch=1, seq=16)
+    assert states.optimizer_states == 12 * spec.num_parameters
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch": 0}, {"prompt": -1}, {"context": 1.5}, {"tp": 5}]
+)
+def test_bad_counts(change: dict) -> None:
+    kwargs = {"batch": 1, "context": 10, "prompt": 5} | change
+    with pytest.raises(InputError, match=next(iter(change))):
+        inference_footprint(gpt(), **kwargs)

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import pytest
+
+from hwsim.errors import InputError, UnknownNameError
+from hwsim.graph.op import Attention, Collective, Matmul, OptimizerUpdate
+from hwsim.graph.opgraph import Block, OpGraph
+from hwsim.graph.training import training_graph
+from hwsim.graph.verify import verify
+from hwsim.specs.catalogs import MODELS, load_model
+from hwsim.specs.model import ModelSpec
+from tests.strategies.graphs import FUSED, SEPARATE, stack_with
+from tests.strategies.models import SOURCE
+
+UNFUSED = stack_with(attention="unfused", softmax=True)
+
+
+def gpt(**changes) -> ModelSpec:
+    """GPT-3-like, as the formulas of the literature take it."""
+    fields = {
+        "id": "gpt", "name": "gpt", "sources": (SOURCE,), "kind": "decoder",
+        "family": "gpt", "layers": 24, "hidden": 2304, "heads": 24, "ffn": 9216,
+        "activation": "gelu", "vocab": 51200, "max_context": 2048,
+        "norm": "layernorm", "norm_bias": True, "qkv_bias": True, "out_bias": True,
+        "ffn_bias": True, "position": "learned", "tied_embeddings": True,
+    }  # fmt: skip
+    return ModelSpec.model_validate(fields | changes)
+
+
+def train(model: ModelSpec, **kwargs) -> OpGraph:
+    given = {"micro_batch": 2, "seq": 512, "stack": FUSED} | kwargs
+    graph = training_graph(model, **given)
+    verify(graph)
+    return graph
+
+
+def matmul_flop(graph: OpGraph, *phases: str) -> float:
+    return sum(
+        node.op.flop * repeat
+        for _, _, node, repeat in graph.distinct()
+        if isinstance(node.op, Matmul) and (not phases or node.op.phase in phases)
+    )
+
+
+def block(graph: OpGraph, name: str) -> Block:
+    return next(b for b in graph.blocks if b.name == name)
+
+
+def collectives(graph: OpGraph, axis: str) -> dict[str, tuple[str, float, int]]:
+    """Collectives of an axis by block and name: kind, all messages' bytes."""
+    return {
+        f"{b.name}/{node.op.name}": (
+            node.op.collective,
+            node.op.message * b.repeat,
+            node.op.group_size,
+        )
+        for b in graph.blocks
+        for node in b.nodes
+        if isinstance(node.op, Collective) and node.op.axis == axis
+    }
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_model_of_the_catalog_trains(model: str) -> None:
+    train(load_model(model), seq=64, stack=SEPARATE, recompute="selective")
+    train(load_model(model), seq=64, stack=FUSED, recompute="full", zero_stage=3, dp=2)
+
+
+def test_megatron_formula_with_full_recomputation() -> None:
+    """Narayanan et al., 2021, arXiv:2104.04473, equation 3."""
+    b, s, layers, h, v = 4, 2048, 24, 2304, 51200
+    graph = train(
+        gpt(), micro_batch=b, seq=s, stack=UNFUSED, recompute="full", dtype="fp16"
+    )
+    formula = 96 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h))
+    assert matmul_flop(graph) == pytest.approx(formula, rel=1e-12)
+
+
+def test_palm_formula() -> None:
+    """Chowdhery et al., 2022, arXiv:2204.02311, appendix B: 6 N + 12 L H Q T."""
+    model = load_model("llama-2-7b")
+    b, s = 2, 1024
+    matrices = model.num_parameters - model.num_embedding_parameters - 65 * 4096
+    formula = b * s * (6 * matrices + 12 * 32 * 32 * 128 * s)
+    for stack in (FUSED, UNFUSED):
+        for recompute in ("none", "selective", "full"):
+            graph = train(model, micro_batch=b, seq=s, stack=stack, recompute=recompute)
+            assert graph.model_flop == pytest.approx(formula, rel=1e-12)
+
+
+def test_full_recomputation_adds_one_forward_of_the_layers() -> None:
+    model = load_model("llama-2-7b")
+    plain, full = (train(model, recompute=r) for r in ("none", "full"))
+    layers = block(plain, "decoder")
+    forward = layers.repeat * sum(n.op.flop for n in layers.nodes)
+    traffic = layers.repeat * sum(n.op.nbytes for n in layers.nodes)
+    assert full.flop - plain.flop == pytest.approx(forward, rel=1e-12)
+    assert full.nbytes - plain.nbytes == pytest.approx(traffic, rel=1e-12)
+
+
+def test_selective_recomputation_repeats_unfused_attention_only() -> None:
+    core = 24 * 4.0 * 2 * 512 * 512 * 2304
+    plain, again = (
+        train(gpt(), stack=UNFUSED, recompute=r) for r in ("none", "selective")
+    )
+    assert matmul_flop(again, "recompute") == core
+    assert matmul_flop(again) - matmul_flop(plain) == core
+    flash, same = (
+        train(gpt(), stack=FUSED, recompute=r) for r in ("none", "selective")
+    )
+    assert flash.flop == same.flop
+
+
+def test_flash_attention_backward_is_five_products_to_two() -> None:
+    graph = train(gpt())
+    by_phase = {
+        n.op.phase: n.op.flop
+        for _, _, n, _ in graph.distinct()
+        if isinstance(n.op, Attention)
+    }
+    assert by_phase["backward"] == 2.5 * by_phase["forward"]
+
+
+def test_every_weight_gets_one_gradient() -> None:
+    """All parameters but the table's rows, which come with their tokens."""
+    model = load_model("llama-2-7b")
+    for stack in (FUSED, SEPARATE):
+        graph = train(model, stack=stack, optimizer="sgd", grad_dtype="fp32")
+        written = sum(
+            o.nbytes * repeat
+            for _, _, node, repeat in graph.distinct()
+            if node.op.phase == "backward"
+            for o in node.op.writes
+            if o.role == "gradient"
+        )
+        rows = 2 * 512 * 4096
+        assert written == 4 * (model.num_parameters - 32000 * 4096 + rows)
+
+
+def test_biases_get_gradients_fused_or_not() -> None:
+    model = gpt(position="rotary", position_rows=0)
+    for stack in (FUSED, SEPARATE):
+        graph = train(model, stack=stack)
+        written = sum(
+            o.nbytes * repeat
+            for _, _, node, repeat in graph.distinct()
+            if node.op.phase == "backward"
+            for o in node.op.writes
+            if o.role == "gradient"
+        )
+        rows = 2 * 512 * 2304
+        assert written == 2 * (model.num_parameters + rows)
+
+
+def test_accumulating_microbatches_read_gradients_and_do_not_update() -> None:
+    model = load_model("llama-2-7b")
+    last = train(model, dp=4)
+    other = train(model, dp=4, last=False)
+    assert any(b.name == "optimizer" for b in last.blocks)
+    assert not any(b.name == "optimizer" for b in other.blocks)
+    assert not collectives(other, "dp")
+    read = sum(
+        o.nbytes * repeat
+        for _, _, node, repeat in other.distinct()
+        for o in node.op.reads
+        if o.role == "gradient"
+    )
+    rows = 2 * 512 * 4096
+    assert read == 2 * (model.num_parameters - 32000 * 4096 + rows)
+
+
+def test_gradients_are_reduced_layer_by_layer_beside_compute() -> None:
+    model = load_model("llama-2-7b")
+    graph = train(model, dp=8, tp=2)
+    sent = collectives(graph, "dp")
+    assert {kind for kind, _, _ in sent.values()} == {"all_reduce"}
+    assert set(sent) == {
+        "head/gradient_reduce",
+        "decoder_backward/gradient_reduce",
+        "embedding_backward/gradient_reduce",
+    }
+    norms = 65 * 4096
+    assert sum(m for _, m, _ in sent.values()) == (model.num_parameters + norms)
+    layer = block(graph, "decoder_backward")
+    node = layer.nodes[-1]
+    assert (node.stream, node.op.stride, node.op.group_size) == ("dp", 2, 8)
+    assert layer.output_index < len(layer.nodes) - 1
+    update = block(graph, "optimizer")
+    assert update.nodes[0].barrier
+
+
+def test_without_overlap_gradients_are_reduced_after_backward() -> None:
+    graph = train(load_model("llama-2-7b"), dp=8, stack=stack_with(dp=False))
+    assert set(collectives(graph, "dp")) == {"gradient_reduce/gradient_reduce"}
+    assert graph.blocks[-2].nodes[0].barrier
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_zero_stages(overlap: bool) -> None:
+    model = load_model("llama-2-7b")
+    stack = stack_with(dp=overlap)
+    whole = 2.0 * model.num_parameters
+    for stage, last in ((1, True), (2, True), (2, False), (3, True), (3, False)):
+        graph = train(model, dp=8, zero_stage=stage, last=last, stack=stack)
+        sent = collectives(graph, "dp")
+        reduced = [m for kind, m, _ in sent.values() if kind == "reduce_scatter"]
+        gathered = [m for kind, m, _ in sent.values() if kind == "all_gather"]
+        assert sum(reduced) == whole
+        if stage == 3:
+            # Forward, and backward for all but the table; the head stays.
+            layers = whole - 2 * (2 * 32000 * 4096 + 4096)
+            assert sum(gathered) == whole + layers
+            assert block(graph, "decoder").nodes[0].after == (2 if overlap else 1)
+            # All that computes waits for the parameters.
+            assert 0 in block(graph, "decoder").nodes[1].deps
+            last_node = block(graph, "decoder_backward")
+            waits = last_node.output_index == len(last_node.nodes) - 1
+            assert waits is not overlap
+        else:
+            assert sum(gathered) == (whole if last else 0.0)
+        if last:
+            update = next(
+                n.op for _, _, n, _ in graph.distinct()
+                if isinstance(n.op, OptimizerUpdate)
+            )  # fmt: skip
+            assert update.numel == model.num_parameters / 8
+
+
+def test_optimizer_traffic() -> None:
+    """AdamW in mixed precision: gradient, master, two moments; bf16 copy out."""
+    model = load_model("gpt-2-124m")
+    n = model.num_parameters
+    update = block(train(model), "optimizer").nodes[-1].op
+    assert update.nbytes_read == (2 + 4 + 8) * n
+    assert update.nbytes_written == (4 + 8 + 2) * n
+    single = block(train(model, dtype="fp32"), "optimizer").nodes[-1].op
+    assert single.nbytes_read == (4 + 4 + 8) * n
+    assert single.nbytes_written == (4 + 8) * n
+    passes = block(train(model, stack=SEPARATE), "optimizer")
+    assert sum(x.op.nbytes for x in passes.nodes) > 3 * update.nbytes
+    assert sum(x.op.kernels for x in passes.nodes) > 10
+
+
+def test_tensor_parallel_collectives_of_a_layer() -> None:
+    """Two all-reduces forward, two backward (Shoeybi et al., 2019)."""
+    message = 2.0 * 2 * 512 * 2304
+    graph = train(gpt(), tp=4)
+    for name in ("decoder", "decoder_backward"):
+        found = [
+            (n.op.collective, n.op.message)
+            for n in block(graph, name).nodes
+            if isinstance(n.op, Collective)
+        ]
+        assert found == [("all_reduce", message)] * 2
+    graph = train(gpt(), tp=4, sequence_parallel=True)
+    forward = [
+        n.op.collective for n in block(graph, "decoder").nodes if n.stream == "tp"
+    ]
+    assert forward == ["all_gather", "reduce_scatter"] * 2
+    backward = [
+        n.op.collective
+        for n in block(graph, "decoder_backward").nodes
+        if n.stream == "tp"
+    ]
+    # Gradients, the inputs again for the weights' gradients, and back.
+    assert backward == ["all_gather", "all_gather", "reduce_scatter"] * 2
+
+
+def test_input_gradient_is_sent_beside_the_weight_gradient_on_request() -> None:
+    for overlap in (True, False):
+        graph = train(gpt(), tp=4, stack=stack_with(tp=overlap))
+        layer = block(graph, "decoder_backward")
+        at = {n.op.name: i for i, n in enumerate(layer.nodes)}
+        sent = next(n for n in layer.nodes if n.op.name == "input_gradient_reduce")
+        assert (at["up_weight_gradient"] not in sent.deps) is overlap
+
+
+def test_sharded_work_adds_up() -> None:
+    whole = train(gpt())
+    part = train(gpt(), tp=8)
+    assert matmul_flop(part) * 8 == pytest.approx(matmul_flop(whole), rel=1e-12)
+    assert part.model_flop * 8 == pytest.approx(whole.model_flop, rel=1e-12)
+
+
+def test_loss_fused_or_in_steps() -> None:
+    fused, steps = train(gpt()), train(gpt(), stack=stack_with(cross_entropy=False))
+    logits = 2 * 512 * 51200
+
+    def loss_bytes(graph: OpGraph) -> float:
+        return sum(
+            n.op.nbytes
+            for n in block(graph, "head").nodes
+            if any(w in n.op.name for w in ("cross_entropy", "logits", "loss", "log_"))
+        )
+
+    assert loss_bytes(fused) == pytest.approx(3 * 2 * logits, rel=1e-3)
+    # Cast 2+4, softmax 4+4, gather's gradient 4, softmax's 8+4, cast 4+2.
+    assert loss_bytes(steps) == pytest.approx(36 * logits, rel=1e-3)
+    shared = train(gpt(), tp=4)
+    assert {n for n in collectives(shared, "tp") if "loss" in n} == {
+        "head/loss_maximum",
+        "head/loss_sum",
+    }
+
+
+def test_fp8_training_quantises_and_keeps_masters() -> None:
+    graph = train(load_model("llama-2-7b"), dtype="fp8")
+    ops = {n.op.name: n.op for _, _, n, _ in graph.distinct()}
+    assert ops["qkv"].dtype == ops["qkv_weight_gradient"].dtype == "fp8"
+    assert ops["head"].dtype == "bf16"
+    assert {"quantize", "quantize_gradient", "quantize_weights"} <= set(ops)
+    assert ops["attention"].dtype == "bf16"
+
+
+def test_encoder_predicts_masked_positions() -> None:
+    graph = train(load_model("bert-base"), micro_batch=3, seq=128)
+    head = next(n.op for n in block(graph, "head").nodes if n.op.name == "head")
+    assert head.m == 3 * 20
+    attention = next(
+        n.op for _, _, n, _ in graph.distinct() if n.op.kind == "attention"
+    )
+    assert not attention.causal
+
+
+def test_encoder_decoder_trains_both_stacks() -> None:
+    graph = train(load_model("t5-base"), seq=512, decoder_seq=114)
+    names = [b.name for b in graph.blocks]
+    assert names == [
+        "embedding", "encoder", "norm", "embedding", "decoder", "head",
+        "decoder_backward", "embedding_backward", "norm_backward",
+        "encoder_backward", "embedding_backward", "optimizer",
+    ]  # fmt: skip
+    cross = {n.op.name: n.op for n in block(graph, "decoder").nodes}["cross_attention"]
+    assert (cross.seq_q, cross.seq_kv, cross.causal) == (114, 512, False)
+    assert graph.tokens == 2 * (512 + 114)
+    # Each layer adds its gradient of the encoder's output to the others'.
+    summed = [
+        n.op.nbytes
+        for n in block(graph, "decoder_backward").nodes
+        if n.op.name == "add_gradients"
+    ]
+    assert 3 * 2.0 * 2 * 512 * 768 in summed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"micro_batch": 0}, InputError, "micro_batch is 0"),
+        ({"seq": 4096}, InputError, "2048 tokens"),
+        ({"tp": 7}, InputError, "use tp"),
+        ({"dp": 0}, InputError, "dp is 0"),
+        ({"zero_stage": 4}, InputError, "zero_stage is 4"),
+        ({"zero_stage": -1}, InputError, "zero_stage is -1"),
+        ({"recompute": "ful"}, UnknownNameError, "did you mean full"),
+        ({"optimizer": "adamv"}, UnknownNameError, "adamw"),
+        ({"dtype": "half"}, UnknownNameError, "dtype"),
+        ({"grad_dtype": "fp33"}, UnknownNameError, "fp32"),
+        ({"decoder_seq": 5}, InputError, "no encoder"),
+        (
+            {"seq": 510, "tp": 4, "sequence_parallel": True},
+            InputError,
+            "not a multiple of tp 4",
+        ),
+    ],
+)
+def test_bad_input_is_named(change: dict, error: type, says: str) -> None:
+    with pytest.raises(error) as caught:
+        train(gpt(), **change)
+    assert says in str(caught.value)
