@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -55,6 +56,9 @@ DIMENSIONS: dict[str, Dimension] = {
         Dimension("bytes_per_clock", "B/clk", {"B/clk": 1.0}, 1e-3, 1e6, "64 B/clk"),
     )
 }
+
+
+_EXPONENT = re.compile(r"([+-]?\d+\.?\d*[eE][+-]?\d+)\s*([a-zA-Z].*)")
 
 
 @functools.cache
@@ -126,15 +130,17 @@ def _split(text: str, dimension: Dimension) -> tuple[float, str]:
             return float(number), ""
         except ValueError:
             pass
-    # quantiphy takes binary prefixes only on request, and then reads no SI ones
-    # differently, so one call serves both.
+    # quantiphy takes no prefix after an exponent: it reads the unit of 1, and the
+    # number in front is multiplied in. Binary prefixes are read only on request.
+    power = _EXPONENT.match(text)
+    number, text = (float(power[1]), f"1 {power[2]}") if power else (1.0, text)
     try:
         quantity = _quantity_class()(text, binary=True)
     except ValueError:
         raise ValueError(
             f"{text!r} is not a quantity; write it as {dimension.example!r}"
         ) from None
-    return float(quantity), str(quantity.units)
+    return number * float(quantity), str(quantity.units)
 
 
 def check_magnitude(

@@ -53,7 +53,7 @@ class InferResult(Result):
 
     Attributes
     ----------
-    prefill, decode : GraphResult (decode may be None)
+    prefill, decode : GraphResult or None
         The prompt pass, and the decode step at the mean context.
     prefill_s, decode_step_s, ttft_s, tpot_s, latency_s : float
         Prompt pass; decode step at the mean context; time to first token
@@ -71,7 +71,7 @@ class InferResult(Result):
     stack: StackSpec
     config: InferConfig
     fidelity: Fidelity
-    prefill: GraphResult
+    prefill: GraphResult | None
     decode: GraphResult | None
     decode_steps: int
     tpot_s: float | None
@@ -84,17 +84,17 @@ class InferResult(Result):
     @property
     def prefill_s(self) -> float:
         """Prompt pass. [s]"""
-        return self.prefill.time_s
+        return self.prefill.time_s if self.prefill else 0.0
 
     @property
     def ttft_s(self) -> float:
         """Time to first token, without queueing. [s]
 
-        The prompt pass gives it, but for an encoder-decoder: there the encoder
-        is followed by a first decoder step.
+        The prompt pass gives it, but for an encoder-decoder or an empty prompt:
+        there it takes a first decode step.
         """
-        first = self.model.kind == "encoder_decoder" and self.config.output
-        return self.prefill_s + ((self.tpot_s or 0.0) if first else 0.0)
+        stepped = self.decode_steps and self.decode_steps == self.config.output
+        return self.prefill_s + ((self.tpot_s or 0.0) if stepped else 0.0)
 
     @property
     def decode_step_s(self) -> float | None:
@@ -116,7 +116,7 @@ class InferResult(Result):
     def mfu(self) -> float:
         """Model FLOP over peak, for the whole request."""
         peak = self.system.device.peak(self.config.dtype)
-        flop = self.prefill.graph.model_flop
+        flop = self.prefill.graph.model_flop if self.prefill else 0.0
         if self.decode:
             flop += self.decode_steps * self.decode.graph.model_flop
         return flop / (self.latency_s * peak)
@@ -223,11 +223,14 @@ def run_inference(
         "weight_dtype": config.weight_dtype, "kv_dtype": config.kv_dtype,
     }  # fmt: skip
     group = system.subsystem(config.tp)
-    graph = prefill_graph(model, prompt=config.prompt, **shapes)
-    prefill = run_graph(graph, group, stack, fidelity=fidelity, engine=engine)
+    prefill = None
+    if config.prompt:
+        graph = prefill_graph(model, prompt=config.prompt, **shapes)
+        prefill = run_graph(graph, group, stack, fidelity=fidelity, engine=engine)
     decode, tpot, step_parts = None, None, dict.fromkeys(PARTS, 0.0)
     two_sided = model.kind == "encoder_decoder"
-    steps = max(config.output - (0 if two_sided else 1), 0)
+    stepped = two_sided or not config.prompt
+    steps = max(config.output - (0 if stepped else 1), 0)
     if steps:
         encoder = config.prompt if two_sided else 0
         first = 1 if two_sided else config.prompt + 1
@@ -242,7 +245,9 @@ def run_inference(
         ends = (at(first), decode, at(first + steps - 1))
         step_parts = {p: _simpson([e.parts[p] for e in ends]) for p in PARTS}
         tpot = sum(step_parts.values())
-    parts = {p: prefill.parts[p] + steps * step_parts[p] for p in PARTS}
+    parts = {
+        p: (prefill.parts[p] if prefill else 0.0) + steps * step_parts[p] for p in PARTS
+    }
     footprint = _footprint(model, config)
     memory = memory_fit(
         footprint.total, system.device, stack, _changes(model, system, config)
@@ -270,8 +275,13 @@ def _checked(
     kv_dtype: str | None,
 ) -> InferConfig:
     batch, tp = positive_int("batch", batch), positive_int("tp", tp)
-    prompt = positive_int("prompt", prompt)
+    prompt = positive_int("prompt", prompt, minimum=0)
     output = positive_int("output", output, minimum=0)
+    if not prompt and (not output or model.kind != "decoder"):
+        raise InputError(
+            "prompt is 0; only a decoder can generate from an empty context, "
+            "and output must be at least 1 then"
+        )
     dtype_on(system.device, dtype)
     if model.kind == "encoder":
         output = 0
@@ -298,7 +308,7 @@ def _footprint(model: ModelSpec, config: InferConfig, **changed: Any) -> Footpri
     now = {**vars(config), **changed}
     return inference_footprint(
         model, batch=now["batch"], context=now["prompt"] + now["output"],
-        prompt=now["prompt"], tp=now["tp"], dtype=now["dtype"],
+        prompt=max(now["prompt"], 1), tp=now["tp"], dtype=now["dtype"],
         kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"],
     )  # fmt: skip
 

@@ -213,13 +213,15 @@ def _attention(mode: Any) -> Any:
         if np.any(np.asarray(seq_q) > np.asarray(seq_kv)):
             raise InputError("seq_q exceeds seq_kv, which counts the new tokens too")
         values = batch * heads * head_dim
+        # Keys that no query's window reaches are not read.
+        seen = np.minimum(seq_kv, seq_q + window - 1) if window else seq_kv
         return Attention(
             name=mode, mode=mode, dtype=dtype, batch=batch, heads=heads,
             kv_heads=kv_heads, head_dim=head_dim, v_head_dim=head_dim, seq_q=seq_q,
             seq_kv=seq_kv, causal=causal, window=window, kv_dtype=kv_dtype,
             reads=(
                 _tensor("activation", values * seq_q, dtype),
-                _tensor("kv_cache", 2 * batch * kv_heads * head_dim * seq_kv, kv_dtype),
+                _tensor("kv_cache", 2 * batch * kv_heads * head_dim * seen, kv_dtype),
             ),
             writes=(_tensor("activation", values * seq_q, dtype),),
         )  # fmt: skip

@@ -213,12 +213,12 @@ def _infer(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> tuple[float
     prompt = row.seq if row.task == "forward" else row.prompt
     output = {"forward": 0, "prefill": 1}.get(row.task, row.output or 1)
     result = run_inference(
-        model, system, stack, batch=row.batch or 1, prompt=prompt or 1,
+        model, system, stack, batch=row.batch or 1, prompt=prompt or 0,
         output=output, tp=row.tp, dtype=row.dtype, weight_dtype=row.weight_dtype,
         kv_dtype=row.kv_dtype, fidelity=fidelity, engine=engine,
     )  # fmt: skip
     if row.task in {"forward", "prefill"}:
-        return result.ttft_s, result.prefill.bound
+        return result.ttft_s, result.graphs[0].bound
     if row.task == "decode":
         return float(result.tpot_s or 0.0), result.decode.bound if result.decode else ""
     return result.latency_s, result.bound

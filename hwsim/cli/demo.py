@@ -47,19 +47,19 @@ def _value(value: float | None, unit: str) -> str:
 
 def _print(comparison: Any) -> None:
     cells = []
-    for row in comparison.rows:
+    for row in comparison.answered:
         r = row.row
         cells.append(
             (
-                escape(r.id), r.task, escape(r.system), str(r.num_devices),
+                escape(r.id), escape(r.system), str(r.num_devices),
                 _value(row.predicted, r.unit), _value(r.value, r.unit),
                 fmt.signed_percent(row.error) if row.error is not None else fmt.NONE,
-                escape(row.bound or row.reason),
+                escape(row.bound),
             )
         )  # fmt: skip
     columns = (
-        "published run", "task", "system", "devices", "predicted", "published",
-        "error", "bound by",
+        "published run", "system", "devices", "predicted", "published", "error",
+        "bound by",
     )  # fmt: skip
     right = ("devices", "predicted", "published", "error")
     out = console()
@@ -77,7 +77,9 @@ def _print(comparison: Any) -> None:
     out.print()
     out.print(table(None, names, lines, right=names[1:]))
     if comparison.unanswered:
-        out.print(f"{len(comparison.unanswered)} rows are not answered; they say why.")
+        out.print(f"Not answered, {len(comparison.unanswered)} rows:")
+        for row in comparison.unanswered:
+            out.print(escape(f"  {row.row.id}: {row.reason}"))
     out.print("No row has a parameter of its own.")
 
 

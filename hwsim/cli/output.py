@@ -49,7 +49,8 @@ def table(
     )  # fmt: skip
     for name in columns or ():
         side: Any = "right" if name in right else "left"
-        drawn.add_column(name, justify=side, overflow="fold")
+        wraps = name != (columns or ("",))[0]  # ids are copied: keep them whole
+        drawn.add_column(name, justify=side, overflow="fold", no_wrap=not wraps)
     for row in rows:
         drawn.add_row(*row)
     return drawn

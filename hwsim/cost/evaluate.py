@@ -67,6 +67,7 @@ class _Context:
     system: SystemSpec
     calibration: Calibration
     stack: StackSpec
+    warm: bool = True  # the operator before has just written the activations
 
 
 def cost_ops(
@@ -132,7 +133,7 @@ def cost_op(
     """Return the cost of one operator, whose shapes may be arrays."""
     calibration = calibration or calibration_for(system.device)
     cost = _COSTS[str(_group_key(op, fidelity)[0])](
-        [op], _Context(system, calibration, stack)
+        [op], _Context(system, calibration, stack, warm=False)
     )
     return Cost(
         time=cost.time[0],
@@ -184,14 +185,17 @@ def _column(ops: Sequence[Op], name: str) -> FloatArray:
     return np.asarray([getattr(op, name) for op in ops], dtype=np.float64)
 
 
-def _cached_share(nbytes: FloatArray, context: _Context) -> FloatArray:
-    """Share of just-written activations that the next operator finds in cache."""
+def _cached_share(
+    nbytes: FloatArray, context: _Context, usable: float = 0.5
+) -> FloatArray:
+    """Share of just-written activations that the next operator finds in cache.
+
+    By default half of the cache: the other half holds what it writes itself.
+    """
     cache = context.system.device.cache
-    if cache is None:
+    if cache is None or not context.warm:
         return np.zeros_like(nbytes)
-    # Half of the cache: the other half holds what the operator writes.
-    share: FloatArray = np.minimum(1.0, 0.5 * cache.size / np.maximum(nbytes, 1.0))
-    return np.where(nbytes <= cache.size, share, 0.0)
+    return np.minimum(1.0, usable * cache.size / np.maximum(nbytes, 1.0))
 
 
 def _derated(cost: Cost, derate: float) -> Cost:
@@ -302,10 +306,25 @@ def _collective_bound(ops: Sequence[Op], context: _Context) -> Cost:
 
 
 def _roofline(ops: Sequence[Op], context: _Context) -> Cost:
+    """Datasheet peaks; activations that the cache can hold never leave it."""
     matrix = isinstance(ops[0], Matmul | Attention | MoeExperts)
+    device = context.system.device
+    nbytes = _column(ops, "nbytes")
+    activations = np.asarray(
+        [
+            sum(o.nbytes for o in (*op.reads, *op.writes) if o.role == "activation")
+            for op in ops
+        ],
+        dtype=np.float64,
+    )
+    held = activations * _cached_share(activations, context, usable=1.0)
+    traffic = {device.main_memory_name: nbytes - held}
+    for name, level in device.memory.items():
+        if level is device.cache and level.bandwidth:
+            traffic[name] = held
     return roofline_cost(
-        _column(ops, "flop"), _column(ops, "nbytes"), device=context.system.device,
-        dtype=ops[0].dtype, unit="matrix" if matrix else "vector",
+        _column(ops, "flop"), traffic, device=device, dtype=ops[0].dtype,
+        unit="matrix" if matrix else "vector",
     )  # fmt: skip
 
 

@@ -44,10 +44,14 @@ class Precision:
         return self.math in QUANTISED
 
 
-def known_dtype(name: str) -> str:
-    """Return the dtype, or raise with the nearest known ones."""
-    if name not in DTYPE_BYTES:
-        raise UnknownNameError("dtype", str(name), DTYPES)
+def known_dtype(name: str, *, weights: bool = False) -> str:
+    """Return the dtype, or raise with the nearest known ones.
+
+    Block formats (``q4_k_m``) store weights; nothing is computed in them.
+    """
+    known = tuple(DTYPE_BYTES) if weights else DTYPES
+    if name not in known:
+        raise UnknownNameError("dtype", str(name), known)
     return name
 
 
@@ -78,7 +82,7 @@ def resolve(
     """
     known_dtype(dtype)
     act = "bf16" if dtype in QUANTISED else stored(dtype)
-    weight = stored(known_dtype(weight_dtype or dtype))
+    weight = stored(known_dtype(weight_dtype or dtype, weights=True))
     kv = stored(known_dtype(kv_dtype or act))
     grad = stored(known_dtype(grad_dtype or act))
     attention = act if dtype in QUANTISED else dtype

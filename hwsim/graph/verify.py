@@ -9,10 +9,12 @@ from typing import get_args
 from hwsim.errors import GraphError
 from hwsim.graph.op import Collective, CollectiveName, Op, Operand, Phase, Role
 from hwsim.graph.opgraph import Block, Node, OpGraph
-from hwsim.specs.base import DTYPES
+from hwsim.specs.base import DTYPE_BYTES, DTYPES
 
 STREAMS = frozenset({"compute", "tp", "dp", "copy"})
-_DTYPES = frozenset(DTYPES) | {"int32", "int64"}
+_DTYPES = frozenset(DTYPES)
+# Stored, but never computed in: block formats of weights, indices.
+_STORED = frozenset(DTYPE_BYTES) | {"int32", "int64"}
 _ROLES, _PHASES = frozenset(get_args(Role)), frozenset(get_args(Phase))
 _COLLECTIVES = frozenset(get_args(CollectiveName))
 
@@ -75,7 +77,7 @@ def _op(where: str, op: Op) -> None:
 
 
 def _operand(where: str, operand: Operand) -> None:
-    if operand.dtype not in _DTYPES:
+    if operand.dtype not in _STORED:
         raise GraphError(f"{where}: unknown dtype {operand.dtype!r} of an operand")
     if operand.role not in _ROLES:
         raise GraphError(f"{where}: unknown role {operand.role!r} of an operand")

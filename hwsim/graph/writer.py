@@ -258,11 +258,15 @@ class Writer:
             op, (x,), "linear", numel=numel, bias=n if fused else 0.0, sliced=sliced
         )
         if bias and not defer_bias and not fused:
-            out = self.elementwise(
-                f"{name}_bias", "add_bias", (out,), numel=numel, reads=numel,
-                weights=batch * n, rule="through",
-            )  # fmt: skip
+            out = self._bias(name, out, numel, batch * n)
         return out
+
+    def _bias(self, name: str, x: int, numel: float, columns: float) -> int:
+        """Append the addition of a bias as a kernel of its own."""
+        return self.elementwise(
+            f"{name}_bias", "add_bias", (x,), numel=numel, reads=numel,
+            weights=columns, rule="through",
+        )  # fmt: skip
 
     def quantised(self, x: int, numel: float) -> int:
         """Return the value in the matrix units' dtype, quantised once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from hwsim.report.style import INK, MUTED, SURFACE
@@ -115,7 +116,7 @@ def _place(
             )  # fmt: skip
             # The text alone; the extent of an annotation includes its line.
             label.update_positions(renderer)
-            box = super(type(label), label).get_window_extent(renderer)
+            box = Text.get_window_extent(label, renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):

@@ -26,7 +26,8 @@ class Case:
     shape : tuple of (column, value)
         Columns that describe the work.
     launch : str
-        ``eager``, ``graph`` (captured) or ``compiled``.
+        ``eager``, ``graph`` (captured) or ``compiled``, which the host launches
+        kernel by kernel too.
     operands : str
         ``cold``: rotated past the last cache; ``hot``: the same every time.
     seconds : float
@@ -64,8 +65,9 @@ class Case:
         """Return the columns that the case knows before it is measured."""
         known: dict[str, Value] = {
             "op": self.op, "dtype": self.dtype, **dict(self.shape),
-            "kernel": self.kernel, "launch": self.launch, "operands": self.operands,
-            "case": self.key,
+            "kernel": self.kernel, "mode": self.launch, "case": self.key,
+            "launch": "graph" if self.launch == "graph" else "eager",
+            "hot": "yes" if self.operands == "hot" else "no",
         }  # fmt: skip
         if self.threads:
             known["threads"] = self.threads

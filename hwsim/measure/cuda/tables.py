@@ -18,7 +18,10 @@ TIMING = (
     "latency_us", "latency_p25_us", "latency_p75_us", "latency_min_us", "samples",
 )  # fmt: skip
 COMMON = ("source", "device", "op", "dtype")
-TAIL = ("kernel", "launch", "operands", "threads", *TIMING, "load", "run", "case")
+TAIL = (
+    "kernel", "launch", "mode", "hot", "copies", "threads", *TIMING, "load", "run",
+    "case",
+)  # fmt: skip
 SHAPES: dict[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k", "batch"),
     "attention": (
@@ -27,13 +30,14 @@ SHAPES: dict[str, tuple[str, ...]] = {
     ),
     "elementwise": ("m", "n", "bytes"),
     "collective": ("bytes", "world_size", "gpus_per_node_used", "gpus_per_node_max"),
-    "memory": ("bytes", "working_set"),
-    "launch": ("kernels",),
-    "host_link": ("bytes",),
+    "memory": ("bytes", "working_set_bytes"),
+    "launch": (),
+    "host_link": ("bytes", "pinned"),
     "power": (
-        "m", "n", "k", "bytes", "energy_j", "power_w", "clock_mhz", "duration_s",
+        "operator", "m", "n", "k", "energy_j", "power_w", "utilization",
+        "clock_mhz", "least_clock_mhz", "duration_s",
     ),
-    "end_to_end": ("model", "batch", "seq_q", "seq_kv", "layers", "metric"),
+    "end_to_end": ("model", "metric", "layers", "batch", "prompt", "context", "seq"),
 }  # fmt: skip
 SKIPPED = ("case", "reason", "run")
 RUNS = "provenance.json"

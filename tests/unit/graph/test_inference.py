@@ -84,9 +84,11 @@ def test_scores_go_through_memory_only_when_unfused() -> None:
         graph = prefill_graph(model, batch=1, prompt=1024, stack=stack)
         moved = sum(
             node.op.nbytes
-            for b in graph.blocks if b.name == "decoder"
-            for node in b.nodes if node.op.name in {"scores", "mask", "softmax", "values"}
-        )  # fmt: skip
+            for b in graph.blocks
+            if b.name == "decoder"
+            for node in b.nodes
+            if node.op.name in {"scores", "mask", "softmax", "values"}
+        )
         qkvo = 2.0 * 4 * 1024 * 768
         mask = 2.0 * 1024 * 1024
         assert moved == passes * scores + qkvo + mask
@@ -309,3 +311,15 @@ def test_models_without_a_decode_step() -> None:
         prefill_graph(
             load_model("bert-base"), batch=1, prompt=10, history=5, stack=FUSED
         )
+
+
+def test_block_formats_store_weights_only() -> None:
+    model = load_model("llama-2-7b")
+    graph = decode_graph(model, batch=1, context=10, weight_dtype="q4_0", stack=FUSED)
+    verify(graph)
+    product = next(n.op for _, _, n, _ in graph.distinct() if n.op.name == "out")
+    assert (product.dtype, product.b_bytes) == ("bf16", 4.5 / 8)
+    assert product.reads[1].nbytes == 4096 * 4096 * 4.5 / 8
+    for name in ("dtype", "kv_dtype"):
+        with pytest.raises(UnknownNameError):
+            decode_graph(model, batch=1, context=9, stack=FUSED, **{name: "q4_0"})

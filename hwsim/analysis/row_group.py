@@ -1,0 +1,74 @@
+"""Measured rows of one device and source, with the conditions of their times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwsim.analysis.row_work import or_default
+from hwsim.cost.cost import FloatArray
+from hwsim.specs.benchmark import BenchmarkSpec
+from hwsim.specs.calibration import Calibration
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.measurement_table import FamilyRows
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that one call costs.
+
+    Attributes
+    ----------
+    rows : FamilyRows
+        Of one family.
+    device : DeviceSpec
+        Of all of them.
+    calibration : Calibration or None
+        Parameters; None for the speed of light.
+    benchmark : BenchmarkSpec
+        How their source measures.
+    system_name : str
+        The system that the rows name, if any.
+    """
+
+    rows: FamilyRows
+    device: DeviceSpec
+    calibration: Calibration | None
+    benchmark: BenchmarkSpec
+    system_name: str = ""
+
+    @property
+    def writes_kv(self) -> bool:
+        """Whether attention times include writing the cache."""
+        given = self.rows["write_kv"][0]
+        return self.benchmark.writes_kv if np.isnan(given) else bool(given)
+
+    def resident(self, nbytes: FloatArray, operator: str = "") -> FloatArray:
+        """Return the share of operands that the shared cache holds at the start.
+
+        The row's ``resident`` goes first, then its ``hot`` or ``copies``, then
+        what the source is known for.
+        """
+        rows, cache = self.rows, self.device.cache
+        copies = self.benchmark.copies
+        usual = copies.get(operator, copies.get(rows.family))
+        number = np.full(len(rows), np.inf if usual is None else float(usual))
+        number = or_default(rows["copies"], number)
+        hot = rows["hot"]
+        number = np.where(hot == 1, 1.0, np.where(hot == 0, np.inf, number))
+        size = 0.0 if cache is None else cache.size
+        with np.errstate(invalid="ignore"):
+            fits = np.where(nbytes > 0, number * nbytes <= size, False)
+        return or_default(rows["resident"], fits.astype(np.float64))
+
+    def eager_time(self) -> FloatArray:
+        """Return what host launch adds to each row. [s]"""
+        launch = self.rows["launch"]
+        eager = (launch == "eager") | (
+            (launch == "") & (self.benchmark.launch == "eager")
+        )
+        time = self.benchmark.eager_time
+        if time is None:
+            time = self.device.launch.eager if self.device.launch else 0.0
+        return np.where(eager, time, 0.0)
