@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.analysis.row_costs import COSTS, Group, row_work
+from hwsim.analysis.row_costs import COSTS, cost_rows
+from hwsim.analysis.row_group import Group
+from hwsim.analysis.row_work import row_work
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
-from hwsim.specs.benchmark import BenchmarkSpec, benchmark_of
+from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import Calibration, calibration_for
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement_table import FamilyRows
 
 RowFidelity = Literal["roofline", "structured", "calibrated"]
-Calibrations = Callable[[DeviceSpec], Calibration]
-Intervals = Callable[
-    [DeviceSpec, FamilyRows, FloatArray], tuple[FloatArray, FloatArray] | None
-]
+FIDELITIES: tuple[RowFidelity, ...] = ("roofline", "structured", "calibrated")
+Interval = Callable[[FamilyRows, FloatArray], tuple[FloatArray, FloatArray] | None]
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """What predicts the operators of one device.
+
+    Attributes
+    ----------
+    calibration : Calibration or None
+        Parameters of the cost models; None for the speed of light.
+    fidelity : str
+        What they are.
+    interval : callable or None
+        Gives lower and upper time of the 90 % interval of rows, from the rows
+        and their predicted times; None where nothing is known about errors.
+    """
+
+    calibration: Calibration | None
+    fidelity: RowFidelity
+    interval: Interval | None = None
+
+
+def device_model(device: DeviceSpec, fidelity: RowFidelity | None = None) -> DeviceModel:
+    """Return what predicts the operators of a device.
+
+    Parameters
+    ----------
+    fidelity : str, optional
+        The best there is unless given.
+
+    Raises
+    ------
+    InputError
+        If a calibration is asked for and the device has none.
+    """
+    if fidelity == "roofline":
+        return DeviceModel(None, "roofline")
+    if fidelity == "calibrated":
+        raise InputError(
+            f"device {device.id} has no calibration; make one with hwsim calibrate "
+            f"{device.id}, or use --fidelity structured"
+        )
+    return DeviceModel(calibration_for(device), "structured")
+
+
+Models = Callable[[DeviceSpec, RowFidelity | None], DeviceModel]
 
 
 @dataclass(frozen=True)
@@ -39,8 +85,10 @@ class RowPredictions:
         Work and least traffic; NaN where unknown.
     bound : ndarray of str
         What most of the time goes to.
-    device, system : ndarray of str
+    device : ndarray of str
         Catalog ids.
+    fidelity : ndarray of str
+        What each prediction rests on.
     reason : ndarray of str
         Why there is no prediction; empty where there is one.
     """
@@ -52,6 +100,7 @@ class RowPredictions:
     nbytes: FloatArray
     bound: NDArray[np.object_]
     device: NDArray[np.object_]
+    fidelity: NDArray[np.object_]
     reason: NDArray[np.object_]
 
 
@@ -64,16 +113,15 @@ def _nothing(count: int) -> RowPredictions:
 
     return RowPredictions(
         numbers(), numbers(), numbers(), numbers(), numbers(), texts(), texts(),
-        texts(),
+        texts(), texts(),
     )  # fmt: skip
 
 
 def predict_rows(
     rows: FamilyRows,
     *,
-    fidelity: RowFidelity = "structured",
-    calibrations: Calibrations = calibration_for,
-    intervals: Intervals | None = None,
+    fidelity: RowFidelity | None = None,
+    models: Models = device_model,
 ) -> RowPredictions:
     """Predict the time of every row of one family.
 
@@ -81,12 +129,13 @@ def predict_rows(
     ----------
     rows : FamilyRows
         What was measured.
-    fidelity : str
-        ``roofline`` is the datasheet's speed of light.
-    calibrations : callable
-        Gives the parameters for a device; not asked for a roofline.
-    intervals : callable, optional
-        Gives lower and upper times for rows of a device.
+    fidelity : str, optional
+        ``roofline`` is the datasheet's speed of light, ``structured`` uses the
+        parameters of the device's generation, ``calibrated`` those fitted to
+        the device; the best there is unless given.
+    models : callable
+        Gives what predicts a device at a fidelity; another one lets a fit
+        try parameters of its own.
 
     Returns
     -------
@@ -98,48 +147,41 @@ def predict_rows(
     for (device_name, source, system), index in rows.group_indices(*names):
         try:
             device = load_device(device_name)
+            model = models(device, fidelity)
         except HwsimError as error:
             answer.reason[index] = str(error)
             continue
-        answer.device[index] = device.id
+        answer.device[index], answer.fidelity[index] = device.id, model.fidelity
         group = Group(
             rows=rows.take(index),
             device=device,
-            calibration=None if fidelity == "roofline" else calibrations(device),
+            calibration=model.calibration,
             benchmark=benchmark_of(source),
             system_name=system,
         )
         _predict_group(group, index, answer)
-        if intervals is not None:
-            _add_interval(intervals, group, index, answer)
+        if model.interval is not None:
+            found = model.interval(group.rows, answer.time[index])
+            if found is not None:
+                answer.lower[index], answer.upper[index] = found
     return answer
-
-
-def _add_interval(
-    intervals: Intervals, group: Group, index: NDArray[np.int64], answer: RowPredictions
-) -> None:
-    found = intervals(group.device, group.rows, answer.time[index])
-    if found is not None:
-        answer.lower[index], answer.upper[index] = found
 
 
 def _predict_group(
     group: Group, index: NDArray[np.int64], answer: RowPredictions
 ) -> None:
-    cost = COSTS.get(group.rows.family)
-    if cost is None:
+    family = COSTS.get(group.rows.family)
+    if family is None:
         answer.reason[index] = f"{group.rows.family} rows have no prediction yet"
         return
-    keys, function = cost
-    for _, part in group.rows.group_indices(*keys):
+    for _, part in group.rows.group_indices(*family[0]):
         where = index[part]
         rows = group.rows.take(part)
         try:
-            costed = function(replace(group, rows=rows))
+            cost = cost_rows(replace(group, rows=rows))
         except HwsimError as error:
             answer.reason[where] = str(error)
             continue
-        answer.time[where] = costed.time
-        answer.bound[where] = costed.bound().astype(object)
-        work = row_work(rows)
-        answer.flop[where], answer.nbytes[where] = work
+        answer.time[where] = cost.time
+        answer.bound[where] = cost.bound().astype(object)
+        answer.flop[where], answer.nbytes[where] = row_work(rows)

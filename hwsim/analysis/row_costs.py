@@ -31,7 +31,6 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.sequence import add
 from hwsim.errors import InputError
-from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.measurement_table import FamilyRows
 
 
@@ -238,5 +237,3 @@ def cost_rows(group: Group) -> Cost:
         return cost
     return add(cost, combine(overhead=extra))
 
-
-assert DTYPE_BYTES

@@ -8,10 +8,13 @@ import numpy as np
 
 from hwsim.analysis.row_work import or_default
 from hwsim.cost.cost import FloatArray
-from hwsim.specs.benchmark import BenchmarkSpec
+from hwsim.specs.benchmark import DEFAULT, BenchmarkSpec, load_benchmark
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement_table import FamilyRows
+
+# A cache that is nearly full already evicts some of what is used again.
+_RAMP = 0.15
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,17 @@ class Group:
         number = or_default(rows["copies"], number)
         hot = rows["hot"]
         number = np.where(hot == 1, 1.0, np.where(hot == 0, np.inf, number))
-        size = 0.0 if cache is None else cache.size
+        size = 0.0 if cache is None else cache.size * self.cache_share()
         with np.errstate(invalid="ignore"):
-            fits = np.where(nbytes > 0, number * nbytes <= size, False)
-        return or_default(rows["resident"], fits.astype(np.float64))
+            filled = np.where(nbytes > 0, number * nbytes / max(size, 1e-30), np.inf)
+        fits = np.clip((1.0 + _RAMP - filled) / (2.0 * _RAMP), 0.0, 1.0)
+        return or_default(rows["resident"], fits)
+
+    def cache_share(self) -> float:
+        """Return the share of the shared cache that one working set can fill."""
+        name = self.device.architecture
+        own = self.benchmark.cache_share
+        return own.get(name, load_benchmark(DEFAULT).cache_share.get(name, 1.0))
 
     def eager_time(self) -> FloatArray:
         """Return what host launch adds to each row. [s]"""

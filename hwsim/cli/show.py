@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from hwsim.analysis.fit import MemoryFit
 from hwsim.analysis.inference import InferResult
 from hwsim.analysis.operator import OpResult
 from hwsim.analysis.training import TrainResult
@@ -48,8 +49,13 @@ def _memory(result: Any) -> list[tuple[str, str, str]]:
     split = ", ".join(f"{k} {fmt.nbytes(v, 3)}" for k, v in sizes.items() if v)
     return [
         ("memory", fmt.nbytes(result.footprint.total), split),
-        ("", "fits" if result.fits else "DOES NOT FIT", result.memory.sentence()),
+        ("", *_verdict(result.memory)),
     ]
+
+
+def _verdict(memory: MemoryFit) -> tuple[str, str]:
+    said, _, rest = memory.sentence().partition(": ")
+    return (said if memory.fits else said.upper()), rest
 
 
 def _infer(result: InferResult) -> None:

@@ -84,7 +84,7 @@ def inference_footprint(
         Sequences, and the most tokens each has (of the decoder).
     prompt : int
         Tokens of each that are processed at once; in an encoder-decoder
-        model those of the encoder.
+        model those of the encoder. Of a decode step alone, 0.
     tp : int
         Tensor-parallel devices.
     dtype, kv_dtype, weight_dtype : str
@@ -92,7 +92,8 @@ def inference_footprint(
     flash : bool
         Attention is one kernel: scores are never stored.
     """
-    check_positive(batch=batch, context=context, prompt=prompt)
+    check_positive(batch=batch, context=context)
+    check_count("prompt", prompt, 0)
     local, precision = shard(model, tp), resolve(dtype, kv_dtype, weight_dtype)
     held = device_parameters(model, local)
     kv = kv_cache_values(model, local, context=context, encoder_context=prompt)
@@ -146,7 +147,7 @@ def _serving_activations(
     flash: bool,
 ) -> float:
     """Return the most that is live at once: the widest operator of a layer."""
-    act, tokens = DTYPE_BYTES[precision.act], float(batch * prompt)
+    act, tokens = DTYPE_BYTES[precision.act], float(batch * max(prompt, 1))
     heads = local.heads * model.head_dim
     keys = local.kv_heads * model.head_dim
     attention = act * tokens * (2 * heads + 2 * keys)

@@ -175,7 +175,7 @@ def _fastest_tile(cost: Cost) -> Cost:
     best = np.argmin(cost.time, axis=0)[np.newaxis]
 
     def pick(part: FloatArray) -> FloatArray:
-        return np.take_along_axis(part, best, axis=0)[0]
+        return np.asarray(np.take_along_axis(part, best, axis=0)[0])
 
     return Cost(
         time=pick(cost.time),

@@ -67,7 +67,7 @@ class Span(NamedTuple):
         """Bandwidth of rings through all members, per child domain. [B/s]"""
         if not self.axes:
             return self.bandwidth * self.inside
-        link = self.bandwidth / (2 * _torus_axes(self.network))
+        link = self.bandwidth / (2 * len(self.network.dims))
         return sum(link * (2 if axis.ring else 1) / axis.spacing for axis in self.axes)
 
     @property
@@ -165,7 +165,3 @@ def _axes(network: Network, members: int, stride: int) -> tuple[Axis, ...]:
         if members <= 1:
             break
     return tuple(axes)
-
-
-def _torus_axes(network: Network) -> int:
-    return max(1, sum(1 for d in network.dims if d > 1))

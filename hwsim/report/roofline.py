@@ -32,6 +32,7 @@ from hwsim.report.style import (
     family_colour,
     new_figure,
     save_figure,
+    settle,
     styled,
 )
 
@@ -84,8 +85,7 @@ def roofline_figure(
     _draw_points(axes, points)
     _legend(figure, results, points, width)
     names = _name_peaks(axes, peaks, used, width)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what follows measures text in place
+    settle(figure)  # what follows measures text in place
     _spread_peaks(axes, peaks, names)
     _label_levels(axes, levels, box)
     _label_ridges(axes, peaks, used, device.bandwidth)

@@ -161,9 +161,20 @@ def text_on(colour: str) -> str:
 def render(figure: Figure, suffix: str) -> bytes:
     """Return a figure as a file's content; equal figures give equal bytes."""
     buffer = io.BytesIO()
+    engine = figure.get_layout_engine()
     with mpl.rc_context(RC):
+        settle(figure)
         figure.savefig(buffer, format=suffix, metadata=_METADATA[suffix])
+        figure.set_layout_engine(engine)
     return buffer.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all; saving would do so twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -6,12 +6,15 @@ table's rows do not: columns of the table go first.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from hwsim.specs.base import CatalogSpec, Count, Identifier, Name, Seconds
 from hwsim.specs.load import Catalog, load_spec
 
 DEFAULT = "any"
+Share = Annotated[float, Field(gt=0.0, le=2.0)]
 
 
 class BenchmarkSpec(CatalogSpec):
@@ -32,18 +35,25 @@ class BenchmarkSpec(CatalogSpec):
         they stay in the shared cache if all of them fit. A family that is not
         listed finds its operands in main memory. Attention modes may be
         listed by themselves (``decode``).
+    cache_share : dict of architecture to float
+        Share of the shared cache that one working set can fill: a cache in
+        two halves keeps data of the far half twice. 1 where not listed. [1]
     writes_kv : bool
         Times of attention include writing new keys and values to the cache.
     systems : dict of device to system
         Where collectives of a device were measured, unless a row says.
+    clusters : dict of device to system
+        The same where they span more nodes than that.
     """
 
     prefixes: tuple[Name, ...]
     launch: Literal["eager", "graph"] = "graph"
     eager_time: Seconds | None = None
     copies: dict[Name, Count] = {}
+    cache_share: dict[Name, Share] = {}
     writes_kv: bool = True
     systems: dict[Identifier, Identifier] = {}
+    clusters: dict[Identifier, Identifier] = {}
 
 
 BENCHMARKS = Catalog("benchmark", BenchmarkSpec, "devices", "benchmarks/*.toml")

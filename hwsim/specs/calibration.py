@@ -1,48 +1,243 @@
 """Calibrations: named physical parameters of the cost models of one device.
 
-Numbers stand in data, never here: ``devices/generations/<name>.toml`` holds
-the defaults of an architecture or, failing that, of a device kind.
+Numbers stand in data, never here. ``devices/generations/<name>.toml`` holds
+the defaults of an architecture or, failing that, of a device kind;
+``calibration.json`` beside a device's spec holds what was fitted to
+measurements of that very device.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from hwsim.errors import UnknownNameError
+from pydantic import ConfigDict, Field
+
+from hwsim.errors import InputError, SpecError, UnknownNameError
 from hwsim.resources import USER_PATH
-from hwsim.specs.base import CatalogSpec
+from hwsim.specs.base import CatalogSpec, Name, Source
+from hwsim.specs.calibration_file import CalibrationFile, IntervalFile, RegimeTable
+from hwsim.specs.catalogs import DEVICES
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.load import Catalog, load_spec, read_table, validate
 from hwsim.specs.parameters.attention import AttentionParameters
 from hwsim.specs.parameters.collective import CollectiveParameters
 from hwsim.specs.parameters.elementwise import ElementwiseParameters
 from hwsim.specs.parameters.matmul import MatmulParameters
 from hwsim.specs.parameters.moe import MoeParameters
+from hwsim.specs.residual import Residual
+
+CalibrationFidelity = Literal["auto", "structured", "calibrated"]
+FILE = "calibration.json"
+FAMILIES = (
+    "gemm", "attention_prefill", "attention_decode", "elementwise", "moe",
+    "collective",
+)  # fmt: skip
+Reach = Annotated[float, Field(gt=0.0, le=4.0)]
 
 
 class Calibration(CatalogSpec):
-    """Parameters of every cost model, for one device or generation."""
+    """Parameters of every cost model, for one device or generation.
+
+    Attributes
+    ----------
+    cache_reach : dict of family to float
+        Share of the last shared cache's size within which operands that a
+        benchmark uses again are still found; a cache in two halves that both
+        keep a copy reaches half. Families not listed reach all of it. [1]
+    residuals : dict of family to Residual
+        Learned factors on top of the physical forms.
+    spread : dict of family to RegimeTable
+        How far measurements lie from predictions.
+    calibrated : tuple of str
+        Families whose parameters were fitted to this very device; the others
+        are its generation's.
+    origin : str
+        How near the data behind the generation's values are: ``generation``
+        (this generation was measured), ``kind`` (devices of its kind were)
+        or ``assumed``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     matmul: MatmulParameters
     elementwise: ElementwiseParameters
     attention: AttentionParameters
     moe: MoeParameters
     collective: CollectiveParameters
+    cache_reach: dict[Name, Reach] = {}
+    residuals: Mapping[str, Residual] = Field(default={}, exclude=True, repr=False)
+    spread: Mapping[str, RegimeTable] = Field(default={}, exclude=True, repr=False)
+    calibrated: tuple[Name, ...] = ()
+    origin: Literal["generation", "kind", "assumed"] = "assumed"
+
+    def reach(self, family: str) -> float:
+        """Return the share of the shared cache that a family's operands reach."""
+        return float(self.cache_reach.get(family, 1.0))
+
+    def fidelities(self) -> dict[str, str]:
+        """Return which values each operator family uses."""
+        return {
+            family: "calibrated" if family in self.calibrated else "structured"
+            for family in FAMILIES
+        }
 
 
 GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml")
 
 
-def calibration_for(device: DeviceSpec) -> Calibration:
-    """Return the calibration of a device's architecture, else of its kind.
+def calibration_for(
+    device: DeviceSpec, fidelity: CalibrationFidelity = "structured"
+) -> Calibration:
+    """Return the parameters of a device's cost models.
+
+    Parameters
+    ----------
+    device : DeviceSpec
+        The device.
+    fidelity : str
+        ``structured``: the values of its architecture, else of its kind.
+        ``calibrated`` or ``auto``: those of the ``calibration.json`` beside
+        its spec for the families that it covers.
 
     Raises
     ------
     UnknownNameError
-        If there are defaults for neither.
+        If there are defaults for neither architecture nor kind.
+    SpecError
+        If a calibration file is faulty.
     """
-    return _generation(device.architecture, device.kind, os.environ.get(USER_PATH))
+    user_path = os.environ.get(USER_PATH)
+    path = None if fidelity == "structured" else calibration_path(device.id)
+    stamp = 0 if path is None else path.stat().st_mtime_ns
+    return _calibration(
+        device.id, device.architecture, device.kind, path, stamp, user_path
+    )
+
+
+def calibration_path(device_id: str) -> Path | None:
+    """Return the calibration file beside a catalogued device's spec, if any."""
+    folder = _folder(device_id, os.environ.get(USER_PATH))
+    if folder is None or not (folder / FILE).is_file():
+        return None
+    return folder / FILE
+
+
+@functools.lru_cache(maxsize=256)
+def _folder(device_id: str, user_path: str | None) -> Path | None:
+    del user_path  # part of the cache key: it decides which files are found
+    spec = DEVICES.by_id(device_id)
+    return None if spec is None else spec.parent
+
+
+def load_calibration_file(path: Path) -> CalibrationFile:
+    """Read a calibration file."""
+    return validate(CalibrationFile, read_table(path), str(path), units_required=False)
+
+
+def resolved_fidelity(device: DeviceSpec, fidelity: str) -> str:
+    """Return what ``auto`` means for a device; other fidelities are as asked.
+
+    Raises
+    ------
+    InputError
+        If a calibration is asked for and there is none.
+    """
+    if fidelity not in {"auto", "calibrated"}:
+        return fidelity
+    if calibration_path(device.id) is not None:
+        return "calibrated"
+    if fidelity == "auto":
+        return "structured"
+    raise InputError(
+        f"device {device.id} has no {FILE}; make one with hwsim calibrate "
+        f"{device.id} --measurements FILE, or use fidelity structured"
+    )
+
+
+@functools.lru_cache(maxsize=128)
+def _calibration(
+    device: str,
+    architecture: str,
+    kind: str,
+    path: Path | None,
+    stamp: int,
+    user_path: str | None,
+) -> Calibration:
+    del stamp  # part of the cache key: a new calibration is read again
+    base = _generation(architecture, kind, user_path)
+    if path is None:
+        return base
+    file = load_calibration_file(path)
+    if file.device != device:
+        raise SpecError(
+            f"{path}: device", f"{file.device!r} is not {device!r}", "put it right"
+        )
+    return apply_file(base, file)
+
+
+def apply_file(base: Calibration, file: CalibrationFile) -> Calibration:
+    """Return a generation's calibration with a device's own values on top."""
+    values = {
+        path: figure.value
+        for fit in file.families.values()
+        for path, figure in fit.parameters.items()
+    }
+    changed = with_parameters(base, values)
+    source = Source(
+        kind="measured", title=f"fitted to measurements of {file.device}",
+        date=file.date, covers=tuple(sorted(values)) or ("cache_reach",),
+    )  # fmt: skip
+    fits = file.families
+    return changed.model_copy(
+        update={
+            "id": file.device,
+            "name": f"{base.name}, fitted to {file.device}",
+            "sources": (source, *file.sources, *base.sources),
+            "residuals": {
+                family: Residual(fit.residual)
+                for family, fit in fits.items()
+                if fit.residual is not None
+            },
+            "spread": {
+                **base.spread,
+                **{family: fit.interval.regimes for family, fit in fits.items()},
+            },
+            "calibrated": tuple(f for f in FAMILIES if f in fits),
+        }
+    )
+
+
+def with_parameters(base: Calibration, values: Mapping[str, Any]) -> Calibration:
+    """Return a calibration with figures replaced, by dotted path.
+
+    Nothing is checked: fits call it thousands of times, within bounds.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *outer, last = path.split(".")
+        at = tree
+        for key in outer:
+            at = at.setdefault(key, {})
+        at[last] = value
+    changed: Calibration = _replaced(base, tree)
+    return changed
+
+
+def _replaced(holder: Any, tree: Mapping[str, Any]) -> Any:
+    def old(key: str) -> Any:
+        return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key)
+
+    update = {
+        key: _replaced(old(key), value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+    }
+    if isinstance(holder, Mapping):
+        return {**holder, **update}
+    return holder.model_copy(update=update)
 
 
 @functools.lru_cache(maxsize=64)
@@ -50,7 +245,27 @@ def _generation(architecture: str, kind: str, user_path: str | None) -> Calibrat
     del user_path  # part of the cache key: it decides which files are found
     for name in (architecture, kind):
         try:
-            return load_spec(GENERATIONS, Calibration, name)
+            found = load_spec(GENERATIONS, Calibration, name)
         except UnknownNameError:
             continue
+        return _with_spread(found, kind)
     raise UnknownNameError("generation", architecture, GENERATIONS)
+
+
+def _with_spread(found: Calibration, kind: str) -> Calibration:
+    intervals = load_intervals()
+    if found.id in intervals.generations:
+        origin = "generation"
+    else:
+        origin = "kind" if kind in intervals.kinds else "assumed"
+    spread = intervals.tables[origin]
+    return found.model_copy(update={"spread": spread, "origin": origin})
+
+
+@functools.lru_cache(maxsize=1)
+def load_intervals() -> IntervalFile:
+    """Return how far measurements lie from predictions of devices not fitted."""
+    from hwsim.resources import builtin_path
+
+    path = builtin_path("devices") / "generations" / "intervals.json"
+    return validate(IntervalFile, read_table(path), str(path), units_required=False)

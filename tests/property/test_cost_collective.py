@@ -122,7 +122,7 @@ def sped_up(parameters, k):
     return CollectiveParameters(**table)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases, st.floats(0.1, 10.0))
 def test_faster_by_k_is_faster_by_k(case, k):
     link, nic, alpha, beta, memory = case["figures"]
@@ -135,7 +135,7 @@ def test_faster_by_k_is_faster_by_k(case, k):
     np.testing.assert_allclose(after * k, before, rtol=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases, st.integers(0, 4), st.floats(1.0, 10.0))
 def test_better_hardware_is_never_slower(case, which, k):
     figures = list(case["figures"])
@@ -143,14 +143,14 @@ def test_better_hardware_is_never_slower(case, which, k):
     assert time_of(case, tuple(figures)) <= time_of(case) * (1 + 1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases, st.floats(1.0, 100.0))
 def test_more_bytes_take_no_less_time(case, k):
     few, many = time_of(case, nbytes=np.array([case["nbytes"], case["nbytes"] * k]))
     assert many >= few >= 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases)
 def test_no_member_moves_more_than_its_links_carry(case):
     n, nbytes = group_of(case), case["nbytes"]

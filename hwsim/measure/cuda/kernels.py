@@ -233,7 +233,7 @@ def _cross_entropy(backend: Backend, case: Case) -> Work:
 
 def _adamw(backend: Backend, case: Case) -> Work:
     torch, n = backend.torch, case.number("n")
-    # As models have them: many tensors, a few of them large.
+    # As models have them: many tensors, none of them all of it.
     sizes = [min(16_000_000, n)] * max(n // 16_000_000, 1)
     weights = [backend.tensor(size, dtype=case.dtype) for size in sizes]
     for weight in weights:

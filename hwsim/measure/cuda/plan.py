@@ -41,7 +41,7 @@ VALUES = (  # operator, dtype, bytes moved per value (reads and writes)
     ("quantize_int8", "bf16->int8", 3),
 )  # fmt: skip
 VOCABULARIES = (32000, 50304, 128256)
-PARAMETERS = (1_000_000, 10_000_000, 100_000_000, 400_000_000, 1_000_000_000)
+PARAMETERS = (1_000_000, 10_000_000, 96_000_000, 400_000_000, 960_000_000)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall",
                "broadcast", "send_recv")  # fmt: skip
 MEBI = 1 << 20

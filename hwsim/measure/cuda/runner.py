@@ -79,12 +79,18 @@ def run(
             continue
         outcome: Outcome | None = None
         try:
+            tables.begin(case)
             outcome = measure(case, left)
             tables.add(case, row(outcome))
             summary.measured += 1
         except Skip as verdict:
             tables.skip(case, str(verdict))
             summary.skipped += 1
+        except Exception as fault:  # the next run shall not meet it again
+            tables.skip(case, f"ended the run: {type(fault).__name__}: {fault}")
+            tables.end()
+            raise
+        tables.end()
         ratio = (clock() - begun) / max(case.seconds, 1e-9)
         scale[case.table] = 0.7 * scale.get(case.table, 1.0) + 0.3 * ratio
         summary.seconds = clock() - start

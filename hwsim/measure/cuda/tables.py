@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .cases import Case, Value
+from .cases import Case, Skip, Value
 
 TIMING = (
     "latency_us", "latency_p25_us", "latency_p75_us", "latency_min_us", "samples",
@@ -41,6 +41,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SKIPPED = ("case", "reason", "run")
 RUNS = "provenance.json"
+MARK = ".running"
+FATAL_TRIES = 2
 
 
 class TableError(Exception):
@@ -102,6 +104,26 @@ class Tables:
         row = {"case": case.key, "reason": text, "run": self.run}
         self._append("skipped", SKIPPED, row)
         self._done.add(case.key)
+
+    def begin(self, case: Case) -> None:
+        """Note that a case starts; skip it if it has ended two runs before.
+
+        Raises
+        ------
+        Skip
+            If the process died twice while it measured this case.
+        """
+        mark = self.folder / MARK
+        before = mark.read_text(encoding="utf-8").splitlines() if mark.exists() else []
+        tries = before.count(case.key)
+        if tries >= FATAL_TRIES:
+            mark.unlink()
+            raise Skip(f"the process died {tries} times while measuring it")
+        mark.write_text("".join(f"{case.key}\n" for _ in range(tries + 1)), "utf-8")
+
+    def end(self) -> None:
+        """Note that the process has outlived its case."""
+        (self.folder / MARK).unlink(missing_ok=True)
 
     def columns(self, table: str) -> tuple[str, ...]:
         """Return the columns of a table, in order."""

@@ -235,6 +235,25 @@ def test_torus_rings_use_every_axis_both_ways(plain):
     assert line.interconnect == pytest.approx(3 / 4 * 1e9 / (LINK / 4))
 
 
+def test_axes_of_one_keep_their_links(plain):
+    # A 2 x 2 x 1 slice of a 3D torus: a third of the six links, one way each.
+    part = torus((2, 2, 1), wraparound=False)
+    cost = collective_cost("all_gather", 1e9, 4, system=part, calibration=plain)
+    assert cost.interconnect == pytest.approx(3 / 4 * 1e9 / (LINK / 3))
+
+
+# All-gather on TPU v7x, 2 x 2 x 1 (tpu-recipes, Ironwood microbenchmarks):
+# transferred bytes and their rate. [B, B/s]
+@pytest.mark.parametrize(
+    ("moved", "rate"), [(1.57e6, 71.8e9), (25.2e6, 161.9e9), (402.7e6, 178.8e9)]
+)
+def test_published_torus_gather_is_met(moved, rate):
+    calibration = load_spec(GENERATIONS, Calibration, "tpu-v7")
+    part = torus((2, 2, 1), wraparound=False, bandwidth=600e9)
+    found = time_of("all_gather", moved / 0.75, 4, part, calibration)
+    assert moved / found == pytest.approx(rate, rel=0.1)
+
+
 def test_torus_without_wraparound_is_slower(plain):
     ring, line = torus((4, 4)), torus((4, 4), wraparound=False)
     for op in ("all_reduce", "all_gather", "all_to_all"):

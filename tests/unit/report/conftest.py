@@ -65,7 +65,8 @@ def make_stack(name: str = "Plain stack") -> StackSpec:
 def make_model(name: str = "Tiny 2L") -> ModelSpec:
     return ModelSpec.model_validate(
         {
-            "id": "tiny", "name": name, "kind": "decoder", "family": "tiny", "year": 2024, "layers": 2,
+            "id": "tiny", "name": name, "kind": "decoder", "family": "tiny",
+            "year": 2024, "layers": 2,
             "hidden": 256, "heads": 4, "ffn": 1024, "vocab": 1000,
             "max_context": 4096, "activation": "silu", "norm": "rmsnorm",
             "position": "rotary", "sources": [SOURCE],

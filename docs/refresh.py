@@ -1,0 +1,93 @@
+"""Refresh the generated parts of the README and the docs.
+
+``python docs/refresh.py`` rewrites them, ``--check`` only says whether they are
+stale. A generated part stands between ``<!-- begin NAME -->`` and
+``<!-- end NAME -->``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import hwsim
+from hwsim.cli.app import run_code
+from hwsim.report import format as fmt
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("README.md",)
+EXAMPLE = (
+    "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"
+)
+PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def console(arguments: str) -> str:
+    """Return a console block: a command and what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run_code(shlex.split(arguments))
+    if code:
+        raise SystemExit(f"hwsim {arguments} ended with {code}")
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    return "\n".join(["```console", f"$ hwsim {arguments}", *lines, "```", ""])
+
+
+def published() -> str:
+    """Return the table of errors on the published runs."""
+    comparison = hwsim.compare_published()
+    names = {
+        "train": "training step", "forward": "encoder pass", "prefill": "prompt pass",
+        "decode": "decode step", "generate": "whole request",
+    }  # fmt: skip
+    lines = [
+        "| published runs | rows | median error, absolute | mean | median, signed |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    groups = [("all", comparison.summary()), *comparison.by("task").items()]
+    for name, part in groups:
+        lines.append(
+            f"| {names.get(name, name)} | {part['rows']} "
+            f"| {fmt.percent(part['median_ape'], 0)} | {fmt.percent(part['mape'], 0)} "
+            f"| {fmt.signed_percent(part['bias'], 0)} |"
+        )
+    missing = len(comparison.unanswered)
+    lines += [
+        "",
+        f"{missing} further rows need pipelines, which are not built yet.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+PARTS = {"example": lambda: console(EXAMPLE), "published": published}
+
+
+def refreshed(text: str) -> str:
+    """Return a text with its generated parts made anew."""
+    return PART.sub(lambda m: m[1] + PARTS[m[2]]() + m[3], text)
+
+
+def main() -> int:
+    """Rewrite or check; return the exit code."""
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = refreshed(old)
+        if new != old:
+            stale.append(name)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv[1:] and stale:
+        print(f"stale: {', '.join(stale)}; run python docs/refresh.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

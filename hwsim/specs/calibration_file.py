@@ -1,0 +1,187 @@
+"""What programs write about fits: ``calibration.json`` and ``intervals.json``."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hwsim.specs.base import Identifier, Name, Source, Spec, Text
+from hwsim.specs.residual import ResidualSpec
+
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+LogRatio = Annotated[float, Field(ge=-20.0, le=20.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rows = Annotated[int, Field(ge=0)]
+EVERY = "every"
+
+
+class Figure(Spec):
+    """A fitted parameter, in SI, and the bounds it was fitted within."""
+
+    value: Number
+    lower: Number
+    upper: Number
+
+
+class Regime(Spec):
+    """Quantiles of ln(measured / predicted) that 90 % of rows lie between."""
+
+    low: LogRatio
+    high: LogRatio
+    rows: Rows = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Regime:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} exceeds high {self.high}")
+        return self
+
+
+class RegimeTable(Spec):
+    """Spread of one operator family by regime.
+
+    Attributes
+    ----------
+    regimes : dict of name to Regime
+        ``every`` stands for regimes that are not listed.
+    """
+
+    regimes: dict[Name, Regime]
+
+    @model_validator(mode="after")
+    def _has_default(self) -> RegimeTable:
+        if EVERY not in self.regimes:
+            raise ValueError(f"regimes.{EVERY} is missing; other regimes use it")
+        return self
+
+
+class Errors(Spec):
+    """Errors over rows; relative to the measured time."""
+
+    rows: Rows
+    median_ape: Annotated[float, Field(ge=0.0)]
+    mape: Annotated[float, Field(ge=0.0)]
+    p90_ape: Annotated[float, Field(ge=0.0)]
+    bias: Number
+
+
+class IntervalCheck(Spec):
+    """Spread by regime, and what its intervals cover where it was not fitted.
+
+    Attributes
+    ----------
+    coverage : float
+        Share of held-out rows inside intervals made without their block. [1]
+    width : float
+        Mean of (upper - lower) / predicted. [1]
+    """
+
+    regimes: RegimeTable
+    coverage: Share
+    width: Annotated[float, Field(ge=0.0)]
+
+
+class DataUsed(Spec):
+    """A table behind a fit: its name and hash, whose rows, how many."""
+
+    file: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sources: tuple[Text, ...]
+    rows: Rows
+
+
+class FamilyFit(Spec):
+    """The fit of one operator family to one device.
+
+    Attributes
+    ----------
+    parameters : dict of dotted path to Figure
+        What was fitted.
+    residual : ResidualSpec or None
+        Learned factors, where they beat the physical form on held-out blocks.
+    split : str
+        What a block of rows is: held-out errors are of blocks not fitted.
+    fitted_rows : int
+        Rows that the parameters were fitted to: a sample, drawn with ``seed``.
+    in_sample, held_out : Errors
+        Of the final fit on all rows; of fits that never saw the row's block.
+    physics_held_out : Errors
+        As ``held_out``, without the residual.
+    by_group : dict of name to Errors
+        ``held_out`` by dtype or operator.
+    """
+
+    parameters: dict[Name, Figure]
+    residual: ResidualSpec | None = None
+    data: tuple[DataUsed, ...]
+    split: Text
+    seed: int
+    fitted_rows: Rows
+    in_sample: Errors
+    held_out: Errors | None
+    physics_held_out: Errors | None
+    by_group: dict[Name, Errors] = {}
+    interval: IntervalCheck
+
+
+class CalibrationFile(Spec):
+    """What ``hwsim calibrate`` writes beside a device's spec."""
+
+    schema_version: Literal[1] = 1
+    device: Identifier
+    generation: Identifier
+    hwsim_version: Name
+    date: dt.date
+    families: dict[Name, FamilyFit]
+    sources: tuple[Source, ...] = ()
+    notes: tuple[Text, ...] = ()
+
+
+class EndToEnd(Spec):
+    """What operators do not explain: host, framework, scheduling.
+
+    Attributes
+    ----------
+    low, high : float
+        Half widths in ln(measured / predicted), added in quadrature to those
+        of the operators.
+    rows, sources : int
+        Published figures behind it, and how many sources they come from.
+    coverage, width : float
+        Of the intervals of rows whose source was left out. [1]
+    """
+
+    low: LogRatio
+    high: LogRatio
+    rows: Rows
+    sources: Rows
+    coverage: Share
+    width: Annotated[float, Field(ge=0.0)]
+
+
+class IntervalFile(Spec):
+    """Spread of predictions for devices without a calibration of their own.
+
+    Attributes
+    ----------
+    generations, kinds : tuple of str
+        Generations and kinds of which some device was measured.
+    tables : dict of origin to tables by family
+        ``generation``: another device of the generation was measured;
+        ``kind``: devices of its kind were; ``assumed``: none.
+    end_to_end : dict of task to EndToEnd
+        ``train``, ``infer``; ``every`` for the rest.
+    """
+
+    schema_version: Literal[1] = 1
+    hwsim_version: Name
+    date: dt.date
+    generations: tuple[Identifier, ...]
+    kinds: tuple[Name, ...]
+    tables: dict[
+        Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]
+    ]
+    end_to_end: dict[Name, EndToEnd]
+    notes: tuple[Text, ...] = ()
