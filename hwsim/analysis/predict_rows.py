@@ -13,9 +13,9 @@ from hwsim.analysis.row_costs import COSTS, cost_rows
 from hwsim.analysis.row_group import Group
 from hwsim.analysis.row_work import row_work
 from hwsim.cost.cost import FloatArray
-from hwsim.errors import HwsimError, InputError
+from hwsim.errors import HwsimError
 from hwsim.specs.benchmark import benchmark_of
-from hwsim.specs.calibration import Calibration, calibration_for
+from hwsim.specs.calibration import Calibration, calibration_for, resolved_fidelity
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement_table import FamilyRows
@@ -45,7 +45,9 @@ class DeviceModel:
     interval: Interval | None = None
 
 
-def device_model(device: DeviceSpec, fidelity: RowFidelity | None = None) -> DeviceModel:
+def device_model(
+    device: DeviceSpec, fidelity: RowFidelity | None = None
+) -> DeviceModel:
     """Return what predicts the operators of a device.
 
     Parameters
@@ -60,11 +62,9 @@ def device_model(device: DeviceSpec, fidelity: RowFidelity | None = None) -> Dev
     """
     if fidelity == "roofline":
         return DeviceModel(None, "roofline")
-    if fidelity == "calibrated":
-        raise InputError(
-            f"device {device.id} has no calibration; make one with hwsim calibrate "
-            f"{device.id}, or use --fidelity structured"
-        )
+    used = resolved_fidelity(device, fidelity or "auto")
+    if used == "calibrated":
+        return DeviceModel(calibration_for(device, "calibrated"), "calibrated")
     return DeviceModel(calibration_for(device), "structured")
 
 
@@ -83,6 +83,8 @@ class RowPredictions:
         90 % interval; NaN where there is none. [s]
     flop, nbytes : ndarray of float64
         Work and least traffic; NaN where unknown.
+    compute, memory : ndarray of float64
+        Parts of the time spent on arithmetic and on memory. [s]
     bound : ndarray of str
         What most of the time goes to.
     device : ndarray of str
@@ -98,6 +100,8 @@ class RowPredictions:
     upper: FloatArray
     flop: FloatArray
     nbytes: FloatArray
+    compute: FloatArray
+    memory: FloatArray
     bound: NDArray[np.object_]
     device: NDArray[np.object_]
     fidelity: NDArray[np.object_]
@@ -112,8 +116,8 @@ def _nothing(count: int) -> RowPredictions:
         return np.full(count, "", dtype=object)
 
     return RowPredictions(
-        numbers(), numbers(), numbers(), numbers(), numbers(), texts(), texts(),
-        texts(), texts(),
+        numbers(), numbers(), numbers(), numbers(), numbers(), numbers(), numbers(),
+        texts(), texts(), texts(), texts(),
     )  # fmt: skip
 
 
@@ -183,5 +187,6 @@ def _predict_group(
             answer.reason[where] = str(error)
             continue
         answer.time[where] = cost.time
+        answer.compute[where], answer.memory[where] = cost.compute, cost.memory
         answer.bound[where] = cost.bound().astype(object)
         answer.flop[where], answer.nbytes[where] = row_work(rows)

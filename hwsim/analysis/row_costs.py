@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from hwsim.analysis.row_collective import collective_rows
+from hwsim.analysis.row_group import Group
 from hwsim.analysis.row_work import (
     Shapes,
     arithmetic,
@@ -22,7 +22,6 @@ from hwsim.analysis.row_work import (
     quantised_bytes,
     width,
 )
-from hwsim.analysis.row_group import Group
 from hwsim.cost.attention import decode_attention_cost, prefill_attention_cost
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.elementwise import elementwise_cost
@@ -205,9 +204,7 @@ def _host_link(group: Group) -> Cost:
     if link is None:
         raise InputError(f"device {group.device.id} has no host_link in its spec")
     latency = 0.0 if group.calibration is None else link.latency or 0.0
-    return combine(
-        interconnect=group.rows["nbytes"] / link.bandwidth, overhead=latency
-    )
+    return combine(interconnect=group.rows["nbytes"] / link.bandwidth, overhead=latency)
 
 
 # By family: columns whose values a call shares, and the call.
@@ -236,4 +233,3 @@ def cost_rows(group: Group) -> Cost:
     if not np.any(extra):
         return cost
     return add(cost, combine(overhead=extra))
-

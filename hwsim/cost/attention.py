@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.residual import attention_features, corrected
 from hwsim.cost.sequence import add, interconnect_to_overhead, select
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
@@ -86,6 +87,10 @@ def prefill_attention_cost(
         tokens = p.token_time * b * sq / device.compute.units
         write = combine(levels={main: written / rate}, interconnect=tokens, exponent=2)
         cost = add(cost, interconnect_to_overhead(write))
+    cost = corrected(
+        cost, calibration, "attention_prefill",
+        lambda: attention_features(b, h, g, dk, sq, sk, w, kv_element),
+    )  # fmt: skip
     if backward or not np.any(sq == 1):
         return cost
     single = decode_attention_cost(
@@ -165,7 +170,10 @@ def decode_attention_cost(
         overhead=start + p.sequence_time * b,
         exponent=p.overlap,
     )
-    return interconnect_to_overhead(cost)
+    return corrected(
+        interconnect_to_overhead(cost), calibration, "attention_decode",
+        lambda: attention_features(b, h, g, dk, np.ones(()), sk, w, kv_element),
+    )  # fmt: skip
 
 
 class _DecodeWork(NamedTuple):

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.network import Span, spans
+from hwsim.cost.residual import collective_features, corrected
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.parameters.collective import (
@@ -102,13 +103,18 @@ def collective_cost(
     if op in {"all_gather", "reduce_scatter", "all_to_all"}:
         copied = 2 * size / n / (system.device.bandwidth * parameters.copy_efficiency)
     overhead = fixed[best[0]]
-    return Cost(
+    cost = Cost(
         time=overhead + moved + copied,
         compute=zero,
         levels={memory: copied},
         interconnect=moved,
         overhead=overhead,
     )
+    reduces = op == "all_reduce" and used[0].network.in_network_reduction
+    return corrected(
+        cost, calibration, "collective",
+        lambda: collective_features(_OPS.index(op), size, n, len(used), reduces),
+    )  # fmt: skip
 
 
 def p2p_cost(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray
+from hwsim.cost.residual import corrected, log2
 from hwsim.cost.roofline import non_negative
 from hwsim.cost.terms import cache_name, cache_rate, combine_stream, memory_time
 from hwsim.errors import InputError
@@ -66,9 +67,13 @@ def elementwise_cost(
         amount = amount * (1.0 - share)
     levels[device.main_memory_name] = memory_time(amount, main_rate, params.memory_ramp)
     peak = device.peak(dtype, "vector") * params.compute_efficiency
-    return combine_stream(
+    cost = combine_stream(
         compute=work / peak,
         levels=levels,
         overhead=np.where(some, params.overhead, 0.0),
         exponent=params.overlap,
     )
+    return corrected(
+        cost, calibration, "elementwise",
+        lambda: {"bytes": log2(nbytes), "flop": log2(flop)},
+    )  # fmt: skip

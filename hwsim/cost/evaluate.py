@@ -23,8 +23,8 @@ from hwsim.specs.calibration import Calibration, calibration_for
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
-Fidelity = Literal["roofline", "structured"]
-FIDELITIES: tuple[Fidelity, ...] = ("roofline", "structured")
+Fidelity = Literal["auto", "roofline", "structured", "calibrated"]
+FIDELITIES: tuple[Fidelity, ...] = ("auto", "roofline", "structured", "calibrated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +89,16 @@ def cost_ops(
         Software stack: quality of its kernels.
     fidelity : str
         ``roofline`` is the speed of light from the datasheet;
-        ``structured`` uses the parameters of the device's generation.
+        ``structured`` uses the parameters of the device's generation,
+        ``calibrated`` those fitted to measurements of the device itself;
+        ``auto`` the best there is. No time is below the speed of light.
 
     Raises
     ------
     InputError
         If the device lacks a dtype.
     """
-    if fidelity not in FIDELITIES:
-        raise InputError(
-            f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
-        )
-    calibration = calibration or calibration_for(system.device)
-    context = _Context(system, calibration, stack)
+    context = _Context(system, _parameters(system, fidelity, calibration), stack)
     groups: dict[tuple[Hashable, ...], list[int]] = {}
     for index, op in enumerate(ops):
         groups.setdefault(_group_key(op, fidelity), []).append(index)
@@ -115,12 +112,40 @@ def cost_ops(
         interconnect[where], overhead[where] = cost.interconnect, cost.overhead
         for name, part in cost.levels.items():
             levels.setdefault(name, np.zeros(size))[where] = part
-    extra = overhead * np.array([max(op.kernels - 1, 0) for op in ops], dtype=float)
     if fidelity == "roofline":
-        extra = np.zeros(size)
+        return OpCosts(tuple(ops), time, compute, levels, interconnect, overhead)
+    extra = overhead * np.array([max(op.kernels - 1, 0) for op in ops], dtype=float)
+    # A learned factor, or a cache taken for faster than it is, ends at light.
+    short = np.maximum(_speed_of_light(ops, context) - (time + extra), 0.0)
+    overhead = overhead + (extra + short)
     return OpCosts(
-        tuple(ops), time + extra, compute, levels, interconnect, overhead + extra
+        tuple(ops), time + (extra + short), compute, levels, interconnect, overhead
     )
+
+
+def _parameters(
+    system: SystemSpec, fidelity: Fidelity, given: Calibration | None
+) -> Calibration:
+    if fidelity not in FIDELITIES:
+        raise InputError(
+            f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
+        )
+    if given is not None:
+        return given
+    if fidelity == "roofline":
+        return calibration_for(system.device)
+    return calibration_for(system.device, fidelity)
+
+
+def _speed_of_light(ops: Sequence[Op], context: _Context) -> FloatArray:
+    groups: dict[tuple[Hashable, ...], list[int]] = {}
+    for index, op in enumerate(ops):
+        groups.setdefault(_group_key(op, "roofline"), []).append(index)
+    bound = np.zeros(len(ops))
+    for key, where in groups.items():
+        if key[0] != "host_copy":
+            bound[where] = _COSTS[str(key[0])]([ops[i] for i in where], context).time
+    return bound
 
 
 def cost_op(
@@ -131,16 +156,17 @@ def cost_op(
     calibration: Calibration | None = None,
 ) -> Cost:
     """Return the cost of one operator, whose shapes may be arrays."""
-    calibration = calibration or calibration_for(system.device)
-    cost = _COSTS[str(_group_key(op, fidelity)[0])](
-        [op], _Context(system, calibration, stack, warm=False)
-    )
+    parameters = _parameters(system, fidelity, calibration)
+    context = _Context(system, parameters, stack, warm=False)
+    cost = _COSTS[str(_group_key(op, fidelity)[0])]([op], context)
+    light = _COSTS[str(_group_key(op, "roofline")[0])]([op], context)
+    short = np.maximum(light.time - cost.time, 0.0)[0]
     return Cost(
-        time=cost.time[0],
+        time=cost.time[0] + short,
         compute=cost.compute[0],
         levels={name: part[0] for name, part in cost.levels.items()},
         interconnect=cost.interconnect[0],
-        overhead=cost.overhead[0],
+        overhead=cost.overhead[0] + short,
     )
 
 

@@ -110,7 +110,7 @@ def weight_bytes(held: Parameters, precision: Precision) -> float:
     """Return the bytes of parameters as inference stores them. [B]"""
     return (
         held.linear * DTYPE_BYTES[precision.weight]
-        + held.plain * DTYPE_BYTES[precision.act]
+        + held.plain * DTYPE_BYTES[precision.table]
     )
 
 

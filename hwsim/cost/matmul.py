@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.cpu import blocked_cost
 from hwsim.cost.product import Product, product
+from hwsim.cost.residual import corrected, gemm_features
 from hwsim.cost.systolic import systolic_cost
 from hwsim.cost.terms import (
     cache_name,
@@ -69,7 +70,10 @@ def matmul_cost(
         cost = _tiled_cost(work, device, calibration, dtype)
     else:
         cost = _fitted_roofline(work, device, calibration, dtype)
-    return _shaped(cost, work)
+    return corrected(
+        _shaped(cost, work), calibration, "gemm",
+        lambda: gemm_features(m, n, k, batch, work.wide_bytes),
+    )  # fmt: skip
 
 
 def _tiled_cost(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.residual import corrected, moe_features
 from hwsim.cost.sequence import add
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
@@ -90,7 +91,12 @@ def moe_ffn_cost(
     rate = device.bandwidth * copying
     start = p.start_time + (p.narrow_start_time if narrow else 0.0)
     copies = combine(levels={device.main_memory_name: moved / rate}, overhead=start)
-    return add(up_cost, down_cost, copies)
+    return corrected(
+        add(up_cost, down_cost, copies), calibration, "moe",
+        lambda: moe_features(
+            mm, hidden, kk, ee / e, tk, own, stored, gated, routing_exponent
+        ),
+    )  # fmt: skip
 
 
 class _Load(NamedTuple):

@@ -55,3 +55,80 @@ def log2(values: ArrayLike) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     found: FloatArray = np.log2(np.maximum(array, 1.0))
     return found
+
+
+def gemm_features(
+    m: ArrayLike, n: ArrayLike, k: ArrayLike, batch: ArrayLike, width: float
+) -> dict[str, Any]:
+    """Return the features of products; ``width`` is of the dtype multiplied [B]."""
+    m, n, k, batch = (np.asarray(v, dtype=np.float64) for v in (m, n, k, batch))
+    return {
+        "m": log2(m), "n": log2(n), "k": log2(k), "batch": log2(batch),
+        "mn": log2(m * n * batch), "mk": log2(m * k), "nk": log2(n * k),
+        "work": log2(m * n * k * batch), "aspect": log2(n) - log2(k),
+        "rows_used": m / (128.0 * np.ceil(m / 128.0)),
+        "columns_used": n / (256.0 * np.ceil(n / 256.0)),
+        "blocks": log2(np.ceil(m / 128.0) * np.ceil(n / 128.0) * batch),
+        "width": width,
+    }  # fmt: skip
+
+
+def attention_features(
+    batch: FloatArray,
+    heads: FloatArray,
+    kv_heads: FloatArray,
+    head_dim: FloatArray,
+    seq_q: FloatArray,
+    seq_kv: FloatArray,
+    window: FloatArray,
+    kv_width: float,
+) -> dict[str, Any]:
+    """Return the features of fused attention; ``kv_width`` is of the cache [B]."""
+    seen = np.where(window > 0, np.minimum(seq_kv, window), seq_kv)
+    return {
+        "batch": log2(batch), "heads": log2(heads), "kv_heads": log2(kv_heads),
+        "group": log2(heads / kv_heads), "head_dim": log2(head_dim),
+        "seq_q": log2(seq_q), "seen": log2(seen), "window": log2(window),
+        "over_window": (window > 0) * log2(seq_kv / np.maximum(window, 1.0)),
+        "tokens": log2(batch * seq_q), "units": log2(batch * kv_heads),
+        "rows": log2(batch * heads * seq_q),
+        "cache": log2(batch * kv_heads * seen * head_dim * kv_width),
+        "work": log2(batch * heads * seq_q * seen * head_dim), "kv_width": kv_width,
+    }  # fmt: skip
+
+
+def moe_features(
+    tokens: FloatArray,
+    ffn: FloatArray,
+    hidden: FloatArray,
+    local: FloatArray,
+    topk: FloatArray,
+    pairs: FloatArray,
+    width: float,
+    gated: bool,
+    routing: float,
+) -> dict[str, Any]:
+    """Return the features of routed experts on one rank.
+
+    ``ffn`` is the width after tensor parallelism, ``local`` the rank's
+    experts, ``pairs`` its (token, expert) pairs.
+    """
+    return {
+        "tokens": log2(tokens), "ffn": log2(ffn), "hidden": log2(hidden),
+        "local": log2(local), "topk": topk, "pairs": log2(pairs),
+        "rows": log2(16.0 * pairs / local), "all_pairs": log2(tokens * topk),
+        "weights": log2(ffn * hidden), "held": log2(ffn * hidden * local),
+        "work": log2(pairs * ffn * hidden), "width": width, "gated": float(gated),
+        "routing": routing,
+    }  # fmt: skip
+
+
+def collective_features(
+    op: int, nbytes: FloatArray, size: int, levels: int, reduces: bool
+) -> dict[str, Any]:
+    """Return the features of a collective of ``size`` devices over ``levels``."""
+    return {
+        "op": float(op), "bytes": log2(nbytes), "size": log2(float(size)),
+        "share": log2(nbytes / size), "levels": float(levels),
+        "reduces": float(reduces),
+    }  # fmt: skip

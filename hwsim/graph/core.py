@@ -205,7 +205,8 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
     source = Operand(
         sources[-1].role, sum(o.nbytes for o in sources), sources[-1].dtype
     )
-    if h.heads > h.kv_heads and not h.shared:
+    grouped = h.shared or w.setting.fusion.grouped
+    if h.heads > h.kv_heads and not grouped:
         # Frameworks without a grouped product repeat keys and values in memory.
         repeated = w.act(rows * h.heads * (h.qk + h.v))
         inputs = tuple(dict.fromkeys((parts.k, parts.v, *parts.also)))
@@ -246,7 +247,7 @@ def _product(
     p, h = c.seen, c.heads
     n, k = shape
     batch, m = p.batch * h.heads, p.seq_q
-    if h.shared:
+    if h.shared or w.setting.fusion.grouped:
         batch, m = p.batch * h.kv_heads, p.seq_q * (h.heads // h.kv_heads)
     op = Matmul(
         name=name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hwsim.errors import UnknownNameError
-from hwsim.specs.base import DTYPE_BYTES, DTYPES
+from hwsim.specs.base import DTYPE_BYTES, DTYPES, WHOLE_MODEL_FORMATS
 
 # Matrix units take these, but activations are kept in bf16 between operators.
 QUANTISED = frozenset({"fp8", "int8", "fp6", "fp4", "int4"})
@@ -24,6 +24,9 @@ class Precision:
     act, weight, kv, grad : str
         As stored: activations and unquantised parameters, linear weights,
         KV cache, parameter gradients.
+    table : str
+        Embeddings, the output layer and other parameters that a quantised
+        format may leave out.
     attention : str
         Of the products inside attention.
     vector : str
@@ -35,6 +38,7 @@ class Precision:
     weight: str
     kv: str
     grad: str
+    table: str
     attention: str
     vector: str
 
@@ -85,8 +89,9 @@ def resolve(
     weight = stored(known_dtype(weight_dtype or dtype, weights=True))
     kv = stored(known_dtype(kv_dtype or act))
     grad = stored(known_dtype(grad_dtype or act))
+    table = weight if weight in WHOLE_MODEL_FORMATS else act
     attention = act if dtype in QUANTISED else dtype
     if dtype in QUANTISED and kv == "fp8":
         attention = kv
     vector = "fp64" if dtype == "fp64" else "fp32"
-    return Precision(dtype, act, weight, kv, grad, attention, vector)
+    return Precision(dtype, act, weight, kv, grad, table, attention, vector)

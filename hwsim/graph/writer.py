@@ -227,7 +227,7 @@ class Writer:
         setting, precision = self.setting, self.setting.precision
         math, weight = precision.math, precision.weight
         if not quantise:
-            math, weight = self.plain_math, precision.act
+            math, weight = self.plain_math, precision.table
         elif precision.quantised:
             x = self.quantised(x, batch * m * k)
         a_bytes, b_bytes = DTYPE_BYTES[math], DTYPE_BYTES[weight]

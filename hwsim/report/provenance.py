@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,10 +16,12 @@ from hwsim.specs.base import CatalogSpec, Source, Spec, find_source, iter_figure
 from hwsim.specs.calibration import Calibration, calibration_for
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
+from hwsim.units import Dimension
 from hwsim.version import __version__
 
 ASSUMED = "assumed"
 _OVERRIDE = "override "
+_INDEX, _LAST_INDEX = re.compile(r"(\.\d+)+$"), re.compile(r"\.\d+$")
 _FIDELITIES = {
     "roofline": (
         "Speed of light: every operator takes the larger of its arithmetic at the "
@@ -104,20 +108,36 @@ def figure_rows(
 ) -> list[tuple[Cell, ...]]:
     """Return a row per figure of a spec: key, value with unit, source."""
     rows: list[tuple[Cell, ...]] = []
-    for path, value, dimension in iter_figures(spec):
-        if path.startswith("device."):
-            continue  # a system's device has a table of its own
-        source = find_source(sources, path)
+    # A device has a table of its own; a list of figures is one row.
+    every = (f for f in iter_figures(spec) if not f[0].startswith("device."))
+    for path, group in itertools.groupby(every, key=lambda f: _INDEX.sub("", f[0])):
+        items = list(group)
+        source = find_source(sources, items[0][0])
         assumed = source is not None and source.kind == ASSUMED
-        shown = fmt.quantity(value, dimension.unit) if dimension else _plain(value)
         rows.append(
             (
                 Cell(prefix + path, code=True),
-                Cell(shown, number=True, badge=ASSUMED if assumed else ""),
+                Cell(
+                    _values(items), number=len(items) == 1,
+                    badge=ASSUMED if assumed else "",
+                ),
                 numbers.cell(source),
             )
-        )
+        )  # fmt: skip
     return rows
+
+
+def _values(items: Sequence[tuple[str, float, Dimension | None]]) -> str:
+    """Return a figure, a list of them, or a list of tuples such as tile shapes."""
+    outer = itertools.groupby(items, key=lambda f: _LAST_INDEX.sub("", f[0]))
+    lists = [[_value(value, unit) for _, value, unit in group] for _, group in outer]
+    if len(lists) == 1:
+        return ", ".join(lists[0])
+    return ", ".join("×".join(values) for values in lists)
+
+
+def _value(value: float, dimension: Dimension | None) -> str:
+    return fmt.quantity(value, dimension.unit) if dimension else _plain(value)
 
 
 def _plain(value: float) -> str:

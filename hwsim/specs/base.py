@@ -100,6 +100,9 @@ DTYPE_BYTES: dict[str, float] = {
     "q4_k_m": 4.8944 / 8, "q4_0": 4.5 / 8, "mxfp4": 4.25 / 8,
 }  # fmt: skip
 
+# Formats of whole files: their bits per weight count embeddings and output too.
+WHOLE_MODEL_FORMATS = frozenset({"q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"})
+
 
 class Source(Spec):
     """Where figures come from.

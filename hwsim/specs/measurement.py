@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,9 +39,11 @@ def _dtype_pair(text: str) -> str:
 
 
 def _flag(value: object) -> object:
-    return {"yes": 1, "no": 0}.get(value.casefold(), value) if isinstance(
-        value, str
-    ) else value
+    return (
+        {"yes": 1, "no": 0}.get(value.casefold(), value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 Micros = Annotated[float, Field(gt=0.0, le=1e12)]
@@ -200,9 +201,9 @@ class MoeRow(TimedRow):
     topk: Size
     tp: Size = 1
     ep: Size = 1
-    routing: Annotated[
-        str, Field(pattern=r"^(balanced|power_law_\d+(\.\d+)?)$")
-    ] = "balanced"
+    routing: Annotated[str, Field(pattern=r"^(balanced|power_law_\d+(\.\d+)?)$")] = (
+        "balanced"
+    )
     gated: Flag = True
 
 

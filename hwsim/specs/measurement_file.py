@@ -74,7 +74,10 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
         sound = {i for i, _ in good}
         bad += [
             BadRow(
-                file, i, "", f"has {len(line)} values, the heading names {width} columns"
+                file,
+                i,
+                "",
+                f"has {len(line)} values, the heading names {width} columns",
             )
             for i, line in enumerate(lines[1:], 1)
             if i not in sound

@@ -190,7 +190,7 @@ def _column(
     made: dict[Any, Any] = {}
     wrong: dict[Any, str] = {}
     for value in set(given):
-        if value in _EMPTY or value != value:  # noqa: PLR0124  NaN
+        if value in _EMPTY or value != value:
             made[value] = default
             if info.is_required():
                 wrong[value] = "is empty; fill it in"

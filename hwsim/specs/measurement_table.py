@@ -38,8 +38,10 @@ class BadRow:
 
     def __str__(self) -> str:
         where = f"{self.file}: row {self.row}"
-        return f"{where}: {self.column}: {self.reason}" if self.column else (
-            f"{where}: {self.reason}"
+        return (
+            f"{where}: {self.column}: {self.reason}"
+            if self.column
+            else (f"{where}: {self.reason}")
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class Fusion(Spec):
         go through memory between separate products and softmax.
     softmax : bool
         Unfused attention only: scaling, mask and softmax are one kernel.
+    grouped : bool
+        Unfused attention only: query heads that share keys stand as rows of one
+        product; else keys and values are repeated in memory.
     qkv, gate_up : bool
         One product makes queries, keys and values; gate and up projections.
     residual_norm : bool
@@ -59,6 +62,7 @@ class Fusion(Spec):
 
     attention: Literal["fused", "unfused"] = "fused"
     softmax: bool = False
+    grouped: bool = False
     qkv: bool = True
     gate_up: bool = True
     residual_norm: bool = True
