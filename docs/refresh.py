@@ -2,7 +2,8 @@
 
 ``python docs/refresh.py`` rewrites them, ``--check`` only says whether they are
 stale. A generated part stands between ``<!-- begin NAME -->`` and
-``<!-- end NAME -->``.
+``<!-- end NAME -->``; a console block after ``<!-- run: ARGUMENTS -->`` is what
+``hwsim ARGUMENTS`` prints, its first lines only after ``<!-- run 5: ... -->``.
 """
 
 from __future__ import annotations
@@ -19,22 +20,24 @@ from hwsim.cli.app import run_code
 from hwsim.report import format as fmt
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("README.md",)
+FILES = ("README.md", "docs/tutorial.md", "docs/guides/add-a-device.md")
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"
 )
 PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+RUN = re.compile(r"(<!-- run ?(\d*): (.*?) -->\n)```console\n.*?```\n", re.DOTALL)
 
 
-def console(arguments: str) -> str:
-    """Return a console block: a command and what it prints."""
+def console(arguments: str, first: int | None = None) -> str:
+    """Return a console block: a command and the first lines that it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = run_code(shlex.split(arguments))
     if code:
         raise SystemExit(f"hwsim {arguments} ended with {code}")
     lines = [line.rstrip() for line in printed.getvalue().splitlines()]
-    return "\n".join(["```console", f"$ hwsim {arguments}", *lines, "```", ""])
+    shown = lines[:first] + (["..."] if len(lines[:first]) < len(lines) else [])
+    return "\n".join(["```console", f"$ hwsim {arguments}", *shown, "```", ""])
 
 
 def published() -> str:
@@ -69,6 +72,7 @@ PARTS = {"example": lambda: console(EXAMPLE), "published": published}
 
 def refreshed(text: str) -> str:
     """Return a text with its generated parts made anew."""
+    text = RUN.sub(lambda m: m[1] + console(m[3], int(m[2]) if m[2] else None), text)
     return PART.sub(lambda m: m[1] + PARTS[m[2]]() + m[3], text)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.analysis.row_costs import COSTS, cost_rows
+from hwsim.analysis.row_end_to_end import end_to_end_rows
 from hwsim.analysis.row_group import Group
-from hwsim.analysis.row_work import row_work
+from hwsim.analysis.row_work import arithmetic, row_work
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError
 from hwsim.specs.benchmark import benchmark_of
@@ -78,13 +79,12 @@ class RowPredictions:
     Attributes
     ----------
     time : ndarray of float64
-        Predicted time; NaN where there is none. [s]
+        Predicted time, or the rate that an end-to-end row measures; NaN where
+        there is none. [s]
     lower, upper : ndarray of float64
         90 % interval; NaN where there is none. [s]
     flop, nbytes : ndarray of float64
         Work and least traffic; NaN where unknown.
-    compute, memory : ndarray of float64
-        Parts of the time spent on arithmetic and on memory. [s]
     bound : ndarray of str
         What most of the time goes to.
     device : ndarray of str
@@ -100,8 +100,6 @@ class RowPredictions:
     upper: FloatArray
     flop: FloatArray
     nbytes: FloatArray
-    compute: FloatArray
-    memory: FloatArray
     bound: NDArray[np.object_]
     device: NDArray[np.object_]
     fidelity: NDArray[np.object_]
@@ -116,8 +114,8 @@ def _nothing(count: int) -> RowPredictions:
         return np.full(count, "", dtype=object)
 
     return RowPredictions(
-        numbers(), numbers(), numbers(), numbers(), numbers(), numbers(), numbers(),
-        texts(), texts(), texts(), texts(),
+        numbers(), numbers(), numbers(), numbers(), numbers(), texts(), texts(),
+        texts(), texts(),
     )  # fmt: skip
 
 
@@ -147,6 +145,9 @@ def predict_rows(
         Rows that cannot be predicted say why.
     """
     answer = _nothing(len(rows))
+    if rows.family == "end_to_end":
+        _end_to_end(rows, fidelity, answer)
+        return answer
     names = ("device", "source", "system")
     for (device_name, source, system), index in rows.group_indices(*names):
         try:
@@ -171,12 +172,22 @@ def predict_rows(
     return answer
 
 
+def _end_to_end(
+    rows: FamilyRows, fidelity: RowFidelity | None, answer: RowPredictions
+) -> None:
+    for index, found in enumerate(end_to_end_rows(rows, fidelity)):
+        answer.time[index] = found.value
+        answer.lower[index], answer.upper[index] = found.lower, found.upper
+        answer.bound[index], answer.device[index] = found.bound, found.device
+        answer.fidelity[index], answer.reason[index] = found.fidelity, found.reason
+
+
 def _predict_group(
     group: Group, index: NDArray[np.int64], answer: RowPredictions
 ) -> None:
     family = COSTS.get(group.rows.family)
     if family is None:
-        answer.reason[index] = f"{group.rows.family} rows have no prediction yet"
+        answer.reason[index] = f"{group.rows.family} is measured but not predicted"
         return
     for _, part in group.rows.group_indices(*family[0]):
         where = index[part]
@@ -187,6 +198,39 @@ def _predict_group(
             answer.reason[where] = str(error)
             continue
         answer.time[where] = cost.time
-        answer.compute[where], answer.memory[where] = cost.compute, cost.memory
         answer.bound[where] = cost.bound().astype(object)
         answer.flop[where], answer.nbytes[where] = row_work(rows)
+
+
+class LightTimes(NamedTuple):
+    """Speed-of-light times of the parts of rows; NaN where unknown. [s]"""
+
+    compute: FloatArray
+    memory: FloatArray
+    link: FloatArray
+
+
+def light_times(rows: FamilyRows) -> LightTimes:
+    """Return what the datasheet says of rows: arithmetic, traffic, links.
+
+    Caches are left out of it: bytes count as if main memory moved them once.
+    """
+    count = len(rows)
+    if rows.family in {"collective", "host_link"}:
+        light = predict_rows(rows, fidelity="roofline").time
+        return LightTimes(np.zeros(count), np.zeros(count), light)
+    answer = LightTimes(*(np.full(count, np.nan) for _ in range(3)))
+    unit: Literal["matrix", "vector"] = (
+        "vector" if rows.family == "elementwise" else "matrix"
+    )
+    for (name, dtype), index in rows.group_indices("device", "dtype"):
+        try:
+            device = load_device(name)
+            peak = device.peak(arithmetic(dtype.partition("->")[0]), unit)
+        except HwsimError:
+            continue
+        work = row_work(rows.take(index))
+        answer.compute[index] = work.flop / peak
+        answer.memory[index] = work.nbytes / device.bandwidth
+        answer.link[index] = 0.0
+    return answer

@@ -68,6 +68,10 @@ class Group:
 
     def cache_share(self) -> float:
         """Return the share of the shared cache that one working set can fill."""
+        if self.calibration is not None:
+            fitted = self.calibration.cache_reach.get(self.rows.family)
+            if fitted is not None:
+                return float(fitted)
         name = self.device.architecture
         own = self.benchmark.cache_share
         return own.get(name, load_benchmark(DEFAULT).cache_share.get(name, 1.0))

@@ -18,6 +18,7 @@ from hwsim.analysis.predict_rows import (
     RowFidelity,
     RowPredictions,
     device_model,
+    light_times,
     predict_rows,
 )
 from hwsim.analysis.result import Result
@@ -62,8 +63,8 @@ class FamilyComparison:
 
     @property
     def measured(self) -> FloatArray:
-        """Measured time. [s]"""
-        return self.rows["time"]
+        """What was measured, in SI: a time, or a rate of end-to-end work."""
+        return self.rows.measured
 
     @property
     def relative_error(self) -> FloatArray:
@@ -72,7 +73,16 @@ class FamilyComparison:
 
     def describe(self, index: int) -> str:
         """Return the shape of one row in words."""
-        skipped = {"time", "energy_j", "hot", "copies", "resident", "outlier"}
+        skipped = {
+            "time",
+            "measured",
+            "value",
+            "energy_j",
+            "hot",
+            "copies",
+            "resident",
+            "outlier",
+        }
         parts = []
         for name, values in self.rows.columns.items():
             value = values[index]
@@ -131,10 +141,10 @@ class Validation(Result):
             "regime": joined(lambda f: f.regime),
             "fidelity": joined(lambda f: f.predictions.fidelity),
             "bound": joined(lambda f: f.predictions.bound),
-            "measured_s": joined(lambda f: f.measured).astype(np.float64),
-            "predicted_s": joined(lambda f: f.predictions.time).astype(np.float64),
-            "lower_s": joined(lambda f: f.predictions.lower).astype(np.float64),
-            "upper_s": joined(lambda f: f.predictions.upper).astype(np.float64),
+            "measured": joined(lambda f: f.measured).astype(np.float64),
+            "predicted": joined(lambda f: f.predictions.time).astype(np.float64),
+            "lower": joined(lambda f: f.predictions.lower).astype(np.float64),
+            "upper": joined(lambda f: f.predictions.upper).astype(np.float64),
             "reason": joined(lambda f: f.predictions.reason),
         }
 
@@ -144,7 +154,7 @@ class Validation(Result):
         import pandas as pd
 
         frame = pd.DataFrame(self.columns)
-        frame["relative_error"] = frame["predicted_s"] / frame["measured_s"] - 1.0
+        frame["relative_error"] = frame["predicted"] / frame["measured"] - 1.0
         return frame
 
     @cached_property
@@ -164,10 +174,10 @@ class Validation(Result):
     def _figures(self) -> dict[str, FloatArray]:
         columns = self.columns
         return {
-            "predicted": columns["predicted_s"],
-            "measured": columns["measured_s"],
-            "lower": columns["lower_s"],
-            "upper": columns["upper_s"],
+            "predicted": columns["predicted"],
+            "measured": columns["measured"],
+            "lower": columns["lower"],
+            "upper": columns["upper"],
         }
 
     @cached_property
@@ -219,8 +229,8 @@ class Validation(Result):
                     "dtype": rows["dtype"][index],
                     "kernel": rows["kernel"][index],
                     "shape": [comparison.describe(i) for i in index],
-                    "measured_s": measured[index],
-                    "predicted_s": times[index],
+                    "measured": measured[index],
+                    "predicted": times[index],
                     "relative_error": comparison.relative_error[index],
                     "bound": p.bound[index],
                 }
@@ -358,8 +368,4 @@ def _compared(
     rows: FamilyRows, fidelity: RowFidelity | None, models: Models
 ) -> FamilyComparison:
     predictions = predict_rows(rows, fidelity=fidelity, models=models)
-    light = predictions
-    if fidelity != "roofline":
-        light = predict_rows(rows, fidelity="roofline")
-    regime = regimes(light.time, light.compute, light.memory)
-    return FamilyComparison(rows, predictions, regime)
+    return FamilyComparison(rows, predictions, regimes(*light_times(rows)))

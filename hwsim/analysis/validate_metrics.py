@@ -102,20 +102,27 @@ def grouped(
 
 
 def regimes(
-    light: FloatArray, compute: FloatArray, memory: FloatArray
+    compute: FloatArray, memory: FloatArray, link: FloatArray
 ) -> NDArray[np.object_]:
     """Return the regime of rows: how much work, and what bounds it by datasheet.
 
     Parameters
     ----------
-    light : ndarray of float64
-        Speed-of-light time, links included. [s]
-    compute, memory : ndarray of float64
-        Its parts: arithmetic at peak, traffic at datasheet bandwidth. [s]
+    compute, memory, link : ndarray of float64
+        Speed-of-light time of each part. [s]
+
+    Examples
+    --------
+    >>> one = np.array([1e-3]), np.array([1e-6]), np.array([0.0])
+    >>> regimes(*one).tolist()
+    ['large compute-bound']
     """
+    parts = np.stack([compute, memory, link])
+    light = parts.max(axis=0)
     size = np.where(light < SMALL, "small", np.where(light < LARGE, "medium", "large"))
-    bound = np.where(compute > memory, "compute-bound", "memory-bound")
-    bound = np.where((compute == 0) & (memory == 0), "link-bound", bound)
-    names = np.char.add(np.char.add(size, " "), bound).astype(object)
-    names[~np.isfinite(light)] = "unknown"
-    return names
+    names = np.array(["compute-bound", "memory-bound", "link-bound"])
+    known = np.isfinite(light)
+    bound = names[np.argmax(np.where(known, parts, 0.0), axis=0)]
+    labels = np.char.add(np.char.add(size, " "), bound).astype(object)
+    labels[~known] = "unknown"
+    return labels

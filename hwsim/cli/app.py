@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import ask, catalog, demo, picture
+from hwsim.cli import ask, catalog, demo, picture, validate
 from hwsim.errors import HwsimError
 from hwsim.version import __version__
 
@@ -31,6 +31,7 @@ ask.register(app)
 catalog.register(app)
 picture.register(app)
 demo.register(app)
+validate.register(app)
 
 
 def _show_version(asked: bool) -> None:

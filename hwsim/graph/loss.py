@@ -15,6 +15,7 @@ def cross_entropy(w: Writer, logits: int, rows: float) -> tuple[int, int]:
     backward of each are kernels of their own.
     """
     columns = float(w.setting.shard.vocab)
+    _metrics(w, logits, rows, columns)
     if w.setting.fusion.cross_entropy:
         return _fused(w, logits, rows, columns)
     return _unfused(w, logits, rows, columns)
@@ -31,6 +32,21 @@ def _reductions(w: Writer, x: int, rows: float, *names: str) -> int:
     for name in names:
         x = w.collective(f"loss_{name}", "all_reduce", (x,), rows * 4.0)
     return x
+
+
+def _metrics(w: Writer, logits: int, rows: float, columns: float) -> None:
+    """Append what a framework computes from the logits for its log alone."""
+    for number in range(w.setting.stack.loss_metrics):
+        op = Softmax(
+            name=f"loss_metric_{number + 1}",
+            dtype=w.setting.precision.vector,
+            rows=rows,
+            columns=columns,
+            reads=(w.act(rows * columns),),
+            writes=(w.act(rows * columns),),
+            kernels=2,
+        )
+        _put(w, op, logits)
 
 
 def _put(w: Writer, op: Op, x: int) -> int:

@@ -21,7 +21,15 @@ from pydantic import (
 )
 
 from hwsim.specs.base import DTYPE_BYTES, Name
-from hwsim.specs.measurement_names import SCALED_DTYPES, canonical_dtype
+from hwsim.specs.measurement_names import (
+    METRICS,
+    RATE_UNITS,
+    SCALED_DTYPES,
+    TIME_UNITS,
+    canonical_dtype,
+    canonical_metric,
+    canonical_unit,
+)
 
 _ARITHMETIC = (*DTYPE_BYTES, *SCALED_DTYPES)
 
@@ -36,6 +44,21 @@ def _known_dtype(text: str) -> str:
 def _dtype_pair(text: str) -> str:
     """Check a dtype, or input and output dtype joined by ``->``."""
     return "->".join(_known_dtype(part) for part in text.split("->", 1))
+
+
+def _known_metric(text: str) -> str:
+    name = canonical_metric(text)
+    if name not in METRICS:
+        raise ValueError(f"metric {text!r} is none of {', '.join(METRICS)}")
+    return name
+
+
+def _known_unit(text: str) -> str:
+    name = canonical_unit(text)
+    if name not in {*TIME_UNITS, *RATE_UNITS}:
+        known = ", ".join((*TIME_UNITS, *RATE_UNITS))
+        raise ValueError(f"unit {text!r} is none of {known}")
+    return name
 
 
 def _flag(value: object) -> object:
@@ -56,6 +79,8 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 DtypeName = Annotated[str, AfterValidator(_known_dtype)]
 DtypePair = Annotated[str, AfterValidator(_dtype_pair)]
 Launch = Literal["eager", "graph"]
+Metric = Annotated[str, AfterValidator(_known_metric)]
+Unit = Annotated[str, AfterValidator(_known_unit)]
 
 
 class MeasuredRow(BaseModel):
@@ -289,16 +314,50 @@ class EndToEndRow(MeasuredRow):
 
     Attributes
     ----------
+    op : str
+        ``train`` (one optimizer step) or ``infer`` (a batch of equal requests).
+    device, system : str
+        A system, else a device: a system of one, or the usual node of it where
+        more devices take part.
+    layers : int or None
+        Layers, where not all of the model's were run.
+    global_batch, micro_batch : int or None
+        Sequences of a step; of one rank and pass.
+    batch, isl, osl : int or None
+        Requests served together, prompt tokens, generated tokens of each.
+    stack : str
+        Software stack; the default of the task where it is not given.
     metric : str
         step_time, ttft, tpot, latency, throughput.
     value : float or None
-        In ``unit``; or ``latency_us`` alone.
+        In ``unit``: a time, or tokens/s, tokens/s/device, sequences/s of a
+        throughput; ``latency_us`` instead of both.
     """
 
     model: Name
-    metric: Literal["step_time", "ttft", "tpot", "latency", "throughput"]
+    num_devices: Size = 1
+    tp: Size = 1
+    pp: Size = 1
+    dp: Size | None = None
+    cp: Size = 1
+    ep: Size = 1
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    sequence_parallel: Flag = False
+    recompute: Literal["none", "selective", "full"] = "none"
+    optimizer: str = "adamw"
+    layers: Size | None = None
+    global_batch: Size | None = None
+    micro_batch: Size | None = None
+    seq_len: Size | None = None
+    batch: Size | None = None
+    isl: Tokens | None = None
+    osl: Tokens | None = None
+    weight_dtype: str = ""
+    kv_dtype: DtypeName | None = None
+    stack: str = ""
+    metric: Metric
     value: Annotated[float, Field(gt=0.0, le=1e15)] | None = None
-    unit: str = ""
+    unit: Unit = "s"
     latency_us: Micros | None = None
 
 
@@ -379,6 +438,20 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "value", "is empty; give it with its unit, or latency_us",
             lambda c: np.isnan(c["value"]) & np.isnan(c["latency_us"]),
+        ),
+        Rule(
+            "unit", "is no rate, as throughput needs, or no time, as other metrics do",
+            lambda c: np.isin(c["unit"], RATE_UNITS) != (c["metric"] == "throughput"),
+        ),
+        Rule(
+            "global_batch", "and seq_len are needed to train; one is empty",
+            lambda c: (c["op"] == "train")
+            & (np.isnan(c["global_batch"]) | np.isnan(c["seq_len"])),
+        ),
+        Rule(
+            "batch", "and isl are needed to infer; one is empty",
+            lambda c: (c["op"] == "infer")
+            & (np.isnan(c["batch"]) | np.isnan(c["isl"])),
         ),
     ),
 }  # fmt: skip

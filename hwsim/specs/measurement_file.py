@@ -77,7 +77,7 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
                 file,
                 i,
                 "",
-                f"has {len(line)} values, the heading names {width} columns",
+                f"has {len(line)} values, the heading {width}",
             )
             for i, line in enumerate(lines[1:], 1)
             if i not in sound

@@ -68,6 +68,17 @@ DTYPE_ALIASES: dict[str, str] = {
 SCALED_DTYPES: dict[str, str] = {"fp8_block": "fp8"}
 
 METRICS = ("step_time", "ttft", "tpot", "latency", "throughput")
+METRIC_ALIASES: dict[str, str] = {
+    "iteration_time": "step_time", "iter_time": "step_time",
+    "time_to_first_token": "ttft", "mean_ttft": "ttft",
+    "time_per_output_token": "tpot", "mean_tpot": "tpot", "mean_itl": "tpot",
+    "itl": "tpot", "next_token_latency": "tpot",
+    "end_to_end_latency": "latency", "e2e_latency": "latency",
+    "forward_latency": "latency", "output_throughput": "throughput",
+}  # fmt: skip
+# SI factor of each unit of an end-to-end metric, and the unit in SI.
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
+RATE_UNITS = ("tokens/s", "tokens/s/device", "sequences/s", "samples/s")
 
 
 def folded(text: str) -> str:
@@ -111,3 +122,20 @@ def canonical_dtype(text: str) -> str:
     """
     name = text.strip().casefold().removeprefix("torch.")
     return DTYPE_ALIASES.get(name, name)
+
+
+def canonical_metric(text: str) -> str:
+    """Return an end-to-end metric as hwsim writes it."""
+    name = folded(text)
+    return METRIC_ALIASES.get(name, name)
+
+
+def canonical_unit(text: str) -> str:
+    """Return a unit without what follows in brackets.
+
+    Examples
+    --------
+    >>> canonical_unit("tokens/s (whole system)")
+    'tokens/s'
+    """
+    return text.split("(")[0].strip().casefold().replace("/gpu", "/device")

@@ -18,7 +18,7 @@ from hwsim.registry import search_paths
 from hwsim.resources import expanded
 from hwsim.specs.measurement import ROWS, RULES, Rule
 from hwsim.specs.measurement_file import SUFFIXES, RawTable, raw_table
-from hwsim.specs.measurement_names import family_of, folded, known_ops
+from hwsim.specs.measurement_names import TIME_UNITS, family_of, folded, known_ops
 from hwsim.specs.measurement_table import (
     MICRO,
     BadRow,
@@ -106,6 +106,8 @@ def _refuse(bad: Sequence[BadRow]) -> None:
 
 def _by_family(file: str, raw: RawTable, bad: list[BadRow]) -> dict[str, RawTable]:
     """Return rows by family, operators renamed; rows of none are bad."""
+    if "op" not in raw.columns and {"model", "metric"} <= raw.columns.keys():
+        raw.columns["op"] = _tasks(raw)
     if "op" not in raw.columns:
         reason = "is missing; add a column that names the operator"
         bad += [BadRow(file, int(n), "op", reason) for n in raw.numbers]
@@ -125,6 +127,14 @@ def _by_family(file: str, raw: RawTable, bad: list[BadRow]) -> dict[str, RawTabl
             reason = _no_family(str(op or ""))
             bad += [BadRow(file, int(n), "op", reason) for n in raw.numbers[ops == op]]
     return found
+
+
+def _tasks(raw: RawTable) -> Column:
+    """Return the operator of end-to-end rows that do not name it."""
+    trains = raw.columns.get("global_batch")
+    if trains is None:
+        return _objects(["infer"] * len(raw.numbers))
+    return _objects(["infer" if value in _EMPTY else "train" for value in trains])
 
 
 def _no_family(op: str) -> str:
@@ -161,6 +171,8 @@ def _checked(
         for name, values in raw.columns.items()
         if name not in columns
     }
+    if family == "end_to_end":
+        columns["measured"] = _metric_values(columns)
     if "latency_us" in columns:
         columns["time"] = columns.pop("latency_us") * MICRO
     if "bytes" in columns:
@@ -172,6 +184,13 @@ def _checked(
     sound = np.ones(len(rows), dtype=bool)
     sound[list(faults)] = False
     return rows.take(sound)
+
+
+def _metric_values(columns: Mapping[str, Column]) -> Column:
+    """Return end-to-end metrics in SI: seconds, or units of work a second."""
+    factors = np.array([TIME_UNITS.get(unit, 1.0) for unit in columns["unit"]])
+    given: Column = columns["value"] * factors
+    return np.where(np.isnan(given), columns["latency_us"] * MICRO, given)
 
 
 def _column(

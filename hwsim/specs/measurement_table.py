@@ -64,7 +64,8 @@ class FamilyRows:
         Which schema the columns follow.
     columns : mapping of str to ndarray
         Numbers as float64 (NaN where not given), text as object arrays (empty
-        where not given). ``time`` is the measured time in seconds.
+        where not given). ``time`` is the measured time in seconds, ``measured``
+        of end-to-end rows the metric in SI, ``power_w`` of power rows watts.
     extra : mapping of str to ndarray
         Columns that the schema does not know, as text.
     file : ndarray of str
@@ -90,6 +91,12 @@ class FamilyRows:
                 f"{self.family} rows have no column {name!r}; they have "
                 f"{', '.join(self.columns)}"
             ) from None
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        """What was measured, in SI."""
+        names = {"end_to_end": "measured", "power": "power_w"}
+        return self[names.get(self.family, "time")]
 
     def take(self, index: Column) -> FamilyRows:
         """Return some of the rows, by indices or by a mask."""

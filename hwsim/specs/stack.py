@@ -94,6 +94,9 @@ class StackSpec(CatalogSpec):
 
     Attributes
     ----------
+    loss_metrics : int
+        Training metrics that read all logits at each microbatch beside the loss,
+        each a softmax that is not fused.
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
@@ -105,6 +108,7 @@ class StackSpec(CatalogSpec):
     launch: LaunchPolicy = LaunchPolicy()
     fusion: Fusion = Fusion()
     overlap: Overlap = Overlap()
+    loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     memory_reserve: Fraction = 0.08

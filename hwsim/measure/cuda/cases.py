@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
+MOST_SPREAD = 100
+GOLDEN = 0.6180339887498949
 Value = Union[int, float, str]  # noqa: UP007 -- also read at run time on old Pythons
 
 
@@ -83,7 +85,9 @@ def spread(cases: Sequence[Case]) -> list[Case]:
     """Order cases so that each is as far as can be from those before it.
 
     Distance is between the logarithms of the numeric columns, so that a
-    prefix of the order covers the whole range, its corners first.
+    prefix of the order covers the whole range, its corners first. After
+    ``MOST_SPREAD`` of them, where that no longer shows, the rest follows in
+    even strides.
     """
     if len(cases) < 3:
         return list(cases)
@@ -93,15 +97,17 @@ def spread(cases: Sequence[Case]) -> list[Case]:
     far = [_gap(point, middle) for point in points]
     at = max(range(len(cases)), key=lambda i: (far[i], -i))
     nearest = [math.inf] * len(cases)
-    order = []
-    for _ in cases:
+    order: list[int] = []
+    while len(order) < min(len(cases), MOST_SPREAD):
         order.append(at)
         nearest[at] = -1.0
         for i, point in enumerate(points):
             if nearest[i] >= 0.0:
                 nearest[i] = min(nearest[i], _gap(point, points[at]))
         at = max(range(len(cases)), key=lambda i: (nearest[i], -i))
-    return [cases[i] for i in order]
+    rest = sorted(set(range(len(cases))) - set(order))
+    rest.sort(key=lambda i: i * GOLDEN % 1.0)
+    return [cases[i] for i in order + rest]
 
 
 def _place(case: Case) -> list[float]:

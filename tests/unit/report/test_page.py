@@ -31,7 +31,7 @@ from tests.unit.report.conftest import (
 MAKERS: dict[str, Any] = {
     "infer": make_infer,
     "train": lambda: make_train(engine="closed_form"),
-    "graph": make_result,
+    "graph": lambda: make_result(engine="closed_form"),
     "published": make_comparison,
 }
 

@@ -1,0 +1,169 @@
+"""Whole steps and requests of measurement tables, each run as it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwsim.analysis.inference import run_inference
+from hwsim.analysis.training import run_training
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import HwsimError, InputError
+from hwsim.specs.benchmark import DEFAULT, load_benchmark
+from hwsim.specs.calibration import resolved_fidelity
+from hwsim.specs.catalogs import load_device, load_model, load_stack, load_system
+from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.system import SystemSpec
+
+_STACKS = {"train": "default-training", "infer": "default-inference"}
+_LABELS = frozenset({"source", "kernel", "metric", "value", "unit", "time", "measured"})
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The prediction of one end-to-end row, in its metric's SI unit."""
+
+    value: float = np.nan
+    lower: float = np.nan
+    upper: float = np.nan
+    bound: str = ""
+    device: str = ""
+    fidelity: str = ""
+    reason: str = ""
+
+
+Row = Mapping[str, Any]
+
+
+def end_to_end_rows(rows: FamilyRows, fidelity: str | None) -> Iterator[Predicted]:
+    """Yield the prediction of each row; equal runs are run once."""
+    done: dict[tuple[Any, ...], Any] = {}
+    for index in range(len(rows)):
+        row = {name: _plain(values[index]) for name, values in rows.columns.items()}
+        key = tuple(row[name] for name in sorted(row) if name not in _LABELS)
+        if key not in done:
+            done[key] = _run(row, fidelity)
+        yield _answer(row, done[key])
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as text, a whole number, a number, or None where empty."""
+    if isinstance(value, str):
+        return value
+    if np.isnan(value):
+        return None
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _run(row: Row, fidelity: str | None) -> Any:
+    """Return the result of a row's run, or why there is none."""
+    try:
+        system = _system(row)
+        used = resolved_fidelity(system.device, fidelity or "auto")
+        model, stack = _model(row), load_stack(row["stack"] or _STACKS[row["op"]])
+        run = _train if row["op"] == "train" else _infer
+        return run(row, model, system, stack, used), system.device.id, used
+    except HwsimError as error:
+        return str(error)
+
+
+def _system(row: Row) -> SystemSpec:
+    if row["system"]:
+        return load_system(row["system"])
+    if row["num_devices"] == 1:
+        return load_system(row["device"])
+    device, usual = load_device(row["device"]).id, load_benchmark(DEFAULT)
+    for table in (usual.systems, usual.clusters):
+        if device in table:
+            system = load_system(table[device])
+            if system.num_devices >= row["num_devices"]:
+                return system
+    raise InputError(
+        f"no usual system of {row['num_devices']} x {device} is known; name one in a "
+        "system column"
+    )
+
+
+def _model(row: Row) -> ModelSpec:
+    model = load_model(row["model"])
+    if row["layers"] is None or row["layers"] == model.num_layers:
+        return model
+    return model.model_copy(update={"num_layers": row["layers"]})
+
+
+def _train(
+    row: Row, model: ModelSpec, system: SystemSpec, stack: Any, fidelity: Fidelity
+) -> Any:
+    _only_one(row, "pp", "cp", "ep")
+    dp = row["dp"] or max(row["num_devices"] // row["tp"], 1)
+    per_rank = max(row["global_batch"] // dp, 1)
+    sizes = [row["micro_batch"]]
+    if sizes == [None]:  # the largest power of two that fits
+        sizes = [2**i for i in range(10, -1, -1) if per_rank % 2**i == 0]
+    for micro_batch in sizes:
+        result = run_training(
+            model, system, stack, devices=row["num_devices"], tp=row["tp"], dp=dp,
+            micro_batch=micro_batch, global_batch=row["global_batch"],
+            seq=row["seq_len"], dtype=row["dtype"], recompute=row["recompute"],
+            optimizer=row["optimizer"], zero_stage=row["zero_stage"],
+            sequence_parallel=bool(row["sequence_parallel"]), fidelity=fidelity,
+            engine="closed_form",
+        )  # fmt: skip
+        if result.fits:
+            break
+    return result
+
+
+def _infer(
+    row: Row, model: ModelSpec, system: SystemSpec, stack: Any, fidelity: Fidelity
+) -> Any:
+    _only_one(row, "pp", "cp", "dp", "ep")
+    output = 1 if row["osl"] is None else row["osl"]
+    return run_inference(
+        model, system, stack, batch=row["batch"], prompt=row["isl"], output=output,
+        tp=row["tp"], dtype=row["dtype"], weight_dtype=row["weight_dtype"] or None,
+        kv_dtype=row["kv_dtype"] or None, fidelity=fidelity, engine="closed_form",
+    )  # fmt: skip
+
+
+def _only_one(row: Row, *names: str) -> None:
+    for name in names:
+        if (row[name] or 1) > 1:
+            raise InputError(f"{name} {row[name]}: end-to-end rows of it are not run")
+
+
+def _answer(row: Row, done: Any) -> Predicted:
+    if isinstance(done, str):
+        return Predicted(reason=done)
+    result, device, fidelity = done
+    metric = row["metric"]
+    if row["op"] == "train":
+        if metric not in {"step_time", "latency", "throughput"}:
+            return Predicted(device=device, reason=f"a training step has no {metric}")
+        seconds = result.step_s
+        tokens, sequences = row["global_batch"] * row["seq_len"], row["global_batch"]
+    else:
+        seconds = _request_time(row, result)
+        tokens, sequences = row["batch"] * (row["osl"] or row["isl"]), row["batch"]
+    if seconds is None:
+        return Predicted(device=device, reason=f"the run has no {metric}")
+    value = float(seconds)
+    if metric == "throughput":
+        work = tokens if row["unit"].startswith("tokens") else sequences
+        value = work / value
+        if row["unit"].endswith("/device"):
+            value /= row["num_devices"]
+    return Predicted(value=value, bound=result.bound, device=device, fidelity=fidelity)
+
+
+def _request_time(row: Row, result: Any) -> float | None:
+    """Return the time that a metric of a batch of requests is about. [s]"""
+    if row["metric"] == "ttft":
+        return float(result.ttft_s)
+    if row["metric"] == "tpot":
+        return None if result.tpot_s is None else float(result.tpot_s)
+    return float(result.latency_s)

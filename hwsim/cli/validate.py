@@ -1,0 +1,144 @@
+"""The validate command: predictions beside measured rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from hwsim.cli.options import Json, Out, Report
+from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.report import format as fmt
+
+if TYPE_CHECKING:
+    from hwsim.analysis.validate import Validation
+    from hwsim.analysis.validate_metrics import ErrorSummary
+
+_SHOWN = 8  # skipped rows that the terminal spells out
+
+
+class RowFidelityChoice(StrEnum):
+    """Which costs are used."""
+
+    roofline = "roofline"
+    structured = "structured"
+    calibrated = "calibrated"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "validate", epilog="Example: hwsim validate --measurements gemm.csv -d h100"
+    )(validate)
+
+
+def validate(
+    measurements: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measurements",
+            "-m",
+            metavar="FILE",
+            help="Table of measured rows: .csv, .csv.gz, .parquet, or a pattern. "
+            "Repeatable.  [default: those that ship with hwsim]",
+        ),
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="More tables.")
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", "-d", help="Only rows of this device. Repeatable."),
+    ] = None,
+    fidelity: Annotated[
+        RowFidelityChoice | None,
+        typer.Option(
+            help="roofline: the datasheet's speed of light; structured: parameters of "
+            "the device's generation; calibrated: those fitted to the device.  "
+            "[default: the best there is]",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave bad rows out and list them, instead of refusing."
+        ),
+    ] = False,
+    json: Json = False,
+    out: Out = None,
+    report: Report = None,
+) -> None:
+    """Predict measured rows; print errors by operator, device, dtype and regime."""
+    from hwsim.analysis.validate import validate as compare
+
+    paths = [*(measurements or ()), *(files or ())]
+    result = compare(
+        paths or None,
+        device=device or None,
+        fidelity=fidelity.value if fidelity else None,
+        skip_bad=skip_bad,
+    )
+    if json:
+        sys.stdout.write(result.to_json() + "\n")
+    else:
+        _print(result)
+    save_outputs(result, out=out, trace=None, report=report)
+
+
+_COLUMNS = (
+    "", "Rows", "Median", "Mean", "90th pct", "Bias", "In 90 % interval", "Width",
+)  # fmt: skip
+
+
+def _print(result: Validation) -> None:
+    out = console()
+    for key, title in (
+        ("family", "Family"), ("op", "Operator"), ("device", "Device"),
+        ("dtype", "Dtype"), ("regime", "Regime"), ("metric", "Metric"),
+    ):  # fmt: skip
+        groups = result.by(key)
+        if len(groups) > 1 or key == "family":
+            everything = {"all": result.summary} if key == "family" else {}
+            _print_groups(title, {**groups, **everything})
+    if not result.summary.rows:
+        out.print("No row could be predicted.")
+    _print_skipped(result)
+
+
+def _print_groups(title: str, groups: Mapping[str, ErrorSummary]) -> None:
+    rows = [[escape(name), *_cells(errors)] for name, errors in groups.items()]
+    columns = (title, *_COLUMNS[1:])
+    console().print(table(None, columns, rows, right=_COLUMNS[1:]))
+    console().print()
+
+
+def _cells(errors: ErrorSummary) -> list[str]:
+    return [
+        fmt.count(errors.rows),
+        fmt.percent(errors.median_ape),
+        fmt.percent(errors.mape),
+        fmt.percent(errors.p90_ape),
+        fmt.signed_percent(errors.bias),
+        fmt.percent(errors.coverage_90),
+        fmt.percent(errors.interval_width),
+    ]
+
+
+def _print_skipped(result: Validation) -> None:
+    total = len(result.skipped)
+    if not total:
+        return
+    note(f"skipped {fmt.plural(total, 'row')}:")
+    for reason, count in list(result.skipped_reasons().items())[:_SHOWN]:
+        first = next(r for r in result.skipped if reason.endswith(r.reason))
+        note(
+            f"  {fmt.plural(count, 'row')}: {reason} (first: {first.file}, "
+            f"row {first.row})"
+        )
+    more = len(result.skipped_reasons()) - _SHOWN
+    if more > 0:
+        note(f"  and {fmt.plural(more, 'more reason')}; --json lists all")
