@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.fit_rows import FitRows
+from hwsim.analysis.row_collective import _system as system_of
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.measurement_names import COLLECTIVE_NAMES, SCALED_DTYPES
@@ -44,7 +45,8 @@ _ELEMENTWISE = (
         "elementwise",
         memory_efficiency=(0.2, 1.0), cache_efficiency=(0.02, 1.0),
         memory_ramp=(0.01 * US, 30 * US), overhead=(0.1 * US, 50 * US),
-        overlap=(1.0, 20.0),
+        overlap=(1.0, 20.0), row_time=(0.001 * US, 2 * US),
+        row_bandwidth_ratio=(0.3, 30.0),
     ),
     Bound("cache_reach.elementwise", 0.05, 1.5),
 )  # fmt: skip
@@ -135,7 +137,7 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
 
 def _gemm(rows: FitRows, calibration: Calibration) -> list[Stage]:
     narrow, params = rows.narrow, calibration.matmul
-    plan = []
+    plan: list[Stage] = []
     for mask, table in ((~narrow, "tiled"), (narrow, "tiled_narrow")):
         if np.count_nonzero(mask) < 20:
             continue
@@ -194,10 +196,8 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
 
 
 def _kinds(rows: FitRows) -> list[str]:
-    from hwsim.specs.catalogs import load_system
-
     kinds = set()
     for group, _ in rows.groups:
-        name = group.system_name or group.benchmark_system()
-        kinds |= {network.kind for network in load_system(name).networks[:1]}
+        system = system_of(group, int(group.rows["world_size"].max()))
+        kinds |= {network.kind for network in system.networks}
     return sorted(kinds)

@@ -33,6 +33,13 @@ from hwsim.errors import InputError
 from hwsim.specs.measurement_table import FamilyRows
 
 
+# Kernels that give each row to a thread block of its own.
+ROWWISE = (
+    "softmax", "layernorm", "rmsnorm", "rmsnorm_head", "add_layernorm", "add_rmsnorm",
+    "silu_and_mul", "embedding", "cross_entropy", "quantize_fp8", "quantize_int8",
+)  # fmt: skip
+
+
 def _speed_of_light(
     group: Group, flop: FloatArray, nbytes: FloatArray, dtype: str, unit: str = "matrix"
 ) -> Cost:
@@ -67,7 +74,7 @@ def _quantisation(group: Group, nbytes: FloatArray) -> Cost:
     assert group.calibration is not None
     return elementwise_cost(
         nbytes, device=group.device, calibration=group.calibration,
-        resident=group.resident(nbytes),
+        resident=group.resident(nbytes), rows=group.rows["m"] * group.rows["batch"],
     )  # fmt: skip
 
 
@@ -136,9 +143,10 @@ def _elementwise(group: Group) -> Cost:
     dtype = arithmetic(str(group.rows["dtype"][0]).partition("->")[0])
     if group.calibration is None:
         return _speed_of_light(group, work.flop, work.nbytes, dtype, "vector")
+    by_row = np.isin(group.rows["op"].astype(str), ROWWISE)
     return elementwise_cost(
         work.nbytes, work.flop, device=group.device, calibration=group.calibration,
-        resident=group.resident(work.nbytes),
+        resident=group.resident(work.nbytes), rows=by_row * group.rows["m"],
     )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from pydantic import ValidationError
 
 from hwsim.analysis.inference import run_inference
 from hwsim.analysis.training import run_training
@@ -15,6 +16,7 @@ from hwsim.errors import HwsimError, InputError
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.catalogs import load_device, load_model, load_stack, load_system
+from hwsim.specs.load import spec_error
 from hwsim.specs.measurement_table import FamilyRows
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
@@ -63,7 +65,7 @@ def _run(row: Row, fidelity: str | None) -> Any:
     """Return the result of a row's run, or why there is none."""
     try:
         system = _system(row)
-        used = resolved_fidelity(system.device, fidelity or "auto")
+        used = cast("Fidelity", resolved_fidelity(system.device, fidelity or "auto"))
         model, stack = _model(row), load_stack(row["stack"] or _STACKS[row["op"]])
         run = _train if row["op"] == "train" else _infer
         return run(row, model, system, stack, used), system.device.id, used
@@ -90,9 +92,14 @@ def _system(row: Row) -> SystemSpec:
 
 def _model(row: Row) -> ModelSpec:
     model = load_model(row["model"])
-    if row["layers"] is None or row["layers"] == model.num_layers:
+    if row["layers"] is None or row["layers"] == model.layers:
         return model
-    return model.model_copy(update={"num_layers": row["layers"]})
+    fields = {name: getattr(model, name) for name in ModelSpec.model_fields}
+    fields["layers"] = row["layers"]
+    try:
+        return ModelSpec.model_validate(fields)
+    except ValidationError as error:
+        raise spec_error(error, f"{model.id} of {row['layers']} layers") from None
 
 
 def _train(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
-from hwsim.analysis.fit import MemoryFit, memory_fit
 from hwsim.analysis.graph_result import (
     PARTS,
     Engine,
@@ -16,6 +15,7 @@ from hwsim.analysis.graph_result import (
     largest_part,
     run_graph,
 )
+from hwsim.analysis.memory_fit import MemoryFit, memory_fit
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, training_footprint

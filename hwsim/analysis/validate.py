@@ -26,6 +26,7 @@ from hwsim.analysis.validate_metrics import ErrorSummary, grouped, regimes, summ
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_device
+from hwsim.specs.measurement_names import TIME_UNITS
 from hwsim.specs.measurement_read import builtin_measurements, read_measurements
 from hwsim.specs.measurement_table import BadRow, FamilyRows, MeasurementTable
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KERNEL_METRIC = "kernel_time"
+_NOT_SHAPES = frozenset(
+    {"time", "measured", "value", "energy_j", "hot", "copies", "resident", "outlier"}
+)
 LISTED = 1000  # skipped rows that JSON spells out; the reasons count all
 
 
@@ -62,6 +66,17 @@ class FamilyComparison:
         return np.full(len(self.rows), KERNEL_METRIC, dtype=object)
 
     @property
+    def unit(self) -> NDArray[np.object_]:
+        """SI unit of what each row measures."""
+        if self.rows.family == "power":
+            return np.full(len(self.rows), "W", dtype=object)
+        if self.rows.family != "end_to_end":
+            return np.full(len(self.rows), "s", dtype=object)
+        units = self.rows["unit"]
+        times = np.isin(units.astype(str), list(TIME_UNITS))
+        return np.where(times, "s", units)
+
+    @property
     def measured(self) -> FloatArray:
         """What was measured, in SI: a time, or a rate of end-to-end work."""
         return self.rows.measured
@@ -73,20 +88,10 @@ class FamilyComparison:
 
     def describe(self, index: int) -> str:
         """Return the shape of one row in words."""
-        skipped = {
-            "time",
-            "measured",
-            "value",
-            "energy_j",
-            "hot",
-            "copies",
-            "resident",
-            "outlier",
-        }
         parts = []
         for name, values in self.rows.columns.items():
             value = values[index]
-            if name in skipped or isinstance(value, str) or np.isnan(value):
+            if name in _NOT_SHAPES or isinstance(value, str) or np.isnan(value):
                 continue
             parts.append(f"{name} {value:.12g}")
         return ", ".join(parts)
@@ -141,6 +146,7 @@ class Validation(Result):
             "regime": joined(lambda f: f.regime),
             "fidelity": joined(lambda f: f.predictions.fidelity),
             "bound": joined(lambda f: f.predictions.bound),
+            "unit": joined(lambda f: f.unit),
             "measured": joined(lambda f: f.measured).astype(np.float64),
             "predicted": joined(lambda f: f.predictions.time).astype(np.float64),
             "lower": joined(lambda f: f.predictions.lower).astype(np.float64),
@@ -193,9 +199,14 @@ class Validation(Result):
         ]  # fmt: skip
         return (*self.bad, *left)
 
-    def skipped_reasons(self) -> dict[str, int]:
-        """Return how many rows were left out for each reason."""
-        return dict(Counter(_why(row) for row in self.skipped).most_common())
+    def skipped_reasons(self) -> dict[str, tuple[int, BadRow]]:
+        """Return how many rows each reason leaves out, and the first of them."""
+        found: dict[str, tuple[int, BadRow]] = {}
+        for row in self.skipped:
+            why = f"{row.column}: {row.reason}" if row.column else row.reason
+            count, first = found.get(why, (0, row))
+            found[why] = (count + 1, first)
+        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
     @property
     def fidelities(self) -> dict[str, int]:
@@ -229,6 +240,7 @@ class Validation(Result):
                     "dtype": rows["dtype"][index],
                     "kernel": rows["kernel"][index],
                     "shape": [comparison.describe(i) for i in index],
+                    "unit": comparison.unit[index],
                     "measured": measured[index],
                     "predicted": times[index],
                     "relative_error": comparison.relative_error[index],
@@ -250,7 +262,9 @@ class Validation(Result):
             "files": list(self.files),
             **self.summary.to_dict(),
             "skipped": len(self.skipped),
-            "skipped_reasons": self.skipped_reasons(),
+            "skipped_reasons": {
+                why: count for why, (count, _) in self.skipped_reasons().items()
+            },
             "skipped_rows": [row.to_dict() for row in self.skipped[:LISTED]],
             **{f"by_{key}": group(key) for key in (
                 "family", "op", "device", "dtype", "metric", "source", "regime",
@@ -264,10 +278,6 @@ class Validation(Result):
         frame = pd.DataFrame({n: e.to_dict() for n, e in rows.items()}).T
         note = f"<p>{len(self.skipped)} rows skipped</p>" if self.skipped else ""
         return str(frame.to_html(float_format=lambda v: f"{v:.3g}")) + note
-
-
-def _why(row: BadRow) -> str:
-    return f"{row.column}: {row.reason}" if row.column else row.reason
 
 
 def validate(

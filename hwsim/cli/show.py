@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from hwsim.analysis.fit import MemoryFit
 from hwsim.analysis.inference import InferResult
+from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.operator import OpResult
 from hwsim.analysis.training import TrainResult
 from hwsim.cli.output import console, table

@@ -133,12 +133,10 @@ def _print_skipped(result: Validation) -> None:
     if not total:
         return
     note(f"skipped {fmt.plural(total, 'row')}:")
-    for reason, count in list(result.skipped_reasons().items())[:_SHOWN]:
-        first = next(r for r in result.skipped if reason.endswith(r.reason))
-        note(
-            f"  {fmt.plural(count, 'row')}: {reason} (first: {first.file}, "
-            f"row {first.row})"
-        )
-    more = len(result.skipped_reasons()) - _SHOWN
+    reasons = result.skipped_reasons()
+    for reason, (count, first) in list(reasons.items())[:_SHOWN]:
+        where = f"{first.file} row {first.row}"
+        note(f"  {fmt.plural(count, 'row')} (first: {where}): {reason}")
+    more = len(reasons) - _SHOWN
     if more > 0:
         note(f"  and {fmt.plural(more, 'more reason')}; --json lists all")

@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.cost.cost import Cost, FloatArray
-from hwsim.cost.residual import corrected, log2
+from hwsim.cost.residual import corrected, elementwise_features
 from hwsim.cost.roofline import non_negative
 from hwsim.cost.terms import cache_name, cache_rate, combine_stream, memory_time
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.parameters.elementwise import ElementwiseParameters
 
 
 def elementwise_cost(
@@ -22,6 +23,7 @@ def elementwise_cost(
     calibration: Calibration,
     dtype: str = "fp32",
     resident: ArrayLike = 0.0,
+    rows: ArrayLike = 0.0,
 ) -> Cost:
     """Return the device time of kernels bound by memory.
 
@@ -35,6 +37,9 @@ def elementwise_cost(
         Dtype of that work.
     resident : array_like of float64
         Share of the bytes that stay in the last shared cache. [1]
+    rows : array_like of float64
+        Rows that thread blocks of their own work on; 0 where the kernel does
+        not go by rows.
 
     Returns
     -------
@@ -67,13 +72,32 @@ def elementwise_cost(
         amount = amount * (1.0 - share)
     levels[device.main_memory_name] = memory_time(amount, main_rate, params.memory_ramp)
     peak = device.peak(dtype, "vector") * params.compute_efficiency
+    by_row = _row_time(np.asarray(nbytes, dtype=np.float64), rows, device, params)
     cost = combine_stream(
-        compute=work / peak,
+        compute=np.maximum(work / peak, by_row),
         levels=levels,
         overhead=np.where(some, params.overhead, 0.0),
         exponent=params.overlap,
     )
     return corrected(
         cost, calibration, "elementwise",
-        lambda: {"bytes": log2(nbytes), "flop": log2(flop)},
+        lambda: elementwise_features(nbytes, flop, rows),
     )  # fmt: skip
+
+
+def _row_time(
+    nbytes: FloatArray,
+    rows: ArrayLike,
+    device: DeviceSpec,
+    params: ElementwiseParameters,
+) -> FloatArray:
+    """Return the time of rows on the units: all of them, or one alone. [s]"""
+    number = np.asarray(rows, dtype=np.float64)
+    units = device.compute.units
+    every = params.row_time * number / units
+    if params.row_bandwidth_ratio <= 0:
+        return every
+    share = device.bandwidth * params.row_bandwidth_ratio / units
+    alone = np.where(number > 0, nbytes / np.maximum(number, 1.0), 0.0) / share
+    slowest: FloatArray = np.maximum(every, alone)
+    return slowest

@@ -298,6 +298,7 @@ def _vector(ops: Sequence[Op], context: _Context) -> Cost:
     return elementwise_cost(
         nbytes, _column(ops, "flop"), device=context.system.device,
         calibration=context.calibration, resident=share,
+        rows=np.asarray([getattr(op, "rows", 0.0) for op in ops], dtype=np.float64),
     )  # fmt: skip
 
 

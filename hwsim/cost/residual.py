@@ -132,3 +132,15 @@ def collective_features(
         "share": log2(nbytes / size), "levels": float(levels),
         "reduces": float(reduces),
     }  # fmt: skip
+
+
+def elementwise_features(
+    nbytes: ArrayLike, flop: ArrayLike, rows: ArrayLike
+) -> dict[str, Any]:
+    """Return the features of memory-bound kernels."""
+    number = np.asarray(rows, dtype=np.float64)
+    row = np.where(number > 0, np.asarray(nbytes) / np.maximum(number, 1.0), 0.0)
+    return {
+        "bytes": log2(nbytes), "intensity": np.asarray(flop) / np.maximum(nbytes, 1.0),
+        "rows": log2(number), "row": log2(row),
+    }  # fmt: skip

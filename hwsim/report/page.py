@@ -13,6 +13,7 @@ from hwsim.errors import HwsimError, InputError
 from hwsim.report.content import Page
 from hwsim.report.published_page import published_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
+from hwsim.report.validation import validation_page
 from hwsim.report.write import write_atomic
 from hwsim.resources import builtin_path
 from hwsim.version import __version__
@@ -25,6 +26,7 @@ _PAGES: dict[str, Callable[[Any, str | None], Page]] = {
     "train": train_page,
     "graph": graph_page,
     "published": published_page,
+    "validation": validation_page,
 }
 _TEMPLATE = "page.html.j2"
 # A number and its unit stay on one line.

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from hwsim.errors import InputError, SpecError, UnknownNameError
 from hwsim.resources import USER_PATH
 from hwsim.specs.base import CatalogSpec, Name, Source
-from hwsim.specs.calibration_file import CalibrationFile, IntervalFile, RegimeTable
+from hwsim.specs.calibration_file import CalibrationFile, IntervalFile, Spread
 from hwsim.specs.catalogs import DEVICES
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import Catalog, load_spec, read_table, validate
@@ -36,6 +36,7 @@ FAMILIES = (
     "gemm", "attention_prefill", "attention_decode", "elementwise", "moe",
     "collective",
 )  # fmt: skip
+Origin = Literal["generation", "kind", "assumed"]
 Reach = Annotated[float, Field(gt=0.0, le=4.0)]
 
 
@@ -50,7 +51,7 @@ class Calibration(CatalogSpec):
         keep a copy reaches half. Families not listed reach all of it. [1]
     residuals : dict of family to Residual
         Learned factors on top of the physical forms.
-    spread : dict of family to RegimeTable
+    spread : dict of family to Spread
         How far measurements lie from predictions.
     calibrated : tuple of str
         Families whose parameters were fitted to this very device; the others
@@ -70,9 +71,9 @@ class Calibration(CatalogSpec):
     collective: CollectiveParameters
     cache_reach: dict[Name, Reach] = {}
     residuals: Mapping[str, Residual] = Field(default={}, exclude=True, repr=False)
-    spread: Mapping[str, RegimeTable] = Field(default={}, exclude=True, repr=False)
+    spread: Mapping[str, Spread] = Field(default={}, exclude=True, repr=False)
     calibrated: tuple[Name, ...] = ()
-    origin: Literal["generation", "kind", "assumed"] = "assumed"
+    origin: Origin = "assumed"
 
     def reach(self, family: str) -> float:
         """Return the share of the shared cache that a family's operands reach."""
@@ -204,7 +205,7 @@ def apply_file(base: Calibration, file: CalibrationFile) -> Calibration:
             },
             "spread": {
                 **base.spread,
-                **{family: fit.interval.regimes for family, fit in fits.items()},
+                **{family: Spread(f.interval.regimes) for family, f in fits.items()},
             },
             "calibrated": tuple(f for f in FAMILIES if f in fits),
         }
@@ -254,11 +255,13 @@ def _generation(architecture: str, kind: str, user_path: str | None) -> Calibrat
 
 def _with_spread(found: Calibration, kind: str) -> Calibration:
     intervals = load_intervals()
+    origin: Origin = "assumed"
     if found.id in intervals.generations:
         origin = "generation"
-    else:
-        origin = "kind" if kind in intervals.kinds else "assumed"
-    spread = intervals.tables[origin]
+    elif kind in intervals.kinds:
+        origin = "kind"
+    tables = intervals.tables[origin]
+    spread = {family: Spread(table) for family, table in tables.items()}
     return found.model_copy(update={"spread": spread, "origin": origin})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hwsim.specs.base import Identifier, Name, Source, Spec, Text
@@ -15,6 +17,11 @@ LogRatio = Annotated[float, Field(ge=-20.0, le=20.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rows = Annotated[int, Field(ge=0)]
 EVERY = "every"
+# Errors depend on how long a kernel runs: short ones are all start-up.
+REGIME_EDGES = (5e-6, 20e-6, 100e-6, 1e-3)
+REGIMES = (
+    "below 5 us", "5 us to 20 us", "20 us to 100 us", "100 us to 1 ms", "above 1 ms",
+)  # fmt: skip
 
 
 class Figure(Spec):
@@ -55,6 +62,34 @@ class RegimeTable(Spec):
         if EVERY not in self.regimes:
             raise ValueError(f"regimes.{EVERY} is missing; other regimes use it")
         return self
+
+
+class Spread:
+    """How far measured times lie from predicted ones, ready to look up.
+
+    Parameters
+    ----------
+    table : RegimeTable
+        Quantiles by regime.
+    """
+
+    def __init__(self, table: RegimeTable) -> None:
+        self.table = table
+        found = [table.regimes.get(n, table.regimes[EVERY]) for n in REGIMES]
+        self._low = np.array([r.low for r in found])
+        self._high = np.array([r.high for r in found])
+
+    def logs(
+        self, time: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return ln(lower / time) and ln(upper / time) of 90 % intervals."""
+        regime = regime_index(time)
+        return self._low[regime], self._high[regime]
+
+
+def regime_index(time: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the number of the regime of each predicted time."""
+    return np.searchsorted(np.asarray(REGIME_EDGES), time)
 
 
 class Errors(Spec):

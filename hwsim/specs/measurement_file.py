@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import io
 import zlib
 from collections.abc import Sequence
@@ -114,13 +115,13 @@ def _check_header(file: str, header: Sequence[str]) -> None:
 
 def _parquet(path: Path) -> RawTable:
     try:
-        import pyarrow.parquet as parquet
+        parquet: Any = importlib.import_module("pyarrow.parquet")  # not a dependency
     except ImportError:
         raise SpecError(
             str(path), "needs pyarrow to be read", "pip install pyarrow, or use CSV"
         ) from None
     try:
-        table: Any = parquet.read_table(path)
+        table = parquet.read_table(path)
     except (OSError, ValueError) as error:
         raise SpecError(str(path), f"cannot be read ({error})") from None
     columns = {}

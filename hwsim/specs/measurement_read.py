@@ -16,9 +16,10 @@ from pydantic.fields import FieldInfo
 from hwsim.errors import SpecError, nearest
 from hwsim.registry import search_paths
 from hwsim.resources import expanded
-from hwsim.specs.measurement import ROWS, RULES, Rule
+from hwsim.specs.measurement import ROWS
 from hwsim.specs.measurement_file import SUFFIXES, RawTable, raw_table
 from hwsim.specs.measurement_names import TIME_UNITS, family_of, folded, known_ops
+from hwsim.specs.measurement_rules import RULES, Rule
 from hwsim.specs.measurement_table import (
     MICRO,
     BadRow,

@@ -6,13 +6,40 @@ import pytest
 
 import hwsim
 
-PUBLIC = """
-DeviceSpec GraphError GraphResult HwsimError InferResult InputError ModelSpec OpResult
-OutputError SpecError StackSpec SystemSpec TrainResult UnknownNameError __version__
-compare_published device_ids estimate infer load_device load_model load_stack
-load_system model_ids op roofline run_scenario simulate stack_ids system_ids train
-write_report
-""".split()
+PUBLIC = [
+    "DeviceSpec",
+    "GraphError",
+    "GraphResult",
+    "HwsimError",
+    "InferResult",
+    "InputError",
+    "ModelSpec",
+    "OpResult",
+    "OutputError",
+    "SpecError",
+    "StackSpec",
+    "SystemSpec",
+    "TrainResult",
+    "UnknownNameError",
+    "__version__",
+    "compare_published",
+    "device_ids",
+    "estimate",
+    "infer",
+    "load_device",
+    "load_model",
+    "load_stack",
+    "load_system",
+    "model_ids",
+    "op",
+    "roofline",
+    "run_scenario",
+    "simulate",
+    "stack_ids",
+    "system_ids",
+    "train",
+    "write_report",
+]
 
 
 def test_public_names_are_these():

@@ -32,6 +32,12 @@ class ElementwiseParameters(Spec):
         p of (compute^p + memory^p)^(1/p). [1]
     overhead : float
         Floor of one kernel, as in graph replay; host launch is apart. [s]
+    row_time : float
+        Least time of one row on an execution unit, in kernels that give each
+        row to a thread block (norms, softmax, quantisation by token). [s]
+    row_bandwidth_ratio : float
+        Bandwidth that one row's thread block can draw, over a unit's equal
+        share of the main memory's; 0 is no limit. [1]
     """
 
     compute_efficiency: Efficiency
@@ -41,3 +47,5 @@ class ElementwiseParameters(Spec):
     memory_ramp: Seconds
     overlap: Annotated[float, Field(ge=1.0, le=100.0)]
     overhead: Seconds
+    row_time: Seconds = 0.0
+    row_bandwidth_ratio: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0

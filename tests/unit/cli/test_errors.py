@@ -21,7 +21,8 @@ CASES = {
     "unknown option": ((*INFER, "--promt", "3"), "--prompt"),
     "no system": (("infer", "gpt-2-124m"), "system"),
     "tp does not divide heads": (
-        ("infer", "gpt-2-124m", "-s", "dgx-h100", "--tp", "5", "--prompt", "64"), "head",
+        ("infer", "gpt-2-124m", "-s", "dgx-h100", "--tp", "5", "--prompt", "64"),
+        "head",
     ),
     "tp beyond the system": ((*INFER, "--tp", "4"), "1"),
     "batch 0": ((*INFER, "--batch", "0"), "batch is 0"),

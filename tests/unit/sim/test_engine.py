@@ -1,6 +1,7 @@
 """The simulator against the closed form, and its invariants."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import simpy
@@ -87,7 +88,7 @@ def test_streams_run_one_operator_at_a_time(case):
     for record in play(graph, times, times, host).records:
         rows.setdefault(record.stream, []).append(record)
     for records in rows.values():
-        for before, after in zip(records, records[1:], strict=False):
+        for before, after in pairwise(records):
             assert after.start >= before.end - 1e-12
 
 

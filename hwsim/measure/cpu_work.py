@@ -1,0 +1,348 @@
+"""Turns a CPU case into a call to time, and times it; runs in a worker."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwsim.measure import numpy_ops as ops
+from hwsim.measure.cuda.cases import Case, Skip
+from hwsim.measure.cuda.runner import Outcome, collect
+
+SAMPLE = 1.5e-3  # aimed at, for the noise of clock and scheduler. [s]
+TARGET = 0.12  # spent on one case's samples. [s]
+MOST_COPIES = 64
+MOST_BYTES = 4e9
+DEFAULT_CACHE = 32 << 20
+_KINDS = {"fp32": np.float32, "fp64": np.float64}
+
+
+@dataclass
+class Call:
+    """A function of the number of the operand set, and how many sets there are.
+
+    ``flush`` marks sets that all fit into the last cache together although
+    they are to be cold.
+    """
+
+    run: Callable[[int], Any]
+    copies: int = 1
+    flush: bool = False
+    per_call: float = 1.0
+
+
+Operands = tuple[Any, ...]
+
+
+class Timer:
+    """Times cases in this process, on as many threads as it was started with.
+
+    Parameters
+    ----------
+    threads : int
+        BLAS threads of the process, and threads that stream.
+    cache_bytes : float
+        Size of the last cache, which cold operands must leave.
+    """
+
+    def __init__(self, threads: int, cache_bytes: float = DEFAULT_CACHE) -> None:
+        self.threads, self.cache_bytes = threads, cache_bytes
+        self._rng = np.random.default_rng(7)
+        self._flush = np.ones(0, dtype=np.float32)
+
+    def measure(self, case: Case, left: float) -> Outcome:
+        """Return samples of one case."""
+        if case.kernel in ("torch", "sdpa"):
+            return self._torch(case, left)
+        call = self._build(case)
+        for i in range(2):
+            call.run(i % call.copies)
+        start = time.perf_counter()
+        call.run(0)
+        single = time.perf_counter() - start
+        most = call.copies if call.flush else 100_000
+        inner = max(1, min(most, int(SAMPLE / max(single, 1e-8))))
+
+        def sample() -> float:
+            if call.flush:
+                self._empty_cache()
+            begin = time.perf_counter()
+            for i in range(inner):
+                call.run(i % call.copies)
+            return (time.perf_counter() - begin) / inner / call.per_call
+
+        samples = collect(sample, left=left, target=TARGET)
+        return Outcome(samples, {"copies": call.copies})
+
+    def _empty_cache(self) -> None:
+        if not self._flush.size:
+            self._flush = np.ones(int(self.cache_bytes) // 2, dtype=np.float32)
+        self._flush += 1.0
+
+    def _build(self, case: Case) -> Call:
+        makers = {
+            "gemm": self._gemm,
+            "attention": self._attention,
+            "elementwise": self._elementwise,
+            "memory": self._memory,
+            "launch": self._launch,
+        }
+        return makers[case.table](case)
+
+    def _random(self, dtype: str, *size: int) -> Any:
+        kind = _KINDS.get(dtype)
+        if kind is None:
+            raise Skip(f"NumPy has no {dtype} arithmetic; PyTorch may")
+        return self._rng.standard_normal(size, dtype=np.float32).astype(kind, copy=False)
+
+    def _rotating(
+        self, case: Case, make: Callable[[], Operands], function: Callable[..., Any]
+    ) -> Call:
+        first = make()
+        nbytes = sum(a.nbytes for a in first if isinstance(a, np.ndarray))
+        if nbytes > MOST_BYTES:
+            raise Skip(f"operands of {nbytes / 1e9:.1f} GB are more than is allowed")
+        copies = 1
+        if case.operands == "cold":
+            wanted = int(2 * self.cache_bytes // max(nbytes, 1)) + 2
+            copies = min(wanted, MOST_COPIES)
+        sets = [first] + [make() for _ in range(copies - 1)]
+        flush = case.operands == "cold" and copies * nbytes < 2 * self.cache_bytes
+        return Call(lambda i: function(*sets[i]), copies, flush)
+
+    def _gemm(self, case: Case) -> Call:
+        m, n, k, batch = (case.number(name) for name in ("m", "n", "k", "batch"))
+        lead = (batch,) if case.op == "bmm" else ()
+
+        def operands() -> Operands:
+            a = self._random(case.dtype, *lead, m, k)
+            b = self._random(case.dtype, *lead, k, n)
+            return a, b, np.empty((*lead, m, n), dtype=a.dtype)
+
+        return self._rotating(case, operands, lambda a, b, c: np.matmul(a, b, out=c))
+
+    def _attention(self, case: Case) -> Call:
+        batch, heads, width, q, kv = (
+            case.number(name)
+            for name in ("batch", "heads", "head_dim", "seq_q", "seq_kv")
+        )
+        mask = ops.causal_mask(q, np.float32) if case.op == "prefill" else None
+
+        def operands() -> Operands:
+            made = [
+                self._random(case.dtype, batch, heads, rows, width) for rows in (q, kv, kv)
+            ]
+            scores = np.empty((batch, heads, q, kv), dtype=np.float32)
+            return (*made, scores, np.empty_like(made[0]))
+
+        return self._rotating(
+            case, operands, lambda q, k, v, s, o: ops.attention(q, k, v, s, o, mask)
+        )
+
+    def _elementwise(self, case: Case) -> Call:
+        m, n = case.number("m"), case.number("n")
+        make: Callable[[], Operands]
+        if case.op in _SPECIAL:
+            make, function = _SPECIAL[case.op](self._random, self._rng, m, n)
+            return self._rotating(case, make, function)
+        arity, plain = _functions(n)[case.op]
+        columns = 2 * n if case.op == "silu_and_mul" else n
+
+        def operands() -> Operands:
+            made = [self._random(case.dtype, m, columns) for _ in range(arity)]
+            if case.op in ("pow", "pow_scalar"):
+                made = [np.abs(a) for a in made]  # roots of negatives are no numbers
+            return (*made, np.empty((m, n), dtype=np.float32))
+
+        return self._rotating(case, operands, plain)
+
+    def _launch(self, case: Case) -> Call:
+        side = 8 if case.kernel == "matmul_8x8" else 1
+        a = self._random(case.dtype, side, side)
+        out = np.empty_like(a)
+        function: Any = np.matmul if side > 1 else np.add
+        return Call(lambda _: function(a, a, out=out))
+
+    def _memory(self, case: Case) -> Call:
+        nbytes = int(float(case["bytes"]))
+        if case.op == "load_latency":
+            return _object_chain(nbytes)
+        parts = {"copy": 2, "read": 1, "write": 1, "scale": 2, "triad": 3}[case.op]
+        count = max(nbytes // 4 // parts // self.threads, 1)
+        lanes = [
+            [self._random(case.dtype, count) for _ in range(parts)]
+            for _ in range(self.threads)
+        ]
+        function = _STREAMS[case.op]
+        if self.threads == 1:
+            return Call(lambda _: function(*lanes[0]))
+        return _together(function, lanes, nbytes)
+
+    def _torch(self, case: Case, left: float) -> Outcome:
+        from hwsim.measure.cuda.backend import Backend, BackendError, load_torch, time_work
+        from hwsim.measure.cuda.kernels import build
+
+        try:
+            torch = load_torch()
+        except BackendError as error:
+            raise Skip(str(error)) from None
+        torch.set_num_threads(self.threads)
+        backend = Backend(torch, "cpu")
+        backend.cache_bytes = int(self.cache_bytes)
+        outcomes = []
+        with backend.guarded():
+            work = build(backend, case)
+            outcomes.append(time_work(backend, work, launch="eager", left=left))
+        return outcomes[0]
+
+
+def _functions(n: int) -> dict[str, tuple[int, Callable[..., Any]]]:
+    gain, shift = np.ones(n, np.float32), np.zeros(n, np.float32)
+    two = np.float32(2.5)
+
+    def scalar(function: Any) -> tuple[int, Callable[..., Any]]:
+        return 1, lambda a, out: function(a, two, out=out)
+
+    def binary(function: Any) -> tuple[int, Callable[..., Any]]:
+        return 2, lambda a, b, out: function(a, b, out=out)
+
+    return {
+        "add": binary(np.add), "mul": binary(np.multiply), "div": binary(np.divide),
+        "pow": binary(np.power), "add_scalar": scalar(np.add),
+        "mul_scalar": scalar(np.multiply), "div_scalar": scalar(np.divide),
+        "pow_scalar": scalar(np.power), "relu": (1, lambda a, out: np.maximum(a, 0, out=out)),
+        "tanh": (1, lambda a, out: np.tanh(a, out=out)), "gelu": (1, ops.gelu),
+        "silu": (1, ops.silu), "silu_and_mul": (1, ops.silu_and_mul),
+        "softmax": (1, ops.softmax), "rmsnorm": (1, lambda a, out: ops.rmsnorm(a, gain, out)),
+        "layernorm": (1, lambda a, out: ops.layernorm(a, gain, shift, out)),
+        "gelu_backward": (2, ops.gelu_backward),
+        "softmax_backward": (2, ops.softmax_backward),
+        "layernorm_backward":
+            (2, lambda g, a, out: ops.layernorm_backward(g, a, gain, out)),
+    }  # fmt: skip
+
+
+Made = tuple[Callable[[], Operands], Callable[..., Any]]
+
+
+def _rope(random: Any, rng: Any, m: int, n: int) -> Made:
+    width = min(n, 64)
+    sine = random("fp32", m, 1, width // 2)
+
+    def make() -> Operands:
+        x = random("fp32", m, n // width, width)
+        return x, np.empty_like(x)
+
+    return make, lambda x, out: ops.rope(x, sine, sine, out)
+
+
+def _embedding(random: Any, rng: Any, m: int, n: int) -> Made:
+    table = random("fp32", 8192, n)
+
+    def make() -> Operands:
+        return rng.integers(0, 8192, m), np.empty((m, n), np.float32)
+
+    return make, lambda ids, out: ops.embedding(table, ids, out)
+
+
+def _embedding_backward(random: Any, rng: Any, m: int, n: int) -> Made:
+    rows = max(4 * m, 256)
+
+    def make() -> Operands:
+        grad = random("fp32", m, n)
+        return grad, rng.integers(0, rows, m), np.empty((rows, n), np.float32)
+
+    return make, ops.embedding_backward
+
+
+def _cross_entropy(random: Any, rng: Any, m: int, n: int) -> Made:
+    def make() -> Operands:
+        x = random("fp32", m, n)
+        return x, rng.integers(0, n, m), np.empty_like(x)
+
+    return make, ops.cross_entropy
+
+
+def _adamw(random: Any, rng: Any, m: int, n: int) -> Made:
+    # The update leaves the normalised step in the gradient's place. Repeating it
+    # keeps that near one, far from denormals, which would be slow.
+    del m, rng
+
+    def make() -> Operands:
+        weight, grad = random("fp32", n), random("fp32", n)
+        return weight, grad, np.zeros_like(weight), np.ones_like(weight)
+
+    return make, lambda w, g, a, b: ops.adamw(w, g, a, b, 10)
+
+
+_SPECIAL: dict[str, Callable[..., Made]] = {
+    "rope": _rope,
+    "embedding": _embedding,
+    "embedding_backward": _embedding_backward,
+    "cross_entropy": _cross_entropy,
+    "adamw": _adamw,
+}
+_STREAMS: dict[str, Callable[..., Any]] = {
+    "copy": lambda a, b: np.copyto(b, a),
+    "read": lambda a: a.max(),
+    "write": lambda a: a.fill(1.0),
+    "scale": lambda a, b: np.multiply(a, np.float32(1.5), out=b),
+    "triad": lambda a, b, c: np.add(a, b, out=c),
+}
+
+
+def _together(
+    function: Callable[..., Any], lanes: list[list[Any]], nbytes: int
+) -> Call:
+    """Stream on several threads at once; each repeats until starting costs little."""
+    repeats = max(1, int(20e6 / max(nbytes, 1)))
+    barrier = threading.Barrier(len(lanes))
+    pool = ThreadPoolExecutor(len(lanes))
+
+    def lane(arrays: list[Any]) -> None:
+        barrier.wait()
+        for _ in range(repeats):
+            function(*arrays)
+
+    return Call(lambda _: list(pool.map(lane, lanes)), per_call=float(repeats))
+
+
+class _Link:
+    """One object of a chain; 48 bytes with CPython's header."""
+
+    __slots__ = ("n",)
+    n: _Link
+
+
+LINK_BYTES = 48
+CHAIN_STEPS = 20_000
+
+
+def _object_chain(nbytes: int) -> Call:
+    """Walk a random cycle of objects inside the interpreter's C code.
+
+    Each step loads the address of the next one, so misses cannot overlap.
+    What the interpreter itself takes is the time of the smallest working set.
+    """
+    count = max(nbytes // LINK_BYTES, 16)
+    links = [_Link() for _ in range(count)]
+    order = np.random.default_rng(5).permutation(count).tolist()
+    for here, there in itertools.pairwise([*order, order[0]]):
+        links[here].n = links[there]
+    at = links[order[0]]
+    state = [at]
+
+    def walk(_: int) -> None:
+        names = itertools.repeat("n", CHAIN_STEPS)
+        state[0] = functools.reduce(getattr, names, state[0])
+
+    walk.links = links  # type: ignore[attr-defined]  # keeps the cycle alive
+    return Call(walk, per_call=float(CHAIN_STEPS))
