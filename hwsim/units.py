@@ -48,7 +48,9 @@ DIMENSIONS: dict[str, Dimension] = {
             "bandwidth", "B/s", {"B/s": 1.0, "bit/s": 0.125}, 1e6, 1e18, "3.35 TB/s"
         ),
         Dimension("rate", "FLOP/s", _FLOP, 1e6, 1e20, "989.4 TFLOP/s"),
-        Dimension("time", "s", {"s": 1.0}, 0.0, 1e7, "2.5 us"),
+        Dimension(
+            "time", "s", {"s": 1.0, "h": 3600.0, "day": 86400.0}, 0.0, 1e12, "2.5 us"
+        ),
         Dimension("frequency", "Hz", {"Hz": 1.0}, 1e6, 2e10, "1.83 GHz"),
         Dimension("power", "W", {"W": 1.0}, 0.0, 1e8, "700 W"),
         Dimension("energy", "J", {"J": 1.0, "Wh": 3600.0}, 0.0, 1e18, "5 pJ"),

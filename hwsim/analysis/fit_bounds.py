@@ -12,6 +12,7 @@ import numpy as np
 
 from hwsim.analysis.fit_rows import FitRows
 from hwsim.analysis.row_collective import _system as system_of
+from hwsim.analysis.row_collective import direct_kernel
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.measurement_names import COLLECTIVE_NAMES, SCALED_DTYPES
@@ -124,7 +125,9 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
     if rows.family == "elementwise":
         return [Stage(_ELEMENTWISE, every)]
     if rows.family == "collective":
-        return [Stage(_collective(rows, calibration), every)]
+        # The library's kernels; trees tell frameworks' own from them.
+        own = np.array([direct_kernel(str(k)) > 0 for k in rows.rows["kernel"]])
+        return [Stage(_collective(rows, calibration), ~own if np.any(~own) else every)]
     if rows.family == "moe":
         more = _MOE_NARROW if np.any(rows.narrow) else ()
         return [Stage((*_MOE, *more), every)]
@@ -137,8 +140,11 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
 
 def _gemm(rows: FitRows, calibration: Calibration) -> list[Stage]:
     narrow, params = rows.narrow, calibration.matmul
+    plain = ~np.isin(rows.rows["dtype"].astype(str), list(SCALED_DTYPES))
+    # Trees tell block-scaled kernels apart.
+    narrow_fit = narrow & plain if np.any(narrow & plain) else narrow
     plan: list[Stage] = []
-    for mask, table in ((~narrow, "tiled"), (narrow, "tiled_narrow")):
+    for mask, table in ((~narrow, "tiled"), (narrow_fit, "tiled_narrow")):
         if np.count_nonzero(mask) < 20:
             continue
         bounds = tuple(
@@ -179,9 +185,7 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
         if name != last:  # its share is the network's efficiency
             bounds.append(Bound(f"{prefix}.bandwidth_ratio", 0.005, 1.0))
     bounds += [Bound(f"collective.efficiency.{k}", 0.1, 1.0) for k in kinds]
-    bounds += _b(
-        "collective", copy_efficiency=(0.05, 1.0), ramp_exponent=(0.05, 0.95)
-    )
+    bounds += _b("collective", copy_efficiency=(0.05, 1.0), ramp_exponent=(0.05, 0.95))
     if "all_reduce" in ops and "switch" in kinds:
         bounds += _b(
             "collective", in_network_efficiency=(0.3, 1.0),

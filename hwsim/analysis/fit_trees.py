@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from hwsim.cost.cost import FloatArray
 from hwsim.specs.residual import Residual, ResidualSpec
 
-LIMIT = 0.7
-
 
 @dataclass(frozen=True, slots=True)
 class Boosting:
@@ -33,15 +31,18 @@ class Boosting:
     shrinkage : float
         Rows of no error that each leaf is taken to hold besides its own.
     clip : float
-        Errors count for no more than this.
+        Errors count for no more than this while a tree is grown.
+    limit : float
+        Together, trees never say more than this, up or down.
     """
 
     trees: int = 120
-    depth: int = 4
-    rate: float = 0.1
+    depth: int = 6
+    rate: float = 0.15
     cuts: int = 24
-    shrinkage: float = 15.0
+    shrinkage: float = 10.0
     clip: float = 0.3
+    limit: float = 0.7
 
 
 def grow(
@@ -91,7 +92,7 @@ def grow(
     return ResidualSpec(
         features=names, depth=how.depth, feature=tuple(feature),
         cut=tuple(float(f"{c:.6g}") for c in cut),
-        leaves=tuple(float(f"{v:.4g}") for v in leaves), limit=LIMIT,
+        leaves=tuple(float(f"{v:.4g}") for v in leaves), limit=how.limit,
     )  # fmt: skip
 
 

@@ -11,12 +11,18 @@ import numpy as np
 
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
+from hwsim.cost.interval import LogInterval, family_of, graph_interval
 from hwsim.errors import InputError
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
 from hwsim.registry import draw
 from hwsim.schedule.inorder import Playback, play_inorder
 from hwsim.sim.records import PlayedGraph, Record
+from hwsim.specs.calibration import (
+    calibration_for,
+    load_intervals,
+    resolved_fidelity,
+)
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -40,6 +46,8 @@ class GraphResult(Result):
         waits for the host); they add up to ``time_s``. [s]
     memory_levels : dict of str to float
         The memory part by level. [s]
+    fidelity : str
+        What the costs rest on: ``roofline``, ``structured`` or ``calibrated``.
     serial_sum : float
         All operators one after another, whatever could overlap. [s]
     """
@@ -71,6 +79,47 @@ class GraphResult(Result):
     def serial_sum(self) -> float:
         """All operators one after another. [s]"""
         return float(self.costs.time @ self.repeats)
+
+    @functools.cached_property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family in the graph rest on."""
+        used = dict.fromkeys(family_of(op) for op in self.costs.ops)
+        if self.fidelity in {"roofline", "structured"}:
+            return dict.fromkeys(used, self.fidelity)
+        known = calibration_for(self.system.device, "calibrated").fidelities()
+        return {family: known.get(family, "structured") for family in used}
+
+    @functools.cached_property
+    def log_interval(self) -> LogInterval | None:
+        """90 % interval as logarithms around ``time_s``; a bound has none."""
+        if self.fidelity == "roofline":
+            return None
+        hidden = self.played.exposed_comm_time
+        sent = self._on_link()
+        exposed = hidden / sent if sent > 0 else 1.0
+        weight = self.repeats * np.array(
+            [
+                1.0 if node.stream == COMPUTE else exposed
+                for _, _, node, _ in self.graph.distinct()
+            ]
+        )
+        return graph_interval(
+            self.costs.ops, self.costs.time, weight, self.time_s,
+            calibration_for(self.system.device, self.fidelity),
+            outside(self.graph),
+        )  # fmt: skip
+
+    def _on_link(self) -> float:
+        beside = np.array(
+            [node.stream != COMPUTE for _, _, node, _ in self.graph.distinct()]
+        )
+        return float(self.costs.time @ (self.repeats * beside))
+
+    @property
+    def interval_90(self) -> dict[str, tuple[float, float]] | None:
+        """90 % prediction interval of ``time_s``. [s]"""
+        found = self.log_interval
+        return None if found is None else {"time_s": found.around(self.time_s)}
 
     @functools.cached_property
     def repeats(self) -> Any:
@@ -141,8 +190,10 @@ class GraphResult(Result):
             "system": self.system.id,
             "stack": self.stack.id,
             "fidelity": self.fidelity,
+            "fidelity_by_family": self.fidelity_by_family,
             "engine": self.engine,
             "time_s": self.time_s,
+            "interval_90": self.interval_90,
             "flop": self.graph.flop,
             "nbytes": self.graph.nbytes,
             "breakdown": dict(self.parts),
@@ -161,6 +212,14 @@ class GraphResult(Result):
     def plot_breakdown(self, path: str | None = None) -> Any:
         """Draw the breakdown; return the figure."""
         return draw("breakdown", {self.graph.name: self.parts}, path=path)
+
+
+def outside(graph: OpGraph) -> LogInterval:
+    """Return what operators do not explain of a step: host, framework."""
+    train = any(node.op.phase == "backward" for _, _, node, _ in graph.distinct())
+    known = load_intervals().end_to_end
+    term = known.get("train" if train else "infer", known["every"])
+    return LogInterval(-term.low, term.high)
 
 
 def breakdown_frame(parts: dict[str, float]) -> pd.DataFrame:
@@ -188,7 +247,7 @@ def run_graph(
     system: SystemSpec,
     stack: StackSpec,
     *,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     engine: Engine = "closed_form",
     ranks: int = 1,
     slowdown: Sequence[float] = (),
@@ -209,6 +268,7 @@ def run_graph(
         Simulation only: factor on each rank's kernel times.
     """
     verify(graph)
+    fidelity = resolved_fidelity(system.device, fidelity)
     costs = cost_graph(graph, system, stack, fidelity)
     times = _by_block(graph, costs.time)
     per_kernel, start = launch_times(system, stack, fidelity)

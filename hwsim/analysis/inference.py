@@ -19,9 +19,11 @@ from hwsim.analysis.memory_fit import MemoryFit, memory_fit
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, inference_footprint
+from hwsim.cost.interval import LogInterval, weighted
 from hwsim.errors import InputError
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.registry import draw
+from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -113,6 +115,34 @@ class InferResult(Result):
         return self.config.batch * tokens / self.latency_s
 
     @property
+    def interval_90(self) -> dict[str, tuple[float, float] | None] | None:
+        """90 % prediction intervals by figure; none of a speed of light."""
+        if self.fidelity == "roofline":
+            return None
+        first = self.prefill.log_interval if self.prefill else None
+        step = self.decode.log_interval if self.decode else None
+
+        def joint(steps_s: float) -> LogInterval:
+            times = ((first, self.prefill_s), (step, steps_s))
+            return weighted([(part, time) for part, time in times if part is not None])
+
+        to_first = joint(self.ttft_s - self.prefill_s)
+        both = joint(self.latency_s - self.prefill_s)
+        return {
+            "prefill_s": _around(first, self.prefill_s),
+            "decode_step_s": _around(step, self.decode_step_s),
+            "ttft_s": to_first.around(self.ttft_s),
+            "tpot_s": _around(step, self.tpot_s),
+            "latency_s": both.around(self.latency_s),
+            "tokens_per_s": both.inverse().around(self.tokens_per_s),
+        }
+
+    @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family rest on."""
+        return {k: v for g in self.graphs for k, v in g.fidelity_by_family.items()}
+
+    @property
     def mfu(self) -> float:
         """Model FLOP over peak, for the whole request."""
         peak = self.system.device.peak(self.config.dtype)
@@ -167,6 +197,7 @@ class InferResult(Result):
             "device": self.system.device.id,
             "stack": self.stack.id,
             "fidelity": self.fidelity,
+            "fidelity_by_family": self.fidelity_by_family,
             "config": self.config.to_dict(),
             "prefill_s": self.prefill_s,
             "decode_step_s": self.decode_step_s,
@@ -174,6 +205,7 @@ class InferResult(Result):
             "tpot_s": self.tpot_s,
             "latency_s": self.latency_s,
             "tokens_per_s": self.tokens_per_s,
+            "interval_90": self.interval_90,
             "decode_tokens_per_s": decode_rate,
             "memory_bytes": self.footprint.to_dict(),
             "memory_usable_bytes": self.memory.usable,
@@ -199,6 +231,12 @@ class InferResult(Result):
         return self.graphs[-1].plot_timeline(path)
 
 
+def _around(
+    interval: LogInterval | None, value: float | None
+) -> tuple[float, float] | None:
+    return None if interval is None or value is None else interval.around(value)
+
+
 def run_inference(
     model: ModelSpec,
     system: SystemSpec,
@@ -211,7 +249,7 @@ def run_inference(
     dtype: str,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
 ) -> InferResult:
     """Answer for a batch of equal requests; see :func:`hwsim.infer`."""
@@ -253,8 +291,8 @@ def run_inference(
         footprint.total, system.device, stack, _changes(model, system, config)
     )
     return InferResult(
-        model, group, stack, config, fidelity, prefill, decode, steps, tpot,
-        footprint, memory, parts,
+        model, group, stack, config, resolved_fidelity(system.device, fidelity),
+        prefill, decode, steps, tpot, footprint, memory, parts,
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from hwsim.analysis.check import dtype_on, known_dtype
 from hwsim.analysis.result import Result
-from hwsim.cost.cost import Cost
+from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.evaluate import Fidelity, cost_op
+from hwsim.cost.interval import family_of, op_logs
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.op import (
     Attention,
@@ -24,6 +25,7 @@ from hwsim.graph.op import (
     Softmax,
 )
 from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import calibration_for, resolved_fidelity
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -43,12 +45,15 @@ class OpResult(Result):
         The operator with its shapes.
     cost : Cost
         Device time, host launch not included. [s]
+    interval : (ndarray, ndarray) or None
+        90 % prediction interval of the time; None for a speed of light. [s]
     """
 
     op: Op
     system: SystemSpec
     fidelity: Fidelity
     cost: Cost
+    interval: tuple[FloatArray, FloatArray] | None = None
 
     kind = "op"
 
@@ -56,6 +61,19 @@ class OpResult(Result):
     def time_s(self) -> Any:
         """Device time: a float, or an array where shapes were arrays. [s]"""
         return _plain(self.cost.time)
+
+    @property
+    def interval_90(self) -> dict[str, tuple[Any, Any]] | None:
+        """90 % prediction interval of ``time_s``. [s]"""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return {"time_s": (_plain(low), _plain(high))}
+
+    def _interval_listed(self) -> dict[str, list[Any]] | None:
+        if self.interval is None:
+            return None
+        return {"time_s": [_listed(_plain(end)) for end in self.interval]}
 
     @property
     def flop(self) -> Any:
@@ -93,6 +111,7 @@ class OpResult(Result):
             "dtype": self.op.dtype,
             "fidelity": self.fidelity,
             "time_s": _listed(self.time_s),
+            "interval_90": self._interval_listed(),
             "flop": _listed(self.flop),
             "nbytes": _listed(self.nbytes),
             "flop_per_s": _listed(np.asarray(self.flop) / np.asarray(self.time_s)),
@@ -120,7 +139,7 @@ def run_op(
     stack: StackSpec,
     *,
     dtype: str,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     **shapes: Any,
 ) -> OpResult:
     """Cost one operator; see :func:`hwsim.op`."""
@@ -137,7 +156,14 @@ def run_op(
             f"operator {name} takes no {', '.join(sorted(shapes))}; "
             f"it takes {', '.join(_TAKES.get(name, _TAKES['collective']))}"
         )
-    return OpResult(op, system, fidelity, cost_op(op, system, stack, fidelity))
+    used = resolved_fidelity(system.device, fidelity)
+    cost = cost_op(op, system, stack, used)
+    if used == "roofline":
+        return OpResult(op, system, used, cost)
+    family, calibration = family_of(op), calibration_for(system.device, used)
+    low, high = op_logs(family, cost.time, calibration)
+    ends = (cost.time * np.exp(low), cost.time * np.exp(high))
+    return OpResult(op, system, calibration.fidelities()[family], cost, ends)
 
 
 _TAKES = {

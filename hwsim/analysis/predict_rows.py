@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from hwsim.analysis.row_costs import COSTS, cost_rows
 from hwsim.analysis.row_end_to_end import end_to_end_rows
-from hwsim.analysis.row_group import Group
+from hwsim.analysis.row_group import Group, calibration_family
 from hwsim.analysis.row_work import arithmetic, row_work
 from hwsim.cost.cost import FloatArray
+from hwsim.cost.interval import op_logs
 from hwsim.errors import HwsimError
 from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import Calibration, calibration_for, resolved_fidelity
@@ -23,7 +24,6 @@ from hwsim.specs.measurement_table import FamilyRows
 
 RowFidelity = Literal["roofline", "structured", "calibrated"]
 FIDELITIES: tuple[RowFidelity, ...] = ("roofline", "structured", "calibrated")
-Interval = Callable[[FamilyRows, FloatArray], tuple[FloatArray, FloatArray] | None]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,10 @@ class DeviceModel:
         Parameters of the cost models; None for the speed of light.
     fidelity : str
         What they are.
-    interval : callable or None
-        Gives lower and upper time of the 90 % interval of rows, from the rows
-        and their predicted times; None where nothing is known about errors.
     """
 
     calibration: Calibration | None
     fidelity: RowFidelity
-    interval: Interval | None = None
 
 
 def device_model(
@@ -156,7 +152,7 @@ def predict_rows(
         except HwsimError as error:
             answer.reason[index] = str(error)
             continue
-        answer.device[index], answer.fidelity[index] = device.id, model.fidelity
+        answer.device[index] = device.id
         group = Group(
             rows=rows.take(index),
             device=device,
@@ -164,11 +160,7 @@ def predict_rows(
             benchmark=benchmark_of(source),
             system_name=system,
         )
-        _predict_group(group, index, answer)
-        if model.interval is not None:
-            found = model.interval(group.rows, answer.time[index])
-            if found is not None:
-                answer.lower[index], answer.upper[index] = found
+        _predict_group(group, index, answer, model.fidelity)
     return answer
 
 
@@ -183,7 +175,10 @@ def _end_to_end(
 
 
 def _predict_group(
-    group: Group, index: NDArray[np.int64], answer: RowPredictions
+    group: Group,
+    index: NDArray[np.int64],
+    answer: RowPredictions,
+    fidelity: RowFidelity,
 ) -> None:
     family = COSTS.get(group.rows.family)
     if family is None:
@@ -198,8 +193,26 @@ def _predict_group(
             answer.reason[where] = str(error)
             continue
         answer.time[where] = cost.time
+        answer.fidelity[where] = fidelity
         answer.bound[where] = cost.bound().astype(object)
         answer.flop[where], answer.nbytes[where] = row_work(rows)
+        if group.calibration is not None:
+            _spread(rows, where, answer, group.calibration)
+
+
+def _spread(
+    rows: FamilyRows,
+    where: NDArray[np.int64],
+    answer: RowPredictions,
+    calibration: Calibration,
+) -> None:
+    """Fill in intervals, and whether the family is calibrated."""
+    family = calibration_family(rows)
+    answer.fidelity[where] = calibration.fidelities().get(family, "structured")
+    if family in calibration.spread:
+        low, high = op_logs(family, answer.time[where], calibration)
+        answer.lower[where] = answer.time[where] * np.exp(low)
+        answer.upper[where] = answer.time[where] * np.exp(high)
 
 
 class LightTimes(NamedTuple):

@@ -30,8 +30,16 @@ def collective_rows(group: Group) -> Cost:
         bound = collective_bound(name, rows["nbytes"], world, system=system)
         return combine(interconnect=bound)
     return collective_cost(
-        name, rows["nbytes"], world, system=system, calibration=group.calibration
-    )
+        name, rows["nbytes"], world, system=system, calibration=group.calibration,
+        direct=direct_kernel(str(rows["kernel"][0])),
+    )  # fmt: skip
+
+
+def direct_kernel(name: str) -> float:
+    """Return 1 or 2 for a framework's own all-reduce, captured or eager."""
+    if "custom" not in name:
+        return 0.0
+    return 2.0 if "eager" in name else 1.0
 
 
 def _system(group: Group, world: int) -> SystemSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.analysis.row_collective import collective_rows
 from hwsim.analysis.row_group import Group
@@ -30,8 +31,8 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.sequence import add
 from hwsim.errors import InputError
+from hwsim.specs.measurement_names import SCALED_DTYPES
 from hwsim.specs.measurement_table import FamilyRows
-
 
 # Kernels that give each row to a thread block of its own.
 ROWWISE = (
@@ -61,7 +62,7 @@ def _gemm(group: Group) -> Cost:
         rows["m"], rows["n"], rows["k"], batch=rows["batch"], device=group.device,
         calibration=group.calibration, dtype=arithmetic(dtype),
         a_bytes=element, b_bytes=element, c_bytes=out_widths(rows),
-        resident=group.resident(work.nbytes),
+        resident=group.resident(work.nbytes), block_scales=dtype in SCALED_DTYPES,
     )  # fmt: skip
     extra = quantised_bytes(rows)
     if not np.any(extra):
@@ -98,7 +99,7 @@ def _attention(group: Group) -> Cost:
     return _joined(cost, _decode(group, decode), some)
 
 
-def _joined(first: Cost, second: Cost, some: FloatArray) -> Cost:
+def _joined(first: Cost, second: Cost, some: NDArray[np.bool_]) -> Cost:
     """Return both parts of a mixed batch in one call, started once."""
     shared = np.minimum(first.overhead, second.overhead)
     both = add(first, second)
@@ -222,7 +223,14 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[Group], Cost]]] = {
     "elementwise": (("dtype",), _elementwise),
     "moe": (("dtype", "routing", "gated"), _moe),
     "collective": (
-        ("op", "dtype", "world_size", "gpus_per_node_used", "gpus_per_node_max"),
+        (
+            "op",
+            "dtype",
+            "kernel",
+            "world_size",
+            "gpus_per_node_used",
+            "gpus_per_node_max",
+        ),
         collective_rows,
     ),
     "memory": (("op", "dtype"), _memory),

@@ -66,9 +66,13 @@ def _run(row: Row, fidelity: str | None) -> Any:
     try:
         system = _system(row)
         used = cast("Fidelity", resolved_fidelity(system.device, fidelity or "auto"))
-        model, stack = _model(row), load_stack(row["stack"] or _STACKS[row["op"]])
         run = _train if row["op"] == "train" else _infer
-        return run(row, model, system, stack, used), system.device.id, used
+        stack = load_stack(row["stack"] or _usual_stack(row))
+        return (
+            [run(row, model, system, stack, used) for model in _models(row)],
+            system.device.id,
+            used,
+        )
     except HwsimError as error:
         return str(error)
 
@@ -90,16 +94,32 @@ def _system(row: Row) -> SystemSpec:
     )
 
 
-def _model(row: Row) -> ModelSpec:
-    model = load_model(row["model"])
-    if row["layers"] is None or row["layers"] == model.layers:
+def _usual_stack(row: Row) -> str:
+    return "pytorch-eager" if row["launch"] == "eager" else _STACKS[row["op"]]
+
+
+def _models(row: Row) -> list[ModelSpec]:
+    """Return the model, or two whose difference is what was measured.
+
+    A name that ends in ``-layer`` means the model's layers without embedding
+    and output: one more layer than that, and one layer.
+    """
+    name, layers = row["model"], row["layers"]
+    if not name.endswith("-layer"):
+        model = load_model(name)
+        return [model if layers is None else _with_layers(model, layers)]
+    model = load_model(name.removesuffix("-layer"))
+    return [_with_layers(model, (layers or 1) + 1), _with_layers(model, 1)]
+
+
+def _with_layers(model: ModelSpec, layers: int) -> ModelSpec:
+    if layers == model.layers:
         return model
     fields = {name: getattr(model, name) for name in ModelSpec.model_fields}
-    fields["layers"] = row["layers"]
     try:
-        return ModelSpec.model_validate(fields)
+        return ModelSpec.model_validate({**fields, "layers": layers})
     except ValidationError as error:
-        raise spec_error(error, f"{model.id} of {row['layers']} layers") from None
+        raise spec_error(error, f"{model.id} of {layers} layers") from None
 
 
 def _train(
@@ -107,14 +127,14 @@ def _train(
 ) -> Any:
     _only_one(row, "pp", "cp", "ep")
     dp = row["dp"] or max(row["num_devices"] // row["tp"], 1)
-    per_rank = max(row["global_batch"] // dp, 1)
+    per_rank = max(_step_batch(row) // dp, 1)
     sizes = [row["micro_batch"]]
     if sizes == [None]:  # the largest power of two that fits
         sizes = [2**i for i in range(10, -1, -1) if per_rank % 2**i == 0]
     for micro_batch in sizes:
         result = run_training(
             model, system, stack, devices=row["num_devices"], tp=row["tp"], dp=dp,
-            micro_batch=micro_batch, global_batch=row["global_batch"],
+            micro_batch=micro_batch, global_batch=_step_batch(row),
             seq=row["seq_len"], dtype=row["dtype"], recompute=row["recompute"],
             optimizer=row["optimizer"], zero_stage=row["zero_stage"],
             sequence_parallel=bool(row["sequence_parallel"]), fidelity=fidelity,
@@ -125,13 +145,20 @@ def _train(
     return result
 
 
+def _step_batch(row: Row) -> int:
+    return int(row["global_batch"] or row["batch"])
+
+
 def _infer(
     row: Row, model: ModelSpec, system: SystemSpec, stack: Any, fidelity: Fidelity
 ) -> Any:
     _only_one(row, "pp", "cp", "dp", "ep")
     output = 1 if row["osl"] is None else row["osl"]
+    prompt = row["isl"]
+    if prompt is None:  # one decode step: the prompt's token and one more
+        prompt, output = max(row["context"] - 1, 1), 2
     return run_inference(
-        model, system, stack, batch=row["batch"], prompt=row["isl"], output=output,
+        model, system, stack, batch=row["batch"], prompt=prompt, output=output,
         tp=row["tp"], dtype=row["dtype"], weight_dtype=row["weight_dtype"] or None,
         kv_dtype=row["kv_dtype"] or None, fidelity=fidelity, engine="closed_form",
     )  # fmt: skip
@@ -146,31 +173,39 @@ def _only_one(row: Row, *names: str) -> None:
 def _answer(row: Row, done: Any) -> Predicted:
     if isinstance(done, str):
         return Predicted(reason=done)
-    result, device, fidelity = done
+    results, device, fidelity = done
+    metric = row["metric"]
+    times = [t for t in (_time(row, result) for result in results) if t is not None]
+    if not times:
+        return Predicted(device=device, reason=f"{row['op']} runs have no {metric}")
+    seconds = times[0] - sum(times[1:])
+    value = seconds
+    if metric == "throughput":
+        value = _amount(row) / seconds
+    return Predicted(
+        value=value, bound=results[0].bound, device=device, fidelity=fidelity
+    )
+
+
+def _amount(row: Row) -> float:
+    """Return the work of a throughput: tokens or sequences, of one device or all."""
+    sequences = _step_batch(row) if row["op"] == "train" else row["batch"]
+    amount = float(sequences)
+    if row["unit"].startswith("tokens"):
+        each = row["seq_len"] if row["op"] == "train" else row["osl"] or row["isl"]
+        amount *= each or 1
+    return amount / row["num_devices"] if row["unit"].endswith("/device") else amount
+
+
+def _time(row: Row, result: Any) -> float | None:
+    """Return the time that a metric is about; None where there is none. [s]"""
     metric = row["metric"]
     if row["op"] == "train":
-        if metric not in {"step_time", "latency", "throughput"}:
-            return Predicted(device=device, reason=f"a training step has no {metric}")
-        seconds = result.step_s
-        tokens, sequences = row["global_batch"] * row["seq_len"], row["global_batch"]
-    else:
-        seconds = _request_time(row, result)
-        tokens, sequences = row["batch"] * (row["osl"] or row["isl"]), row["batch"]
-    if seconds is None:
-        return Predicted(device=device, reason=f"the run has no {metric}")
-    value = float(seconds)
-    if metric == "throughput":
-        work = tokens if row["unit"].startswith("tokens") else sequences
-        value = work / value
-        if row["unit"].endswith("/device"):
-            value /= row["num_devices"]
-    return Predicted(value=value, bound=result.bound, device=device, fidelity=fidelity)
-
-
-def _request_time(row: Row, result: Any) -> float | None:
-    """Return the time that a metric of a batch of requests is about. [s]"""
-    if row["metric"] == "ttft":
+        return None if metric in {"ttft", "tpot"} else float(result.step_s)
+    if metric == "step_time":
+        return None
+    if metric == "ttft":
         return float(result.ttft_s)
-    if row["metric"] == "tpot":
+    if metric == "tpot":
         return None if result.tpot_s is None else float(result.tpot_s)
     return float(result.latency_s)

@@ -17,6 +17,13 @@ from hwsim.specs.measurement_table import FamilyRows
 _RAMP = 0.15
 
 
+def calibration_family(rows: FamilyRows) -> str:
+    """Return the family whose calibration and spread rows of one operator use."""
+    if rows.family == "attention":
+        return "attention_decode" if rows["op"][0] == "decode" else "attention_prefill"
+    return "elementwise" if rows.family == "memory" else rows.family
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows that one call costs.
@@ -67,14 +74,16 @@ class Group:
         return or_default(rows["resident"], fits)
 
     def cache_share(self) -> float:
-        """Return the share of the shared cache that one working set can fill."""
-        if self.calibration is not None:
-            fitted = self.calibration.cache_reach.get(self.rows.family)
-            if fitted is not None:
-                return float(fitted)
+        """Return the share of the shared cache that one working set can fill.
+
+        The speed of light leaves none of it out.
+        """
+        if self.calibration is None:
+            return 1.0
         name = self.device.architecture
-        own = self.benchmark.cache_share
-        return own.get(name, load_benchmark(DEFAULT).cache_share.get(name, 1.0))
+        usual = load_benchmark(DEFAULT).cache_share.get(name, 1.0)
+        own = self.benchmark.cache_share.get(name, usual)
+        return self.calibration.cache_reach.get(self.rows.family, own)
 
     def eager_time(self) -> FloatArray:
         """Return what host launch adds to each row. [s]"""

@@ -46,6 +46,9 @@ STREAMS: dict[str, _Stream] = {
     "rope": _Stream(1, 1, 4), "embedding": _Stream(1, 1, 0),
     "cross_entropy": _Stream(1, 0, 8), "adamw": _Stream(4, 3, 14),
     "quantize_fp8": _Stream(1, 1, 2), "quantize_int8": _Stream(1, 1, 2),
+    "gelu_backward": _Stream(2, 1, 20), "softmax_backward": _Stream(2, 1, 4),
+    "layernorm_backward": _Stream(2, 1, 14, weights=1),
+    "embedding_backward": _Stream(1, 1, 1),
 }  # fmt: skip
 _NARROWING = {"quantize_fp8": "fp8", "quantize_int8": "int8"}
 

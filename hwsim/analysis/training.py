@@ -19,6 +19,7 @@ from hwsim.analysis.memory_fit import MemoryFit, memory_fit
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, training_footprint
+from hwsim.cost.interval import weighted
 from hwsim.errors import InputError, nearest
 from hwsim.graph.training import training_graph
 from hwsim.registry import draw
@@ -121,6 +122,29 @@ class TrainResult(Result):
         return self._flop("flop") / self.step_s / peak
 
     @property
+    def interval_90(self) -> dict[str, tuple[float, float]] | None:
+        """90 % prediction intervals by figure; none of a speed of light."""
+        last = self.step.log_interval
+        if last is None:
+            return None
+        both = last
+        before = self.accumulate.log_interval if self.accumulate else None
+        if before is not None:
+            rest = max(self.step_s - self.step.time_s, 0.0)
+            both = weighted([(last, self.step.time_s), (before, rest)])
+        rate = both.inverse()
+        return {
+            "step_s": both.around(self.step_s),
+            "tokens_per_s_per_device": rate.around(self.tokens_per_s_per_device),
+            "mfu": rate.around(self.mfu),
+        }
+
+    @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family rest on."""
+        return self.step.fidelity_by_family
+
+    @property
     def bound(self) -> str:
         """What most of the step goes to."""
         return largest_part(self.parts)
@@ -159,8 +183,10 @@ class TrainResult(Result):
             "device": self.system.device.id,
             "stack": self.stack.id,
             "fidelity": self.fidelity,
+            "fidelity_by_family": self.fidelity_by_family,
             "config": self.config.to_dict(),
             "step_s": self.step_s,
+            "interval_90": self.interval_90,
             "tokens_per_s_per_device": self.tokens_per_s_per_device,
             "model_flop_per_s_per_device": self.model_flop_per_s_per_device,
             "mfu": self.mfu,
@@ -191,7 +217,7 @@ def run_training(
     system: SystemSpec,
     stack: StackSpec,
     *,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
     **asked: Any,
 ) -> TrainResult:
@@ -223,7 +249,7 @@ def run_training(
         footprint.total, system.device, stack, _changes(model, stack, config)
     )
     return TrainResult(
-        model, group, stack, config, fidelity, step, before, step_s, footprint,
+        model, group, stack, config, step.fidelity, step, before, step_s, footprint,
         memory, parts,
     )  # fmt: skip
 

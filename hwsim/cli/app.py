@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import ask, catalog, demo, picture, validate
+from hwsim.cli import ask, calibrate, catalog, demo, measure, picture, validate
 from hwsim.errors import HwsimError
 from hwsim.version import __version__
 
@@ -32,6 +32,8 @@ catalog.register(app)
 picture.register(app)
 demo.register(app)
 validate.register(app)
+calibrate.register(app)
+measure.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -51,6 +51,7 @@ def collective_cost(
     system: SystemSpec,
     calibration: Calibration,
     stride: int = 1,
+    direct: float = 0.0,
 ) -> Cost:
     """Return the cost of one collective in one group.
 
@@ -71,6 +72,10 @@ def collective_cost(
     stride : int
         Ranks from one member to the next; the sibling groups in between are
         active at the same time.
+    direct : float
+        1 for all-reduce kernels of serving frameworks, which read the memory
+        of their peers themselves, 2 where they are launched eagerly: only
+        learned factors tell them from the library's.
 
     Returns
     -------
@@ -113,7 +118,9 @@ def collective_cost(
     reduces = op == "all_reduce" and used[0].network.in_network_reduction
     return corrected(
         cost, calibration, "collective",
-        lambda: collective_features(_OPS.index(op), size, n, len(used), reduces),
+        lambda: collective_features(
+            _OPS.index(op), size, n, len(used), reduces, direct
+        ),
     )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def _row_time(
     """Return the time of rows on the units: all of them, or one alone. [s]"""
     number = np.asarray(rows, dtype=np.float64)
     units = device.compute.units
-    every = params.row_time * number / units
+    every: FloatArray = params.row_time * number / units
     if params.row_bandwidth_ratio <= 0:
         return every
     share = device.bandwidth * params.row_bandwidth_ratio / units

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -19,12 +18,10 @@ from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.calibration import Calibration, calibration_for
+from hwsim.specs.calibration import FIDELITIES, Calibration, calibration_for
+from hwsim.specs.calibration import Fidelity as Fidelity
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-
-Fidelity = Literal["auto", "roofline", "structured", "calibrated"]
-FIDELITIES: tuple[Fidelity, ...] = ("auto", "roofline", "structured", "calibrated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def cost_ops(
     ops: Sequence[Op],
     system: SystemSpec,
     stack: StackSpec,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
 ) -> OpCosts:
     """Return the cost of each operator on one device of a system.
@@ -130,11 +127,7 @@ def _parameters(
         raise InputError(
             f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
         )
-    if given is not None:
-        return given
-    if fidelity == "roofline":
-        return calibration_for(system.device)
-    return calibration_for(system.device, fidelity)
+    return given or calibration_for(system.device, fidelity)
 
 
 def _speed_of_light(ops: Sequence[Op], context: _Context) -> FloatArray:
@@ -152,7 +145,7 @@ def cost_op(
     op: Op,
     system: SystemSpec,
     stack: StackSpec,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
 ) -> Cost:
     """Return the cost of one operator, whose shapes may be arrays."""
@@ -174,7 +167,7 @@ def cost_graph(
     graph: OpGraph,
     system: SystemSpec,
     stack: StackSpec,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
 ) -> OpCosts:
     """Return the costs of a graph's distinct nodes, in block order."""
@@ -221,7 +214,8 @@ def _cached_share(
     cache = context.system.device.cache
     if cache is None or not context.warm:
         return np.zeros_like(nbytes)
-    return np.minimum(1.0, usable * cache.size / np.maximum(nbytes, 1.0))
+    held: FloatArray = np.minimum(1.0, usable * cache.size / np.maximum(nbytes, 1.0))
+    return held
 
 
 def _derated(cost: Cost, derate: float) -> Cost:

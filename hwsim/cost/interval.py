@@ -10,7 +10,7 @@ operators do not explain at all: host, framework, scheduling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,11 +118,11 @@ def quadrature(
     return LogInterval(centre - half, centre + half)
 
 
-def weighted(parts: Mapping[LogInterval, float]) -> LogInterval:
-    """Return the interval of a sum whose parts' errors go together."""
-    total = sum(parts.values())
+def weighted(parts: Sequence[tuple[LogInterval, float]]) -> LogInterval:
+    """Return the interval of a sum of times whose errors go together."""
+    total = sum(time for _, time in parts)
     if total <= 0:
         return LogInterval(0.0, 0.0)
-    low = sum(np.exp(p.low) * t for p, t in parts.items()) / total
-    high = sum(np.exp(p.high) * t for p, t in parts.items()) / total
+    low = sum(np.exp(p.low) * time for p, time in parts) / total
+    high = sum(np.exp(p.high) * time for p, time in parts) / total
     return LogInterval(float(np.log(low)), float(np.log(high)))

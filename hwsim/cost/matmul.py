@@ -35,6 +35,7 @@ def matmul_cost(
     b_bytes: ArrayLike | None = None,
     c_bytes: ArrayLike | None = None,
     resident: ArrayLike = 0.0,
+    block_scales: bool = False,
 ) -> Cost:
     """Return the device time of ``batch`` products out[m, n] = a[m, k] x b[k, n].
 
@@ -49,6 +50,9 @@ def matmul_cost(
         narrower than the dtype are widened on the way. [B]
     resident : array_like of float64
         Share of operand bytes found in the last shared cache. [1]
+    block_scales : bool
+        Operands have a scale per block rather than per row: other kernels,
+        which learned factors tell apart.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def matmul_cost(
         cost = _fitted_roofline(work, device, calibration, dtype)
     return corrected(
         _shaped(cost, work), calibration, "gemm",
-        lambda: gemm_features(m, n, k, batch, work.wide_bytes),
+        lambda: gemm_features(m, n, k, batch, work.wide_bytes, block_scales),
     )  # fmt: skip
 
 

@@ -58,7 +58,12 @@ def log2(values: ArrayLike) -> FloatArray:
 
 
 def gemm_features(
-    m: ArrayLike, n: ArrayLike, k: ArrayLike, batch: ArrayLike, width: float
+    m: ArrayLike,
+    n: ArrayLike,
+    k: ArrayLike,
+    batch: ArrayLike,
+    width: float,
+    block_scales: bool,
 ) -> dict[str, Any]:
     """Return the features of products; ``width`` is of the dtype multiplied [B]."""
     m, n, k, batch = (np.asarray(v, dtype=np.float64) for v in (m, n, k, batch))
@@ -69,7 +74,7 @@ def gemm_features(
         "rows_used": m / (128.0 * np.ceil(m / 128.0)),
         "columns_used": n / (256.0 * np.ceil(n / 256.0)),
         "blocks": log2(np.ceil(m / 128.0) * np.ceil(n / 128.0) * batch),
-        "width": width,
+        "width": width, "block_scales": float(block_scales),
     }  # fmt: skip
 
 
@@ -124,13 +129,18 @@ def moe_features(
 
 
 def collective_features(
-    op: int, nbytes: FloatArray, size: int, levels: int, reduces: bool
+    op: int,
+    nbytes: FloatArray,
+    size: int,
+    levels: int,
+    reduces: bool,
+    direct: float,
 ) -> dict[str, Any]:
     """Return the features of a collective of ``size`` devices over ``levels``."""
     return {
         "op": float(op), "bytes": log2(nbytes), "size": log2(float(size)),
         "share": log2(nbytes / size), "levels": float(levels),
-        "reduces": float(reduces),
+        "reduces": float(reduces), "direct": direct,
     }  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from hwsim.graph.layout import Layout
 from hwsim.graph.shard import Shard
 from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.parameter_count import norm_parameters
@@ -22,21 +25,31 @@ class Parameters:
     norms : float
         Those of the plain ones that every tensor-parallel device holds and
         that see only its share of the tokens under sequence parallelism.
+    factored : float
+        Rows plus columns of all matrices, and all values of vectors: what a
+        factored second moment keeps.
     """
 
     linear: float = 0.0
     plain: float = 0.0
     norms: float = 0.0
+    factored: float = 0.0
 
     def __add__(self, other: Parameters) -> Parameters:
         return Parameters(
             self.linear + other.linear,
             self.plain + other.plain,
             self.norms + other.norms,
+            self.factored + other.factored,
         )
 
     def __mul__(self, count: float) -> Parameters:
-        return Parameters(self.linear * count, self.plain * count, self.norms * count)
+        return Parameters(
+            self.linear * count,
+            self.plain * count,
+            self.norms * count,
+            self.factored * count,
+        )
 
     @property
     def total(self) -> float:
@@ -44,105 +57,175 @@ class Parameters:
         return self.linear + self.plain
 
 
+class Held(NamedTuple):
+    """Parameters of one device: replicated as all are, and as experts are."""
+
+    dense: Parameters
+    expert: Parameters
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.dense.total + self.expert.total
+
+
+def _matrices(*shapes: tuple[float, float]) -> Parameters:
+    return Parameters(
+        linear=sum(rows * columns for rows, columns in shapes),
+        factored=sum(rows + columns for rows, columns in shapes),
+    )
+
+
+def _table(rows: float, columns: float) -> Parameters:
+    kept = rows + columns if rows and columns else 0.0
+    return Parameters(plain=rows * columns, factored=kept)
+
+
+def _vector(count: float) -> Parameters:
+    return Parameters(plain=count, factored=count)
+
+
+def _norms(count: float) -> Parameters:
+    return Parameters(plain=count, norms=count, factored=count)
+
+
 def attention_parameters(model: ModelSpec, local: Shard) -> Parameters:
     """Return the parameters of one attention block, norms before it excluded."""
     if model.mla is not None:
         return _latent_parameters(model, local)
     hidden, width = model.hidden, model.head_dim
-    entering = (local.heads + 2 * local.kv_heads) * width
-    plain = entering * model.qkv_bias + hidden * model.out_bias
+    queries, keys = local.heads * width, local.kv_heads * width
+    plain = (queries + 2 * keys) * model.qkv_bias + hidden * model.out_bias
     plain += local.heads * model.attention_sinks
     if model.qk_norm == "head":
         plain += 2 * norm_parameters(model, width)
     elif model.qk_norm == "full":
-        plain += norm_parameters(model, (local.heads + local.kv_heads) * width)
-    return Parameters(hidden * (entering + local.heads * width), plain)
+        plain += norm_parameters(model, queries + keys)
+    weights = _matrices(
+        (hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)
+    )
+    return weights + _vector(plain)
 
 
 def _latent_parameters(model: ModelSpec, local: Shard) -> Parameters:
-    mla, hidden = model.mla, model.hidden
+    mla = model.mla
     if mla is None:
-        return Parameters()
-    heads, rank = local.heads, mla.q_lora_rank
+        raise TypeError(f"model {model.id} has no latent attention")
+    heads, hidden, rank = local.heads, model.hidden, mla.q_lora_rank
     queries = heads * model.head_dim
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
-    linear = hidden * latent + heads * mla.v_head_dim * hidden
-    linear += mla.kv_lora_rank * heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+    expanded = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+    shapes = [(hidden, latent), (heads * mla.v_head_dim, hidden)]
+    shapes.append((mla.kv_lora_rank, expanded))
     plain = norm_parameters(model, mla.kv_lora_rank) + hidden * model.out_bias
     if rank is None:
-        linear += hidden * queries
+        shapes.append((hidden, queries))
         plain += latent * model.qkv_bias
     else:
-        linear += hidden * rank + rank * queries
+        shapes += [(hidden, rank), (rank, queries)]
         plain += norm_parameters(model, rank) + (rank + latent) * model.qkv_bias
-    return Parameters(linear, plain)
+    return _matrices(*shapes) + _vector(plain)
 
 
 def feed_forward_parameters(model: ModelSpec, local: Shard, *, moe: bool) -> Parameters:
     """Return the parameters of one feed-forward block."""
-    hidden, spec = model.hidden, model.moe
+    spec = model.moe
     if not moe or spec is None:
-        return _dense(hidden, local.ffn, model.gated_ffn, model.ffn_bias)
-    expert = _dense(hidden, spec.expert_ffn / local.tp, spec.gated, spec.expert_bias)
-    plain = hidden * spec.experts + spec.experts * spec.router_bias
-    total = expert * spec.experts + Parameters(0.0, plain)
+        return _dense(model.hidden, local.ffn, model.gated_ffn, model.ffn_bias)
+    return expert_parameters(model, local.tp) + _around_experts(model, local)
+
+
+def expert_parameters(model: ModelSpec, etp: int, ep: int = 1) -> Parameters:
+    """Return the routed experts of one layer on one of ``etp * ep`` ranks."""
+    spec = model.moe
+    if spec is None:
+        return Parameters()
+    one = _dense(model.hidden, spec.expert_ffn / etp, spec.gated, spec.expert_bias)
+    return one * (spec.experts / ep)
+
+
+def _around_experts(model: ModelSpec, local: Shard) -> Parameters:
+    """Return the router and the shared experts."""
+    hidden, spec = model.hidden, model.moe
+    if spec is None:
+        return Parameters()
+    total = _table(hidden, spec.experts) + _vector(spec.experts * spec.router_bias)
     if spec.shared_experts:
-        shared = _dense(hidden, local.shared_ffn, spec.gated, spec.expert_bias)
+        total += _dense(hidden, local.shared_ffn, spec.gated, spec.expert_bias)
         # Shared experts run as one wide block, but each has its own bias.
         extra = (spec.shared_experts - 1) * hidden * spec.expert_bias
-        gate = hidden * spec.shared_gate
-        total += shared + Parameters(0.0, extra + gate)
+        total += _vector(extra + hidden * spec.shared_gate)
     return total
 
 
 def _dense(hidden: int, width: float, gated: bool, bias: bool) -> Parameters:
     entering = 2 if gated else 1
-    plain = (entering * width + hidden) * bias
-    return Parameters((entering + 1) * hidden * width, plain)
+    shapes = ((hidden, width),) * (entering + 1)
+    return _matrices(*shapes) + _vector((entering * width + hidden) * bias)
 
 
-def layer_parameters(model: ModelSpec, local: Shard, kind: LayerKind) -> Parameters:
+def layer_parameters(
+    model: ModelSpec, local: Shard, kind: LayerKind, *, experts: bool = True
+) -> Parameters:
     """Return the parameters of one layer on one device."""
     norm = float(norm_parameters(model))
     count = attention_parameters(model, local)
-    count += feed_forward_parameters(model, local, moe=kind.moe)
+    if experts or not kind.moe:
+        count += feed_forward_parameters(model, local, moe=kind.moe)
+    else:
+        count += _around_experts(model, local)
     count += _norms(model.norms_per_layer * norm)
     if kind.role == "decoder" and model.kind == "encoder_decoder":
         count += attention_parameters(model, local) + _norms(norm)
     return count
 
 
-def _norms(number: float) -> Parameters:
-    return Parameters(0.0, number, number)
+def layer_held(model: ModelSpec, local: Shard, layout: Layout, kind: LayerKind) -> Held:
+    """Return the parameters of one layer; experts apart if replicated apart."""
+    if layout.whole_experts or not kind.moe:
+        return Held(layer_parameters(model, local, kind), Parameters())
+    return Held(
+        layer_parameters(model, local, kind, experts=False),
+        expert_parameters(model, layout.etp, layout.ep),
+    )
+
+
+def _token_table(model: ModelSpec, local: Shard) -> Parameters:
+    return _table(local.vocab, model.embedding_width)
 
 
 def embedding_parameters(model: ModelSpec, local: Shard) -> Parameters:
     """Return the lookup tables, and what projects and norms their rows."""
-    hidden, plain = model.hidden, float(local.vocab * model.embedding_width)
-    plain += model.stacks * model.position_rows * hidden
-    plain += model.token_types * hidden
-    plain += model.stacks * model.relative_buckets * local.heads
-    linear = 0.0
+    hidden, stacks = model.hidden, model.stacks
+    count = _token_table(model, local)
+    count += _table(model.position_rows, hidden) * stacks
+    count += _table(model.token_types, hidden)
+    count += _table(model.relative_buckets, local.heads) * stacks
     if model.embedding_width != hidden:
-        linear = float(model.embedding_width * hidden)
-    count = Parameters(linear, plain)
+        count += _matrices((model.embedding_width, hidden))
     if model.embedding_norm:
-        count += _norms(model.stacks * float(norm_parameters(model)))
+        count += _norms(stacks * float(norm_parameters(model)))
     return count
 
 
-def head_parameters(model: ModelSpec, local: Shard) -> Parameters:
-    """Return the last norm and what the output adds to a tied table."""
+def head_parameters(
+    model: ModelSpec, local: Shard, *, own_table: bool = False
+) -> Parameters:
+    """Return the last norm and what the output adds to a tied table.
+
+    ``own_table``: the tied table is on another device; this one has a copy.
+    """
     count, hidden = Parameters(), model.hidden
     if model.final_norm:
         count += _norms(model.stacks * float(norm_parameters(model)))
     if model.embedding_width != hidden:
-        count += Parameters(float(model.embedding_width * hidden))
+        count += _matrices((model.embedding_width, hidden))
     if model.output_head:
-        own = 0 if model.tied_embeddings else local.vocab * model.embedding_width
-        count += Parameters(0.0, float(own + local.vocab * model.head_bias))
+        if own_table or not model.tied_embeddings:
+            count += _token_table(model, local)
+        count += _vector(local.vocab * model.head_bias)
     if model.pooler:
-        count += Parameters(float(hidden * hidden), float(hidden))
+        count += _matrices((hidden, hidden)) + _vector(hidden)
     return count
 
 
@@ -152,3 +235,34 @@ def device_parameters(model: ModelSpec, local: Shard) -> Parameters:
     for kind, repeat in model.layer_groups():
         count += layer_parameters(model, local, kind) * repeat
     return count
+
+
+def stage_parameters(
+    model: ModelSpec,
+    local: Shard,
+    layout: Layout,
+    kinds: Iterable[tuple[LayerKind, int]],
+    *,
+    first: bool,
+    last: bool,
+) -> Held:
+    """Return the parameters of one device of a pipeline stage.
+
+    Parameters
+    ----------
+    kinds : iterable of (LayerKind, int)
+        Layers of the stage by kind.
+    first, last : bool
+        Whether it has the embedding; the last norm and the head. A head tied
+        to a table elsewhere has a copy of it.
+    """
+    dense, expert = Parameters(), Parameters()
+    if first:
+        dense += embedding_parameters(model, local)
+    if last:
+        dense += head_parameters(model, local, own_table=not first)
+    for kind, repeat in kinds:
+        held = layer_held(model, local, layout, kind)
+        dense += held.dense * repeat
+        expert += held.expert * repeat
+    return Held(dense, expert)

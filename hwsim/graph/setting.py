@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hwsim.graph.layout import Layout
+from hwsim.graph.lora import Lora
 from hwsim.graph.precision import Precision
 from hwsim.graph.shard import Shard
 from hwsim.specs.model import ModelSpec
@@ -13,7 +15,16 @@ from hwsim.specs.stack import Fusion, StackSpec
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What holds for a whole graph: model, shard, dtypes, stack."""
+    """What holds for a whole graph: model, shard, dtypes, stack, layout.
+
+    Attributes
+    ----------
+    layout : Layout
+        Context and expert parallelism; sizes in ``shard`` and in a
+        :class:`Pass` are those of one rank already.
+    lora : Lora or None
+        Adapters that are trained instead of the model.
+    """
 
     model: ModelSpec
     shard: Shard
@@ -23,6 +34,8 @@ class Setting:
     sequence_parallel: bool = False
     dropout: bool = False
     accumulate: bool = False
+    layout: Layout = Layout()
+    lora: Lora | None = None
 
     @property
     def fusion(self) -> Fusion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from hwsim.measure.cuda.cases import Case, interleave, shape, spread
+from hwsim.measure.cuda.cases import Case, Value, interleave, shape, spread
 
 SIDES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 RAGGED = (7, 33, 65, 100, 129, 250, 333, 500, 777, 1000, 1500, 2049)
@@ -19,7 +19,7 @@ LINEAR = tuple(
         (hidden, 4 * hidden), (8192, hidden),
     )
 )  # fmt: skip
-MOST_FLOP = 4e10  # of one product, for one thread's sake
+MOST_FLOP = 1.2e10  # of one product, for one thread's sake
 WIDTHS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 8192)
 ROWS = (1, 8, 32, 128, 512, 2048, 8192)
 MOST_VALUES = 1 << 24
@@ -52,13 +52,13 @@ def cpu_plan(threads: Sequence[int], *, torch: bool = False) -> list[Case]:
         groups += [
             (4.0, gemm("fp32", count)),
             (2.0, gemm("fp32", count, operands="cold")),
-            (1.5, ragged("fp32", count)),
-            (0.7, gemm("fp64", count)),
+            (1.0, ragged("fp32", count)),
+            (0.5, gemm("fp64", count)),
             (2.0, batched(count)),
             (1.5, attention(count)),
             (1.5, stream(count)),
         ]
-    groups += [(8.0, elementwise()), (1.0, elementwise("cold")), (0.8, load_latency())]
+    groups += [(12.0, elementwise()), (1.5, elementwise("cold")), (0.8, load_latency())]
     if torch:
         groups += _with_torch(threads)
     return interleave(groups)
@@ -91,7 +91,10 @@ def gemm(
     grid += [(k, n, m) for m in TOKENS[5:] for n, k in LINEAR[:20:3]]
     found = [
         spread([_gemm(dtype, *sides, threads, kernel, operands) for sides in part])
-        for part in (_affordable(models, kernel, dtype), _affordable(grid, kernel, dtype))
+        for part in (
+            _affordable(models, kernel, dtype),
+            _affordable(grid, kernel, dtype),
+        )
     ]
     return interleave([(1.5, found[0]), (1.0, found[1])])
 
@@ -132,7 +135,7 @@ def batched(threads: int) -> list[Case]:
                         (1, tokens, width), (1, width, tokens),
                         (width, tokens, tokens)):  # fmt: skip
             if batch * m * n <= MOST_VALUES:
-                cases.append(  # noqa: PERF401 -- a comprehension would hide the shapes
+                cases.append(
                     _gemm("fp32", m, n, k, threads, "numpy", "hot", batch, "bmm")
                 )
     return spread(cases)
@@ -145,10 +148,14 @@ def attention(threads: int, kernel: str = "numpy_unfused") -> list[Case]:
         for tokens in (32, 64, 128, 256, 512, 1024):
             if batch * heads * tokens * tokens <= MOST_VALUES:
                 cases.append(
-                    _attention("prefill", batch, heads, width, tokens, tokens, threads, kernel)
+                    _attention(
+                        "prefill", batch, heads, width, tokens, tokens, threads, kernel
+                    )
                 )
             cases.append(
-                _attention("decode", batch, heads, width, 1, 2 * tokens, threads, kernel)
+                _attention(
+                    "decode", batch, heads, width, 1, 2 * tokens, threads, kernel
+                )
             )
     return spread(cases)
 
@@ -160,7 +167,9 @@ def _attention(
     where = shape(batch=batch, heads=heads, kv_heads=heads, head_dim=width,
                   seq_q=q, seq_kv=kv, window=0, kv_dtype="fp32")  # fmt: skip
     seconds = 0.2 + 6.0 * 4.0 * batch * heads * q * kv * (width + 10) / 3e10
-    return Case("attention", op, "fp32", where, kernel, "eager", "hot", threads, seconds)
+    return Case(
+        "attention", op, "fp32", where, kernel, "eager", "hot", threads, seconds
+    )
 
 
 def elementwise(operands: str = "hot") -> list[Case]:
@@ -173,22 +182,26 @@ def elementwise(operands: str = "hot") -> list[Case]:
             if m * n <= MOST_VALUES
         ]
         groups.append((1.0, spread(grid)))
-    groups.append((1.0, [_values("adamw", 1, n, 28.0 * n, operands) for n in PARAMETERS]))
+    groups.append(
+        (1.0, [_values("adamw", 1, n, 28.0 * n, operands) for n in PARAMETERS])
+    )
     return interleave(groups)
 
 
 def _values(op: str, m: int, n: int, nbytes: float, operands: str) -> Case:
     where = shape(m=m, n=n, bytes=nbytes)
     seconds = 0.2 + 6.0 * m * n * 3e-9
-    return Case("elementwise", op, "fp32", where, "numpy", "eager", operands, 1, seconds)
+    return Case(
+        "elementwise", op, "fp32", where, "numpy", "eager", operands, 1, seconds
+    )
 
 
 def stream(threads: int) -> list[Case]:
     """Return streams over working sets from inside the L1 to far into memory."""
     sizes = [int(8 * KIBI * 2 ** (i / 2)) // 4096 * 4096 for i in range(2, 32)]
     cases = [
-        Case("memory", op, "fp32", shape(bytes=float(size), working_set_bytes=float(size)),
-             "numpy", "eager", "hot", threads, 0.25)
+        Case("memory", op, "fp32", _working_set(size), "numpy", "eager", "hot",
+             threads, 0.25)
         for size in sizes
         for op in ("copy", "read", "write", "scale", "triad")
         if size >= 4096 * threads
@@ -196,13 +209,16 @@ def stream(threads: int) -> list[Case]:
     return spread(cases)
 
 
+def _working_set(size: int) -> tuple[tuple[str, Value], ...]:
+    return shape(bytes=float(size), working_set_bytes=float(size))
+
+
 def load_latency() -> list[Case]:
     """Return dependent loads over growing working sets."""
     sizes = [int(16 * KIBI * 2**i) for i in range(14)]
     cases = [
-        Case("memory", "load_latency", "fp64",
-             shape(bytes=float(size), working_set_bytes=float(size)),
-             "object_chain", "eager", "hot", 1, 0.3 + size * 2e-8)
+        Case("memory", "load_latency", "fp64", _working_set(size), "object_chain",
+             "eager", "hot", 1, 0.3 + size * 2e-8)
         for size in sizes
     ]  # fmt: skip
     return spread(cases)

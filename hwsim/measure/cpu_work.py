@@ -15,8 +15,9 @@ import numpy as np
 
 from hwsim.measure import numpy_ops as ops
 from hwsim.measure.cuda.cases import Case, Skip
-from hwsim.measure.cuda.runner import Outcome, collect
+from hwsim.measure.cuda.runner import LEAST_SAMPLES, Outcome, collect
 
+LEAST_CLEAN = 3
 SAMPLE = 1.5e-3  # aimed at, for the noise of clock and scheduler. [s]
 TARGET = 0.12  # spent on one case's samples. [s]
 MOST_COPIES = 64
@@ -40,6 +41,43 @@ class Call:
 
 
 Operands = tuple[Any, ...]
+
+
+def undisturbed(
+    sample: Callable[[], float], left: float, target: float = TARGET
+) -> tuple[list[float], float]:
+    """Return samples during which no other process took a core, if there are any.
+
+    The second value is the share of samples that were disturbed. Where fewer
+    than five are clean, sampling goes on for twice as long; where still fewer
+    than three are, all count.
+    """
+    clean: list[float] = []
+
+    def watched() -> float:
+        before = _preemptions()
+        seconds = sample()
+        if _preemptions() == before:
+            clean.append(seconds)
+        return seconds
+
+    start = time.perf_counter()
+    samples = collect(watched, left=left, target=target)
+    if len(clean) < LEAST_SAMPLES:
+        left -= time.perf_counter() - start
+        if left > max(samples):
+            samples += collect(watched, left=left, target=2 * target)
+    share = round(1 - len(clean) / len(samples), 3)
+    return (clean if len(clean) >= LEAST_CLEAN else samples), share
+
+
+def _preemptions() -> int:
+    """Return how often another process took a core from this one; 0 off Unix."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
 
 
 class Timer:
@@ -79,8 +117,8 @@ class Timer:
                 call.run(i % call.copies)
             return (time.perf_counter() - begin) / inner / call.per_call
 
-        samples = collect(sample, left=left, target=TARGET)
-        return Outcome(samples, {"copies": call.copies})
+        samples, disturbed = undisturbed(sample, left)
+        return Outcome(samples, {"copies": call.copies, "disturbed": disturbed})
 
     def _empty_cache(self) -> None:
         if not self._flush.size:
@@ -101,7 +139,9 @@ class Timer:
         kind = _KINDS.get(dtype)
         if kind is None:
             raise Skip(f"NumPy has no {dtype} arithmetic; PyTorch may")
-        return self._rng.standard_normal(size, dtype=np.float32).astype(kind, copy=False)
+        return self._rng.standard_normal(size, dtype=np.float32).astype(
+            kind, copy=False
+        )
 
     def _rotating(
         self, case: Case, make: Callable[[], Operands], function: Callable[..., Any]
@@ -138,7 +178,8 @@ class Timer:
 
         def operands() -> Operands:
             made = [
-                self._random(case.dtype, batch, heads, rows, width) for rows in (q, kv, kv)
+                self._random(case.dtype, batch, heads, rows, width)
+                for rows in (q, kv, kv)
             ]
             scores = np.empty((batch, heads, q, kv), dtype=np.float32)
             return (*made, scores, np.empty_like(made[0]))
@@ -187,7 +228,12 @@ class Timer:
         return _together(function, lanes, nbytes)
 
     def _torch(self, case: Case, left: float) -> Outcome:
-        from hwsim.measure.cuda.backend import Backend, BackendError, load_torch, time_work
+        from hwsim.measure.cuda.backend import (
+            Backend,
+            BackendError,
+            load_torch,
+            time_work,
+        )
         from hwsim.measure.cuda.kernels import build
 
         try:
@@ -218,10 +264,12 @@ def _functions(n: int) -> dict[str, tuple[int, Callable[..., Any]]]:
         "add": binary(np.add), "mul": binary(np.multiply), "div": binary(np.divide),
         "pow": binary(np.power), "add_scalar": scalar(np.add),
         "mul_scalar": scalar(np.multiply), "div_scalar": scalar(np.divide),
-        "pow_scalar": scalar(np.power), "relu": (1, lambda a, out: np.maximum(a, 0, out=out)),
+        "pow_scalar": scalar(np.power),
+        "relu": (1, lambda a, out: np.maximum(a, 0, out=out)),
         "tanh": (1, lambda a, out: np.tanh(a, out=out)), "gelu": (1, ops.gelu),
         "silu": (1, ops.silu), "silu_and_mul": (1, ops.silu_and_mul),
-        "softmax": (1, ops.softmax), "rmsnorm": (1, lambda a, out: ops.rmsnorm(a, gain, out)),
+        "softmax": (1, ops.softmax),
+        "rmsnorm": (1, lambda a, out: ops.rmsnorm(a, gain, out)),
         "layernorm": (1, lambda a, out: ops.layernorm(a, gain, shift, out)),
         "gelu_backward": (2, ops.gelu_backward),
         "softmax_backward": (2, ops.softmax_backward),
@@ -233,7 +281,7 @@ def _functions(n: int) -> dict[str, tuple[int, Callable[..., Any]]]:
 Made = tuple[Callable[[], Operands], Callable[..., Any]]
 
 
-def _rope(random: Any, rng: Any, m: int, n: int) -> Made:
+def _rope(random: Any, _rng: Any, m: int, n: int) -> Made:
     width = min(n, 64)
     sine = random("fp32", m, 1, width // 2)
 
@@ -271,10 +319,9 @@ def _cross_entropy(random: Any, rng: Any, m: int, n: int) -> Made:
     return make, ops.cross_entropy
 
 
-def _adamw(random: Any, rng: Any, m: int, n: int) -> Made:
+def _adamw(random: Any, _rng: Any, _m: int, n: int) -> Made:
     # The update leaves the normalised step in the gradient's place. Repeating it
     # keeps that near one, far from denormals, which would be slow.
-    del m, rng
 
     def make() -> Operands:
         weight, grad = random("fp32", n), random("fp32", n)

@@ -24,7 +24,8 @@ def softmax(x: Array, out: Array) -> Array:
     """Softmax over the last axis; ``out`` may be ``x``."""
     np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
     np.exp(out, out=out)
-    return np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
+    np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
+    return out
 
 
 def softmax_backward(grad: Array, y: Array, out: Array) -> Array:
@@ -43,11 +44,19 @@ def layernorm(x: Array, gain: Array, shift: Array, out: Array) -> Array:
     return out
 
 
-def layernorm_backward(grad: Array, x: Array, gain: Array, out: Array) -> Array:
-    """Gradient of a layer norm with regard to its input, recomputing the norm."""
+def layernorm_backward(
+    grad: Array, x: Array, gain: Array, out: Array
+) -> tuple[Array, Array]:
+    """Gradient of a layer norm, recomputing the norm.
+
+    ``out`` becomes the gradient with regard to ``x``; those of gain and shift
+    are returned. All arrays have two axes.
+    """
     centred = x - x.mean(axis=-1, keepdims=True)
     scale = _inverse_deviation(centred)
     centred *= scale
+    to_gain = np.einsum("ij,ij->j", grad, centred)
+    to_shift = grad.sum(axis=0)
     np.multiply(grad, gain, out=out)
     width = x.dtype.type(x.shape[-1])
     share = np.einsum("...i,...i->...", out, centred)[..., None] / width
@@ -55,7 +64,7 @@ def layernorm_backward(grad: Array, x: Array, gain: Array, out: Array) -> Array:
     centred *= share
     out -= centred
     out *= scale
-    return out
+    return to_gain, to_shift
 
 
 def _inverse_deviation(centred: Array) -> Array:
@@ -107,7 +116,7 @@ def gelu_backward(grad: Array, x: Array, out: Array) -> Array:
 
 
 def silu(x: Array, out: Array) -> Array:
-    """x times its logistic function."""
+    """The value times its logistic function."""
     np.negative(x, out=out)
     np.exp(out, out=out)
     out += 1

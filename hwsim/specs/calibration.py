@@ -12,15 +12,15 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 
 from hwsim.errors import InputError, SpecError, UnknownNameError
+from hwsim.registry import search_paths
 from hwsim.resources import USER_PATH
 from hwsim.specs.base import CatalogSpec, Name, Source
 from hwsim.specs.calibration_file import CalibrationFile, IntervalFile, Spread
-from hwsim.specs.catalogs import DEVICES
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import Catalog, load_spec, read_table, validate
 from hwsim.specs.parameters.attention import AttentionParameters
@@ -30,7 +30,9 @@ from hwsim.specs.parameters.matmul import MatmulParameters
 from hwsim.specs.parameters.moe import MoeParameters
 from hwsim.specs.residual import Residual
 
-CalibrationFidelity = Literal["auto", "structured", "calibrated"]
+Fidelity = Literal["auto", "roofline", "structured", "calibrated"]
+Resolved = Literal["roofline", "structured", "calibrated"]
+FIDELITIES: tuple[Fidelity, ...] = ("auto", "roofline", "structured", "calibrated")
 FILE = "calibration.json"
 FAMILIES = (
     "gemm", "attention_prefill", "attention_decode", "elementwise", "moe",
@@ -79,7 +81,7 @@ class Calibration(CatalogSpec):
         """Return the share of the shared cache that a family's operands reach."""
         return float(self.cache_reach.get(family, 1.0))
 
-    def fidelities(self) -> dict[str, str]:
+    def fidelities(self) -> dict[str, Resolved]:
         """Return which values each operator family uses."""
         return {
             family: "calibrated" if family in self.calibrated else "structured"
@@ -91,7 +93,7 @@ GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml"
 
 
 def calibration_for(
-    device: DeviceSpec, fidelity: CalibrationFidelity = "structured"
+    device: DeviceSpec, fidelity: Fidelity = "structured"
 ) -> Calibration:
     """Return the parameters of a device's cost models.
 
@@ -102,7 +104,8 @@ def calibration_for(
     fidelity : str
         ``structured``: the values of its architecture, else of its kind.
         ``calibrated`` or ``auto``: those of the ``calibration.json`` beside
-        its spec for the families that it covers.
+        its spec for the families that it covers. A speed of light has no
+        parameters: for ``roofline`` they are those of ``structured``.
 
     Raises
     ------
@@ -112,26 +115,30 @@ def calibration_for(
         If a calibration file is faulty.
     """
     user_path = os.environ.get(USER_PATH)
-    path = None if fidelity == "structured" else calibration_path(device.id)
+    fitted = fidelity in {"auto", "calibrated"}
+    path = calibration_path(device) if fitted else None
     stamp = 0 if path is None else path.stat().st_mtime_ns
     return _calibration(
         device.id, device.architecture, device.kind, path, stamp, user_path
     )
 
 
-def calibration_path(device_id: str) -> Path | None:
-    """Return the calibration file beside a catalogued device's spec, if any."""
-    folder = _folder(device_id, os.environ.get(USER_PATH))
-    if folder is None or not (folder / FILE).is_file():
-        return None
-    return folder / FILE
+def calibration_path(device: DeviceSpec) -> Path | None:
+    """Return the first calibration file of a device on the search path, if any.
+
+    It stands in ``devices/<kind>/<id>/``, beside the spec or in a folder of
+    the user's own (``HWSIM_PATH``), which goes first.
+    """
+    for path in _candidates(device.kind, device.id, os.environ.get(USER_PATH)):
+        if path.is_file():
+            return path
+    return None
 
 
 @functools.lru_cache(maxsize=256)
-def _folder(device_id: str, user_path: str | None) -> Path | None:
-    del user_path  # part of the cache key: it decides which files are found
-    spec = DEVICES.by_id(device_id)
-    return None if spec is None else spec.parent
+def _candidates(kind: str, device: str, user_path: str | None) -> tuple[Path, ...]:
+    del user_path  # part of the cache key: it decides where to look
+    return tuple(root / kind / device / FILE for root in search_paths("devices"))
 
 
 def load_calibration_file(path: Path) -> CalibrationFile:
@@ -139,17 +146,22 @@ def load_calibration_file(path: Path) -> CalibrationFile:
     return validate(CalibrationFile, read_table(path), str(path), units_required=False)
 
 
-def resolved_fidelity(device: DeviceSpec, fidelity: str) -> str:
+def resolved_fidelity(device: DeviceSpec, fidelity: str) -> Resolved:
     """Return what ``auto`` means for a device; other fidelities are as asked.
 
     Raises
     ------
     InputError
-        If a calibration is asked for and there is none.
+        If a fidelity is unknown, or a calibration is asked for and there is
+        none.
     """
-    if fidelity not in {"auto", "calibrated"}:
-        return fidelity
-    if calibration_path(device.id) is not None:
+    if fidelity not in FIDELITIES:
+        raise InputError(
+            f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
+        )
+    if fidelity in {"roofline", "structured"}:
+        return cast("Resolved", fidelity)
+    if calibration_path(device) is not None:
         return "calibrated"
     if fidelity == "auto":
         return "structured"

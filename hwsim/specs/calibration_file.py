@@ -215,8 +215,6 @@ class IntervalFile(Spec):
     date: dt.date
     generations: tuple[Identifier, ...]
     kinds: tuple[Name, ...]
-    tables: dict[
-        Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]
-    ]
+    tables: dict[Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]]
     end_to_end: dict[Name, EndToEnd]
     notes: tuple[Text, ...] = ()

@@ -320,7 +320,10 @@ class EndToEndRow(MeasuredRow):
     global_batch, micro_batch : int or None
         Sequences of a step; of one rank and pass.
     batch, isl, osl : int or None
-        Requests served together, prompt tokens, generated tokens of each.
+        Requests served together, prompt tokens, generated tokens of each;
+        ``batch`` also stands for ``global_batch``.
+    context : int or None
+        A single decode step (``tpot``) with so many tokens in the cache.
     stack : str
         Software stack; the default of the task where it is not given.
     metric : str
@@ -348,6 +351,7 @@ class EndToEndRow(MeasuredRow):
     batch: Size | None = None
     isl: Tokens | None = None
     osl: Tokens | None = None
+    context: Tokens | None = None
     weight_dtype: str = ""
     kv_dtype: DtypeName | None = None
     stack: str = ""

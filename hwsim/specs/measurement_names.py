@@ -13,7 +13,8 @@ OPS: dict[str, tuple[str, ...]] = {
         "pow_scalar", "relu", "tanh", "gelu", "silu", "silu_and_mul", "softmax",
         "layernorm", "rmsnorm", "rmsnorm_head", "add_layernorm", "add_rmsnorm",
         "rope", "embedding", "cross_entropy", "adamw", "quantize_fp8",
-        "quantize_int8",
+        "quantize_int8", "gelu_backward", "layernorm_backward", "softmax_backward",
+        "embedding_backward",
     ),
     "moe": ("moe_ffn",),
     "collective": (
@@ -76,6 +77,10 @@ METRIC_ALIASES: dict[str, str] = {
     "end_to_end_latency": "latency", "e2e_latency": "latency",
     "forward_latency": "latency", "output_throughput": "throughput",
 }  # fmt: skip
+# Other names of columns, by family.
+COLUMN_ALIASES: dict[str, dict[str, str]] = {
+    "end_to_end": {"prompt": "isl", "output": "osl", "seq": "seq_len"},
+}
 # SI factor of each unit of an end-to-end metric, and the unit in SI.
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
 RATE_UNITS = ("tokens/s", "tokens/s/device", "sequences/s", "samples/s")

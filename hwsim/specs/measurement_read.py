@@ -18,7 +18,13 @@ from hwsim.registry import search_paths
 from hwsim.resources import expanded
 from hwsim.specs.measurement import ROWS
 from hwsim.specs.measurement_file import SUFFIXES, RawTable, raw_table
-from hwsim.specs.measurement_names import TIME_UNITS, family_of, folded, known_ops
+from hwsim.specs.measurement_names import (
+    COLUMN_ALIASES,
+    TIME_UNITS,
+    family_of,
+    folded,
+    known_ops,
+)
 from hwsim.specs.measurement_rules import RULES, Rule
 from hwsim.specs.measurement_table import (
     MICRO,
@@ -118,7 +124,7 @@ def _by_family(file: str, raw: RawTable, bad: list[BadRow]) -> dict[str, RawTabl
     found = {}
     for family in dict.fromkeys(hit[0] for hit in known.values() if hit):
         mask = np.array([(known[op] or ("",))[0] == family for op in ops])
-        members = raw.take(mask)
+        members = _renamed(family, raw.take(mask))
         members.columns["op"] = _objects(
             [(known[op] or ("", ""))[1] for op in members.columns["op"]]
         )
@@ -128,6 +134,14 @@ def _by_family(file: str, raw: RawTable, bad: list[BadRow]) -> dict[str, RawTabl
             reason = _no_family(str(op or ""))
             bad += [BadRow(file, int(n), "op", reason) for n in raw.numbers[ops == op]]
     return found
+
+
+def _renamed(family: str, raw: RawTable) -> RawTable:
+    """Return rows whose columns have the names of their family's schema."""
+    for alias, name in COLUMN_ALIASES.get(family, {}).items():
+        if alias in raw.columns and name not in raw.columns:
+            raw.columns[name] = raw.columns.pop(alias)
+    return raw
 
 
 def _tasks(raw: RawTable) -> Column:

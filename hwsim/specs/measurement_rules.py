@@ -83,16 +83,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "global_batch", "and seq_len are needed to train; one is empty",
             lambda c: (c["op"] == "train")
-            & (np.isnan(c["global_batch"]) | np.isnan(c["seq_len"])),
+            & (np.isnan(_or(c["global_batch"], c["batch"])) | np.isnan(c["seq_len"])),
         ),
         Rule(
             "batch", "and isl are needed to infer; one is empty",
             lambda c: (c["op"] == "infer")
-            & (np.isnan(c["batch"]) | np.isnan(c["isl"])),
+            & (np.isnan(c["batch"]) | np.isnan(_or(c["isl"], c["context"]))),
         ),
     ),
 }  # fmt: skip
 
 
-def _or(values: Any, default: float) -> Any:
+def _or(values: Any, default: Any) -> Any:
     return np.where(np.isnan(values), default, values)

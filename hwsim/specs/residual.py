@@ -17,6 +17,8 @@ from pydantic import Field, model_validator
 from hwsim.specs.base import Name, Spec
 
 FloatArray = NDArray[np.float64]
+_FEW = 256
+_CHUNK = 8192
 Depth = Annotated[int, Field(ge=1, le=8)]
 
 
@@ -77,11 +79,14 @@ class Residual:
     def __init__(self, spec: ResidualSpec) -> None:
         self.spec = spec
         trees = len(spec.feature) // spec.depth
-        self._feature = np.asarray(spec.feature, dtype=np.intp)
-        self._cut = np.asarray(spec.cut, dtype=np.float64)[:, np.newaxis]
+        # Level by level: the first question of every tree, then the second.
+        feature = np.asarray(spec.feature, dtype=np.intp).reshape(trees, spec.depth)
+        cut = np.asarray(spec.cut, dtype=np.float64).reshape(trees, spec.depth)
+        self._levels = tuple(
+            (feature[:, d].copy(), cut[:, d, np.newaxis].copy(), 1 << d)
+            for d in range(spec.depth)
+        )
         self._leaves = np.asarray(spec.leaves, dtype=np.float64)
-        self._shape = (trees, spec.depth, -1)
-        self._place = 1 << np.arange(spec.depth, dtype=np.intp)
         self._offset = np.arange(trees, dtype=np.intp)[:, np.newaxis] * 2**spec.depth
 
     def log_factor(
@@ -101,13 +106,52 @@ class Residual:
 
     def log_factor_of(self, table: FloatArray) -> FloatArray:
         """As :meth:`log_factor`, of features by row in the order of the spec."""
-        count = table.shape[1]
-        out = np.empty(count)
-        step = max(1, 2_000_000 // max(len(self._feature), 1))
-        for at in range(0, count, step):
-            part = table[:, at : at + step]
-            above = (part[self._feature] > self._cut).reshape(self._shape)
-            leaf = np.einsum("tds,d->ts", above, self._place) + self._offset
-            out[at : at + step] = self._leaves[leaf].sum(axis=0)
+        few = table.shape[1] <= _FEW
+        found = self._all_at_once(table) if few else self._tree_by_tree(table)
         limit = self.spec.limit
-        return np.clip(out, -limit, limit)
+        return np.clip(found, -limit, limit)
+
+    def _all_at_once(self, table: FloatArray) -> FloatArray:
+        leaf = np.repeat(self._offset, table.shape[1], axis=1)
+        for feature, cut, place in self._levels:
+            leaf += (table[feature] > cut) * place
+        summed: FloatArray = self._leaves[leaf].sum(axis=0)
+        return summed
+
+    def _tree_by_tree(self, table: FloatArray) -> FloatArray:
+        """Sort values between thresholds once: small integers compare fast."""
+        cuts = [self._cuts(i) for i in range(len(table))]
+        width = np.uint8 if max(map(len, cuts)) < 256 else np.uint16
+        asked = [
+            [
+                (int(i), int(np.searchsorted(cuts[i], at)))
+                for i, at in zip(*tree, strict=True)
+            ]
+            for tree in self._questions()
+        ]
+        leaves = self._leaves.reshape(len(asked), -1)
+        summed = np.zeros(table.shape[1])
+        for start in range(0, table.shape[1], _CHUNK):
+            part = slice(start, start + _CHUNK)
+            between = [
+                np.searchsorted(found, column[part]).astype(width)
+                for found, column in zip(cuts, table, strict=True)
+            ]
+            for questions, own in zip(asked, leaves, strict=True):
+                leaf = np.zeros(len(between[0]), dtype=np.uint8)
+                for level, (i, place) in enumerate(questions):
+                    leaf |= (between[i] > place).view(np.uint8) << np.uint8(level)
+                summed[part] += own[leaf]
+        return summed
+
+    def _cuts(self, feature: int) -> FloatArray:
+        found = [cut[:, 0][which == feature] for which, cut, _ in self._levels]
+        return np.unique(np.concatenate(found))
+
+    def _questions(self) -> list[tuple[list[int], list[float]]]:
+        depth = self.spec.depth
+        starts = range(0, len(self.spec.feature), depth)
+        return [
+            (list(self.spec.feature[i : i + depth]), list(self.spec.cut[i : i + depth]))
+            for i in starts
+        ]

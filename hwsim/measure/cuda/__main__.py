@@ -1,4 +1,4 @@
-"""``python -m hwsim.measure.cuda``, ``python -m cuda`` or ``python cuda/__main__.py``."""
+"""Starts the command, as a module of a package or from a bare copy of the folder."""
 
 from __future__ import annotations
 

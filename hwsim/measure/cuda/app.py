@@ -32,7 +32,8 @@ DEVICES = (  # a device's id by a pattern in the name that its driver gives
     (r"H200$|H200 SXM", "h200-sxm"), (r"H100 NVL", "h100-nvl"),
     (r"H100.*PCIe", "h100-80gb-pcie"), (r"H100.*80GB", "h100-80gb-sxm"),
     (r"H800", "h800-80gb-sxm"), (r"H20$", "h20"),
-    (r"A100.*PCIe?-40GB", "a100-40gb-pcie"), (r"A100.*PCIe|A100 80GB", "a100-80gb-pcie"),
+    (r"A100.*PCIe?-40GB", "a100-40gb-pcie"),
+    (r"A100.*PCIe|A100 80GB", "a100-80gb-pcie"),
     (r"A100-SXM4-80GB", "a100-80gb-sxm"), (r"A100-SXM4-40GB", "a100-40gb-sxm"),
     (r"A10G", "a10g"), (r"A10$", "a10"), (r"A30$", "a30"), (r"A40$", "a40"),
     (r"L40S", "l40s"), (r"L40$", "l40"), (r"L20$", "l20"), (r"L4$", "l4"),
@@ -89,7 +90,9 @@ class Timer:
         }
         if watch.clocks:
             mean = sum(watch.clocks) / len(watch.clocks)
-            columns.update(clock_mhz=significant(mean), least_clock_mhz=min(watch.clocks))
+            columns.update(
+                clock_mhz=significant(mean), least_clock_mhz=min(watch.clocks)
+            )
         return Outcome([elapsed / calls], columns)
 
     def _repeat(self, work: Work, seconds: float) -> tuple[int, float]:
@@ -131,8 +134,8 @@ def parser() -> argparse.ArgumentParser:
         "again goes on where it stopped.",
     )
     made.add_argument("--out", default="measurements", help="folder for the tables")
-    made.add_argument("--budget", type=_seconds, default=BUDGET, metavar="SECONDS",
-                      help="wall time to keep to, as 900, 15m or 1h (default 1800)")  # fmt: skip
+    made.add_argument("--budget", type=_seconds, default=BUDGET, metavar="TIME",
+                      help="wall time to keep to: 900, 15m, 1h")  # fmt: skip
     made.add_argument("--device", default="", help="device id to write in the rows; "
                       "by default from the GPU's name")  # fmt: skip
     made.add_argument("--gpu", type=int, default=0, help="index of the GPU (default 0)")
@@ -142,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
                       help=f"end-to-end models: {', '.join(NETS)}")  # fmt: skip
     made.add_argument("--list", action="store_true", help="print the cases and stop")
     made.add_argument("--host", action="store_true",
-                      help="run on the CPU instead, to try the program out")  # fmt: skip
+                      help="run on the CPU, to try the program out")  # fmt: skip
     return made
 
 
@@ -189,7 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for case in chosen(asked.only, asked.models, 8):
                 sys.stdout.write(f"{case.key}\n")
             return 0
-        return _measure(asked, list(arguments) if arguments is not None else sys.argv[1:])
+        return _measure(
+            asked, list(arguments) if arguments is not None else sys.argv[1:]
+        )
     except (BackendError, TableError) as error:
         sys.stderr.write(f"hwsim measure cuda: {error}\n")
         return 2
@@ -218,8 +223,9 @@ def _measure(asked: argparse.Namespace, arguments: list[str]) -> int:
         group.close()
         tables.record({"after": sensors.facts(), "ended": _now()})
     sys.stderr.write(
-        f"{done.measured} measured, {done.already} from before, {done.skipped} skipped, "
-        f"{done.left} left for a larger budget; {done.seconds:.0f} s; in {asked.out}\n"
+        f"{done.measured} measured, {done.already} from before, "
+        f"{done.skipped} skipped, {done.left} left for a larger budget; "
+        f"{done.seconds:.0f} s; in {asked.out}\n"
     )
     return 0
 

@@ -53,7 +53,7 @@ def load_torch() -> Any:
         return importlib.import_module("torch")
     except ImportError:
         raise BackendError(
-            "PyTorch is not installed here; pip install torch, or use a node that has it"
+            "PyTorch is not installed here; pip install torch, or use a node with it"
         ) from None
 
 
@@ -74,7 +74,9 @@ class Backend:
         self.cache_bytes = ASSUMED_CACHE
         if self.cuda:
             if not torch.cuda.is_available():
-                raise BackendError("PyTorch finds no CUDA GPU here; run this on a GPU node")
+                raise BackendError(
+                    "PyTorch finds no CUDA GPU here; run this on a GPU node"
+                )
             torch.cuda.set_device(self.device)
             known = torch.cuda.get_device_properties(self.device)
             self.cache_bytes = getattr(known, "L2_cache_size", 0) or ASSUMED_CACHE
@@ -187,8 +189,9 @@ class Backend:
 
 def _sticky(text: str) -> bool:
     """Say whether a CUDA fault makes every later call fail too."""
-    marks = ("illegal memory access", "unspecified launch failure", "device-side assert",
-             "misaligned address", "uncorrectable", "hardware exception")  # fmt: skip
+    marks = ("illegal memory access", "unspecified launch failure",
+             "device-side assert", "misaligned address", "uncorrectable",
+             "hardware exception")  # fmt: skip
     return any(mark in text.casefold() for mark in marks)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
-MOST_SPREAD = 100
+MOST_SPREAD = 60
 GOLDEN = 0.6180339887498949
 Value = Union[int, float, str]  # noqa: UP007 -- also read at run time on old Pythons
 
@@ -89,37 +90,43 @@ def spread(cases: Sequence[Case]) -> list[Case]:
     ``MOST_SPREAD`` of them, where that no longer shows, the rest follows in
     even strides.
     """
-    if len(cases) < 3:
-        return list(cases)
-    points = [_place(case) for case in cases]
-    width = len(points[0])
-    middle = [sum(p[i] for p in points) / len(points) for i in range(width)]
+    order = _spread(tuple(_place(case) for case in cases))
+    return [cases[i] for i in order]
+
+
+@functools.lru_cache(maxsize=256)
+def _spread(points: tuple[tuple[float, ...], ...]) -> list[int]:
+    """Return the order of points; grids of several dtypes share it."""
+    if len(points) < 3:
+        return list(range(len(points)))
+    middle = tuple(sum(axis) / len(points) for axis in zip(*points))  # noqa: B905
     far = [_gap(point, middle) for point in points]
-    at = max(range(len(cases)), key=lambda i: (far[i], -i))
-    nearest = [math.inf] * len(cases)
+    at = max(range(len(points)), key=far.__getitem__)
+    nearest = [math.inf] * len(points)
     order: list[int] = []
-    while len(order) < min(len(cases), MOST_SPREAD):
+    while len(order) < min(len(points), MOST_SPREAD):
         order.append(at)
+        chosen = points[at]
         nearest[at] = -1.0
         for i, point in enumerate(points):
-            if nearest[i] >= 0.0:
-                nearest[i] = min(nearest[i], _gap(point, points[at]))
-        at = max(range(len(cases)), key=lambda i: (nearest[i], -i))
-    rest = sorted(set(range(len(cases))) - set(order))
+            if nearest[i] > 0.0:
+                nearest[i] = min(nearest[i], _gap(point, chosen))
+        at = max(range(len(points)), key=nearest.__getitem__)
+    rest = sorted(set(range(len(points))) - set(order))
     rest.sort(key=lambda i: i * GOLDEN % 1.0)
-    return [cases[i] for i in order + rest]
+    return order + rest
 
 
-def _place(case: Case) -> list[float]:
-    return [
+def _place(case: Case) -> tuple[float, ...]:
+    return tuple(
         math.log2(1.0 + abs(float(value)))
         for _, value in case.shape
         if not isinstance(value, str)
-    ]
+    )
 
 
 def _gap(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum((x - y) ** 2 for x, y in zip(a, b))  # noqa: B905 -- equal by construction
+    return math.dist(a, b)
 
 
 def interleave(groups: Iterable[tuple[float, Sequence[Case]]]) -> list[Case]:

@@ -51,7 +51,9 @@ class Group:
         except (OSError, EOFError, TimeoutError) as fault:
             self._broken += 1
             self.close()
-            raise Skip(f"the group of GPUs failed: {fault or 'a process died'}") from None
+            raise Skip(
+                f"the group of GPUs failed: {fault or 'a process died'}"
+            ) from None
         faults = [a for a in answers if isinstance(a, str)]
         if faults:
             self._broken += 1
@@ -113,7 +115,9 @@ def _worker(rank: int, gpus: int, store: str, end: Any) -> None:
                 groups[world] = dist.new_group(list(range(world)))
             times: list[float] = []
             if rank < world:
-                call = _collective(backend, op, dtype, nbytes, world, rank, groups[world])
+                call = _collective(
+                    backend, op, dtype, nbytes, world, rank, groups[world]
+                )
                 times = _timed(backend, dist, groups[world], call)
             end.send(times)
         except Exception as fault:  # noqa: BLE001 -- reported to the parent

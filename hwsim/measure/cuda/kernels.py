@@ -98,7 +98,7 @@ def _attention(backend: Backend, case: Case) -> Work:
         return _rotating(backend, case, operands, _flash_attn(causal))
     attend = sdpa(backend, causal=causal, grouped=heads != kv_heads)
     if case.kernel == "sdpa_flash":
-        attend = _forced_flash(backend, attend)
+        attend = _forced_flash(attend)
     return _rotating(backend, case, operands, attend)
 
 
@@ -121,7 +121,7 @@ def sdpa(backend: Backend, *, causal: bool, grouped: bool) -> Callable[..., Any]
     raise Skip("this PyTorch has no grouped-query attention (2.5 has)")
 
 
-def _forced_flash(backend: Backend, attend: Callable[..., Any]) -> Callable[..., Any]:
+def _forced_flash(attend: Callable[..., Any]) -> Callable[..., Any]:
     try:
         choice: Any = importlib.import_module("torch.nn.attention")
     except ImportError:
@@ -281,7 +281,8 @@ def _launch(backend: Backend, case: Case) -> Work:
 def _host_link(backend: Backend, case: Case) -> Work:
     torch, count = backend.torch, int(float(case["bytes"]))
     pinned = case["pinned"] == "yes" and backend.cuda
-    host = torch.randint(0, 100, (count,), dtype=torch.int8)
+    part = torch.randint(0, 100, (min(count, 1 << 20),), dtype=torch.int8)
+    host = part.repeat(-(-count // len(part)))[:count].clone()
     host = host.pin_memory() if pinned else host
     there = torch.empty_like(host, device=backend.device)
     pair = (there, host) if case.op == "h2d" else (host, there)

@@ -171,7 +171,10 @@ class Runner:
         q, k, v = made.split([net.heads, net.kv_heads, net.kv_heads], dim=1)
         if net.rotary:
             cosine, sine = (a[at : at + tokens].to(x.dtype) for a in self.angles)
-            q, k = rotate(self.torch, q, cosine, sine), rotate(self.torch, k, cosine, sine)
+            q, k = (
+                rotate(self.torch, q, cosine, sine),
+                rotate(self.torch, k, cosine, sine),
+            )
         if pair is None:
             mixed = self.attend(q, k, v)
         else:

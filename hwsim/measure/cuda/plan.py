@@ -119,8 +119,8 @@ def ragged(dtype: str) -> list[Case]:
 
 
 def _product(
-    op: str, dtype: str, m: int, n: int, k: int, kernel: str, launch: str, operands: str,
-    batch: int = 1,
+    op: str, dtype: str, m: int, n: int, k: int, kernel: str, launch: str,
+    operands: str, batch: int = 1,
 ) -> Case:  # fmt: skip
     slow = {"fp32": 4e13, "tf32": 2e14}.get(dtype, 4e14)
     seconds = 0.35 + 12.0 * 2.0 * m * n * k * batch / slow
@@ -208,9 +208,9 @@ def _optimizer(n: int, launch: str) -> Case:
 
 def memory() -> list[Case]:
     """Return streams over working sets from far inside the L2 to far outside."""
-    sizes = [int(64 * 1024 * 2 ** (i / 2)) // 1024 * 1024 for i in range(33)]
+    sizes = [float(int(64 * 1024 * 2 ** (i / 2)) // 1024 * 1024) for i in range(33)]
     cases = [
-        Case("memory", op, "fp32", shape(bytes=float(size), working_set_bytes=float(size)),
+        Case("memory", op, "fp32", shape(bytes=size, working_set_bytes=size),
              "torch", "graph", "hot", seconds=0.4)
         for size in sizes
         for op in ("copy", "read", "write", "triad")
@@ -250,7 +250,10 @@ def power() -> list[Case]:
         for dtype in ("bf16", "fp8", "fp16", "tf32", "fp32", "int8")
         if _fits_format(dtype, m, n, k)
     ]
-    cases += [_load("prefill", "bf16", 4, 4096, 128), _load("decode", "bf16", 32, 8192, 128)]
+    cases += [
+        _load("prefill", "bf16", 4, 4096, 128),
+        _load("decode", "bf16", 32, 8192, 128),
+    ]
     cases += [_load(op, "bf16", 8192, 8192, 0) for op in ("add", "gelu", "rmsnorm")]
     return [*cases[:1], *cases[-5:], *cases[1:-5]]
 
@@ -262,7 +265,9 @@ def _load(operator: str, dtype: str, m: int, n: int, k: int) -> Case:
 
 def collectives(gpus: int) -> list[Case]:
     """Return collectives of one node by message size and group size."""
-    worlds = sorted({2 ** i for i in range(1, gpus.bit_length()) if 2**i <= gpus} | {gpus})
+    worlds = sorted(
+        {2**i for i in range(1, gpus.bit_length()) if 2**i <= gpus} | {gpus}
+    )
     cases = [
         Case("collective", op, dtype,
              shape(bytes=float(1024 * 4**i), world_size=world,

@@ -19,8 +19,8 @@ TIMING = (
 )  # fmt: skip
 COMMON = ("source", "device", "op", "dtype")
 TAIL = (
-    "kernel", "launch", "mode", "hot", "copies", "threads", *TIMING, "load", "run",
-    "case",
+    "kernel", "launch", "mode", "hot", "copies", "threads", *TIMING, "load",
+    "disturbed", "run", "case",
 )  # fmt: skip
 SHAPES: dict[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k", "batch"),
@@ -94,7 +94,7 @@ class Tables:
         columns = self.columns(case.table)
         unknown = set(values) - set(columns)
         if unknown:
-            raise TableError(f"table {case.table} has no column {sorted(unknown)[0]!r}")
+            raise TableError(f"table {case.table} has no column {min(unknown)!r}")
         self._append(case.table, columns, values)
         self._done.add(case.key)
 
@@ -156,8 +156,10 @@ class Tables:
                              "choose another --out folder")  # fmt: skip
         others = {row["device"] for row in rows if "device" in row} - {self.device}
         if others:
-            raise TableError(f"{path} holds rows of {sorted(others)[0]!r}, not of "
-                             f"{self.device!r}; choose another --out folder")  # fmt: skip
+            raise TableError(
+                f"{path} holds rows of {min(others)!r}, not of {self.device!r}; "
+                "choose another --out folder"
+            )
         return rows
 
     def _append(

@@ -16,6 +16,7 @@ COMPILE_SECONDS = 60.0
 PREFILLS = ((1, 1024), (8, 512), (1, 4096), (4, 2048), (32, 128), (1, 128))
 DECODES = ((1, 1024), (16, 1024), (64, 1024), (8, 4096), (128, 512), (1, 128))
 TRAININGS = ((8, 1024), (4, 512), (16, 1024), (1, 1024), (4, 2048))
+ENCODERS = ((32, 128), (8, 384), (1, 128), (16, 512), (64, 256))
 MOST_POSITIONS = {"gpt2": 1024, "bert": 512}
 
 
@@ -37,7 +38,9 @@ def _most_tokens(net: Net) -> int:
 
 
 def _cases(net: Net, launch: str) -> list[Case]:
-    prefills = [_case(net, launch, "infer", "ttft", b, s, prompt=s) for b, s in PREFILLS]
+    prefills = [
+        _case(net, launch, "infer", "ttft", b, s, prompt=s) for b, s in PREFILLS
+    ]
     decodes = [_case(net, launch, "infer", "tpot", b, s, context=s) for b, s in DECODES]
     trainings = [
         _case(net, launch, "train", "step_time", b, s, seq=s) for b, s in TRAININGS
@@ -45,7 +48,7 @@ def _cases(net: Net, launch: str) -> list[Case]:
     if not net.causal:
         decodes = []
         prefills = [_case(net, launch, "infer", "latency", b, s, prompt=s)
-                    for b, s in ((32, 128), (8, 384), (1, 128), (16, 512), (64, 256))]  # fmt: skip
+                    for b, s in ENCODERS]  # fmt: skip
         trainings = [_case(net, launch, "train", "step_time", b, s, seq=s)
                      for b, s in ((32, 128), (8, 512), (16, 384))]  # fmt: skip
     return interleave([(1.0, decodes), (1.0, prefills), (1.0, trainings)])
@@ -60,7 +63,9 @@ def _case(
     seconds += COMPILE_SECONDS if launch == "compiled" else 0.0
     where = shape(model=net.name, metric=metric, layers=net.layers, batch=batch,
                   tokens=tokens, **more)  # fmt: skip
-    return Case("end_to_end", op, "bf16", where, "torch", launch, "hot", seconds=seconds)
+    return Case(
+        "end_to_end", op, "bf16", where, "torch", launch, "hot", seconds=seconds
+    )
 
 
 def _plain(case: Case) -> Case:
@@ -124,7 +129,9 @@ def _training(backend: Backend, net: Net, case: Case) -> Work:
     leaves = [value.requires_grad_(True) for value in w.values()]
     runner = Runner(backend, net, w, tokens)
     x = _input(backend, net, batch, tokens, "bf16")
-    target = torch.randint(0, max(net.vocab, 2), (batch * tokens,), device=backend.device)
+    target = torch.randint(
+        0, max(net.vocab, 2), (batch * tokens,), device=backend.device
+    )
     options: dict[str, Any] = {"fused": True}
     if backend.cuda:
         options["capturable"] = True

@@ -268,3 +268,11 @@ def test_benchmarks_name_known_devices_and_systems() -> None:
                 assert load_system(system).device.id == load_device(device).id
     assert benchmark_of("aiconfigurator:vllm-0.24.0").copies["gemm"] == 6
     assert benchmark_of("somebody").id == "any"
+
+
+def test_the_page_of_the_schema_names_everything() -> None:
+    page = Path(__file__).parents[3] / "docs" / "measurements.md"
+    text = page.read_text(encoding="utf-8")
+    names = {op for ops in OPS.values() for op in ops}
+    names |= {name for row in ROWS.values() for name in row.model_fields}
+    assert not [name for name in sorted(names) if f"`{name}`" not in text]

@@ -1,0 +1,98 @@
+"""Data-parallel communication around blocks: parameters in, gradients out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from hwsim.graph.layout import Layout
+from hwsim.graph.op import Op
+from hwsim.graph.opgraph import COMPUTE, Block, Node
+from hwsim.graph.optimizer import axis_collective
+from hwsim.graph.parameters import Held
+from hwsim.graph.unit import Plan
+from hwsim.specs.base import DTYPE_BYTES
+
+
+class Group(NamedTuple):
+    """Ranks that hold the same parameters, and what to call them."""
+
+    size: int
+    stride: int
+    prefix: str = ""
+
+
+def groups(layout: Layout) -> tuple[Group, Group]:
+    """Return the ranks that share all but experts, and those that do."""
+    experts = Group(layout.expert_replicas, layout.etp * layout.ep, "expert_")
+    return Group(layout.replicas, layout.tp), experts
+
+
+def _shares(layout: Layout, held: Held) -> list[tuple[Group, float]]:
+    """Return the groups that there are, and parameters that each shares."""
+    pairs = zip(groups(layout), (p.total for p in held), strict=True)
+    return [(group, numel) for group, numel in pairs if group.size > 1 and numel]
+
+
+def gathered(plan: Plan, block: Block, held: Held) -> Block:
+    """Put the gather of a block's parameters before it.
+
+    One layer is fetched ahead where communication overlaps. Among tensor-
+    parallel devices the first operator (a norm) may start before its few
+    parameters have come.
+    """
+    shares = _shares(plan.setting.layout, held) if plan.gathers else []
+    if not shares:
+        return block
+    act = plan.setting.precision.parameter
+    nodes = []
+    for group, numel in shares:
+        op = axis_collective(
+            f"{group.prefix}parameter_gather", "all_gather",
+            numel * DTYPE_BYTES[act], group.size, stride=group.stride, axis="dp",
+            dtype=act,
+            phase="backward" if block.name.endswith("backward") else "forward",
+        )  # fmt: skip
+        nodes.append(Node(op, (), "dp", after=2 if plan.overlaps else 1))
+    count, waits = len(nodes), True
+    for node in block.nodes:
+        deps = tuple(d + count for d in node.deps)
+        alone = plan.setting.shard.tp == 1
+        if waits and node.stream == COMPUTE and (deps or alone):
+            deps, waits = (*range(count), *deps), False
+        nodes.append(replace(node, deps=deps))
+    return Block(block.name, tuple(nodes), block.repeat, block.output_index + count)
+
+
+def reduced(plan: Plan, block: Block, trained: Held) -> Block:
+    """Put the reduction of a block's gradients after it."""
+    shares = _shares(plan.setting.layout, trained)
+    inside = plan.overlaps or plan.gathers
+    if not plan.reduces or not inside or not shares:
+        return block
+    last = max(i for i, n in enumerate(block.nodes) if n.stream == COMPUTE)
+    nodes = list(block.nodes)
+    for group, numel in shares:
+        nodes.append(Node(_reduction(plan, group, numel), (last,), "dp"))
+    output = block.output_index if plan.overlaps else len(nodes) - 1
+    return Block(block.name, tuple(nodes), block.repeat, output)
+
+
+def _reduction(plan: Plan, group: Group, numel: float) -> Op:
+    grad = plan.setting.precision.grad
+    return axis_collective(
+        f"{group.prefix}gradient_reduce",
+        "reduce_scatter" if plan.zero_stage else "all_reduce",
+        numel * DTYPE_BYTES[grad], group.size, stride=group.stride, axis="dp",
+        dtype=grad, phase="backward",
+    )  # fmt: skip
+
+
+def reduced_at_end(plan: Plan, trained: Held) -> list[Block]:
+    """Return the block that reduces all gradients after everything else."""
+    shares = _shares(plan.setting.layout, trained)
+    nodes = [
+        Node(_reduction(plan, group, numel), (), "dp", barrier=True)
+        for group, numel in shares
+    ]
+    return [Block("gradient_reduce", tuple(nodes))] if nodes else []

@@ -1,0 +1,230 @@
+"""Tables of published training runs: one row is one figure and its run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hwsim.errors import SpecError, nearest
+from hwsim.specs.measurement_file import raw_table
+from hwsim.specs.measurement_table import BadRow
+
+TEXTS = (
+    "source", "model", "device", "recompute", "dtype", "flash_attention", "metric",
+    "unit", "confidence", "notes", "stack", "system", "optimizer",
+)  # fmt: skip
+COUNTS = (
+    "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len",
+    "global_batch", "micro_batch", "num_devices", "tp", "pp", "vpp", "dp", "cp", "ep",
+)  # fmt: skip
+NUMBERS = (
+    "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
+    "tokens_per_s_per_device",
+)  # fmt: skip
+COLUMNS = (*TEXTS, *COUNTS, *NUMBERS, "zero_stage", "sequence_parallel")
+REQUIRED = ("model", "device", "num_devices")
+# What is compared, the first that is given: see ``PublishedRun.figure``.
+FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
+_SECONDS = {"s": 1.0, "seconds": 1.0, "ms": 1e-3}
+_NUMBER = re.compile(r"[-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_WORDS = {
+    "yes": True, "true": True, "1": True, "on": True,
+    "no": False, "false": False, "0": False, "off": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One row as it stands: a blank cell is None, or empty text.
+
+    Attributes
+    ----------
+    file, row
+        Where it stands; rows count from 1 below the heading.
+    ffn_words : str
+        The feed-forward cell as printed (it may hold several widths).
+    value : float or None
+        The headline figure, in ``unit``.
+    iter_time_s, tokens_per_s_per_device, mfu, tflops_per_device
+        The figure as a time [s], rate [1/s], share of the peak, or TFLOP/s.
+    fault : str
+        Why the row cannot be used; empty where it can.
+    """
+
+    file: str
+    row: int
+    source: str = ""
+    model: str = ""
+    device: str = ""
+    recompute: str = ""
+    dtype: str = ""
+    flash_attention: str = ""
+    metric: str = ""
+    unit: str = ""
+    confidence: str = ""
+    notes: str = ""
+    stack: str = ""
+    system: str = ""
+    optimizer: str = ""
+    ffn_words: str = ""
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    ffn: int | None = None
+    vocab: int | None = None
+    seq_len: int | None = None
+    global_batch: int | None = None
+    micro_batch: int | None = None
+    num_devices: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    vpp: int | None = None
+    dp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    zero_stage: int | None = None
+    sequence_parallel: bool | None = None
+    params_b: float | None = None
+    value: float | None = None
+    iter_time_s: float | None = None
+    tflops_per_device: float | None = None
+    mfu: float | None = None
+    tokens_per_s_per_device: float | None = None
+    fault: str = ""
+
+    @property
+    def figure(self) -> str:
+        """Column compared: time, then rate, then utilisation; empty if none."""
+        return next((n for n in FIGURES if getattr(self, n) is not None), "")
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Rows of some files, and the files."""
+
+    runs: tuple[PublishedRun, ...]
+    files: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+def read_published(paths: Sequence[str | Path]) -> PublishedTable:
+    """Read tables of published runs.
+
+    A cell that cannot be read makes its row one that cannot be used and says
+    why; it is never dropped. A missing column of the run is blank in all rows.
+
+    Raises
+    ------
+    SpecError
+        If a file cannot be read or lacks the columns that name a run.
+    """
+    runs: list[PublishedRun] = []
+    for path in paths:
+        runs += _read(Path(path).expanduser())
+    return PublishedTable(tuple(runs), tuple(str(path) for path in paths))
+
+
+def _read(path: Path) -> Iterator[PublishedRun]:
+    file, bad = str(path), list[BadRow]()
+    raw = raw_table(path, bad)
+    names = {name.strip().casefold(): name for name in raw.columns}
+    missing = [name for name in REQUIRED if name not in names]
+    if not any(name in names for name in (*FIGURES, "value")):
+        missing.append(FIGURES[0])
+    if missing:
+        close = nearest(missing[0], list(names))
+        hint = f"; is it {close[0]!r}?" if close else ""
+        raise SpecError(
+            file, f"has no column {missing[0]!r}{hint}",
+            "give the columns of a table of published training runs",
+        )  # fmt: skip
+    known = [name for name in COLUMNS if name in names]
+    columns = {name: raw.columns[names[name]] for name in known}
+    faulty = {fault.row: fault.reason for fault in bad}
+    place = {int(number): i for i, number in enumerate(raw.numbers)}
+    for number in sorted({*place, *faulty}):
+        if number in faulty:
+            yield PublishedRun(file, number, fault=faulty[number])
+        else:
+            i = place[number]
+            cells = {name: _text(values[i]) for name, values in columns.items()}
+            yield _run(file, number, cells)
+
+
+def _text(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    return str(cell).strip()
+
+
+def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
+    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
+    fields["ffn_words"] = cells.get("ffn", "")
+    faults = []
+    for name in (*COUNTS, *NUMBERS, "zero_stage"):
+        try:
+            fields[name] = _number(name, cells.get(name, ""))
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    try:
+        fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
+    except ValueError as error:
+        faults.append(f"sequence_parallel: {error}")
+    if not any(fields[name] for name in FIGURES):
+        fields |= _headline(fields)
+    return PublishedRun(file, number, **fields, fault="; ".join(faults))
+
+
+def _headline(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Return the headline figure as one of the columns, where it is one."""
+    value, unit = fields.get("value"), str(fields["unit"]).casefold()
+    if value is None:
+        return {}
+    if unit in _SECONDS:
+        return {"iter_time_s": value * _SECONDS[unit]}
+    share = 1.0
+    if "whole system" in unit or not unit.endswith(("device", "gpu", "chip")):
+        share = 1.0 / (fields.get("num_devices") or 1)
+    if unit.startswith("token"):
+        return {"tokens_per_s_per_device": value * share}
+    if unit.startswith(("sequence", "sample", "sentence")) and fields.get("seq_len"):
+        return {"tokens_per_s_per_device": value * share * fields["seq_len"]}
+    if unit.startswith("tflop"):
+        return {"tflops_per_device": value}
+    if unit == "fraction" and "mfu" in str(fields["metric"]).casefold():
+        return {"mfu": value}
+    return {}
+
+
+def _number(name: str, cell: str) -> float | int | None:
+    """Return the first number of a cell; words after it are remarks."""
+    if cell.casefold() in {"", "na", "n/a", "nan", "-", "none", "unknown"}:
+        return None
+    found = _NUMBER.match(cell.lstrip("~≈ "))
+    if found is None:
+        raise ValueError(f"{cell!r} is not a number")
+    value = float(found[0].replace(",", "").replace("_", ""))
+    least = 0 if name == "zero_stage" else 1
+    if name in NUMBERS:
+        if not (math.isfinite(value) and value > 0.0):
+            raise ValueError(f"{cell!r} is not above zero")
+        return value
+    if not value.is_integer() or not least <= value <= 1e12:
+        raise ValueError(f"{cell!r} is not a whole number of at least {least}")
+    return int(value)
+
+
+def _flag(cell: str) -> bool | None:
+    if not cell:
+        return None
+    known = _WORDS.get(cell.casefold())
+    if known is None:
+        raise ValueError(f"{cell!r} is neither yes nor no")
+    return known
