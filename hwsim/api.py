@@ -98,14 +98,14 @@ def infer(
     system: str | SystemSpec | DeviceSpec,
     *,
     batch: int = 1,
-    prompt: int = 1024,
+    prompt: int | None = None,
     output: int = 128,
     tp: int = 1,
     dtype: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     stack: str | StackSpec = "default-inference",
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
     overrides: Iterable[str] = (),
 ) -> InferResult:
@@ -118,7 +118,8 @@ def infer(
     batch : int
         Sequences served together.
     prompt, output : int
-        Tokens of each sequence.
+        Tokens of each sequence; 1024 prompt tokens by default, fewer where the
+        model's context is shorter.
     tp : int
         Tensor-parallel devices.
     dtype, weight_dtype, kv_dtype : str or None
@@ -127,7 +128,9 @@ def infer(
     stack : str or StackSpec
         Software stack.
     fidelity : str
-        ``roofline`` or ``structured``.
+        ``roofline`` (the datasheet's speed of light), ``structured`` (the
+        values of the device's generation), ``calibrated`` (those fitted to
+        measurements of the device) or ``auto`` (the best there is).
     engine : str
         ``simulate`` (timeline included) or ``closed_form``.
     overrides : iterable of str
@@ -167,7 +170,7 @@ def train(
     zero_stage: int = 0,
     sequence_parallel: bool = False,
     stack: str | StackSpec = "default-training",
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
     overrides: Iterable[str] = (),
 ) -> TrainResult:
@@ -217,7 +220,7 @@ def op(
     device: str | DeviceSpec | SystemSpec,
     dtype: str | None = None,
     stack: str | StackSpec = "default-inference",
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     overrides: Iterable[str] = (),
     **shapes: Any,
 ) -> OpResult:
@@ -253,7 +256,7 @@ def estimate(
     *,
     phase: str = "decode",
     stack: str | StackSpec | None = None,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     overrides: Iterable[str] = (),
     **shapes: Any,
 ) -> GraphResult:
@@ -277,7 +280,7 @@ def simulate(
     *,
     phase: str = "decode",
     stack: str | StackSpec | None = None,
-    fidelity: Fidelity = "structured",
+    fidelity: Fidelity = "auto",
     ranks: int = 1,
     slowdown: Sequence[float] = (),
     overrides: Iterable[str] = (),
@@ -335,7 +338,7 @@ def run_scenario(
 
 
 def compare_published(
-    *, fidelity: Fidelity = "structured", engine: Engine = "closed_form"
+    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
 ) -> PublishedComparison:
     """Predict the published runs that ship with hwsim; errors are not hidden."""
     from hwsim.analysis.published import compare

@@ -36,11 +36,11 @@ class Boosting:
         Together, trees never say more than this, up or down.
     """
 
-    trees: int = 120
+    trees: int = 150
     depth: int = 6
     rate: float = 0.15
-    cuts: int = 24
-    shrinkage: float = 10.0
+    cuts: int = 40
+    shrinkage: float = 8.0
     clip: float = 0.3
     limit: float = 0.7
 

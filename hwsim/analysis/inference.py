@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+DEFAULT_PROMPT = 1024
+
+
 @dataclass(frozen=True)
 class InferConfig:
     """What is asked: sizes in tokens and sequences, dtypes by name."""
@@ -243,7 +246,7 @@ def run_inference(
     stack: StackSpec,
     *,
     batch: int,
-    prompt: int,
+    prompt: int | None,
     output: int,
     tp: int,
     dtype: str,
@@ -286,9 +289,10 @@ def run_inference(
     parts = {
         p: (prefill.parts[p] if prefill else 0.0) + steps * step_parts[p] for p in PARTS
     }
-    footprint = _footprint(model, config)
+    flash = stack.fusion.attention == "fused"
+    footprint = _footprint(model, config, flash)
     memory = memory_fit(
-        footprint.total, system.device, stack, _changes(model, system, config)
+        footprint.total, system.device, stack, _changes(model, system, config, flash)
     )
     return InferResult(
         model, group, stack, config, resolved_fidelity(system.device, fidelity),
@@ -313,8 +317,10 @@ def _checked(
     kv_dtype: str | None,
 ) -> InferConfig:
     batch, tp = positive_int("batch", batch), positive_int("tp", tp)
-    prompt = positive_int("prompt", prompt, minimum=0)
     output = positive_int("output", output, minimum=0)
+    if prompt is None:
+        prompt = _default_prompt(model, output)
+    prompt = positive_int("prompt", prompt, minimum=0)
     if not prompt and (not output or model.kind != "decoder"):
         raise InputError(
             "prompt is 0; only a decoder can generate from an empty context, "
@@ -337,27 +343,37 @@ def _checked(
     return InferConfig(batch, prompt, output, tp, dtype, weight, cache)
 
 
+def _default_prompt(model: ModelSpec, output: int) -> int:
+    """Return 1024 tokens, or what the model's context leaves beside the output."""
+    if model.max_context is None:
+        return DEFAULT_PROMPT
+    kept = output if model.kind == "decoder" else 0
+    return min(DEFAULT_PROMPT, max(model.max_context - kept, 1))
+
+
 def _cache_dtype(dtype: str) -> str:
     """KV caches stay in 16 bit unless asked otherwise."""
     return dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
 
 
-def _footprint(model: ModelSpec, config: InferConfig, **changed: Any) -> Footprint:
+def _footprint(
+    model: ModelSpec, config: InferConfig, flash: bool, **changed: Any
+) -> Footprint:
     now = {**vars(config), **changed}
     return inference_footprint(
         model, batch=now["batch"], context=now["prompt"] + now["output"],
         prompt=max(now["prompt"], 1), tp=now["tp"], dtype=now["dtype"],
-        kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"],
+        kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"], flash=flash,
     )  # fmt: skip
 
 
 def _changes(
-    model: ModelSpec, system: SystemSpec, config: InferConfig
+    model: ModelSpec, system: SystemSpec, config: InferConfig, flash: bool
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     """Yield single changes, the gentlest of each sort first."""
 
     def after(**changed: Any) -> Callable[[], float]:
-        return lambda: _footprint(model, config, **changed).total
+        return lambda: _footprint(model, config, flash, **changed).total
 
     tp = config.tp * 2
     while tp <= 64:

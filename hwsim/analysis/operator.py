@@ -179,7 +179,9 @@ _TAKES = {
     "layernorm": ("m", "n"),
     "rmsnorm": ("m", "n"),
     "softmax": ("m", "n"),
-    "moe": ("m", "n", "k", "experts", "topk", "tp", "ep", "weight_dtype"),
+    "moe": (
+        "m", "n", "k", "experts", "topk", "tp", "ep", "gated", "weight_dtype",
+    ),
     "collective": ("bytes", "group"),
 }  # fmt: skip
 
@@ -285,6 +287,7 @@ def _moe(dtype: str, shapes: dict[str, Any]) -> Op:
     m, n, k = (_shape(shapes, name) for name in ("m", "n", "k"))
     experts, topk = int(_shape(shapes, "experts")), int(_shape(shapes, "topk", 1))
     tp, ep = int(_shape(shapes, "tp", 1)), int(_shape(shapes, "ep", 1))
+    gated = bool(shapes.pop("gated", True))
     weight = known_dtype("weight_dtype", shapes.pop("weight_dtype", None) or dtype)
     if topk > experts or experts % ep:
         raise InputError(
@@ -295,10 +298,10 @@ def _moe(dtype: str, shapes: dict[str, Any]) -> Op:
     touched = experts / ep * (1.0 - (1.0 - topk / experts) ** m)
     return MoeExperts(
         name="moe", dtype=dtype, tokens=m, hidden=k, ffn=n, experts=experts,
-        topk=topk, tp=tp, ep=ep, weight_dtype=weight,
+        topk=topk, tp=tp, ep=ep, gated=gated, weight_dtype=weight,
         reads=(
             _tensor("activation", m * topk / ep * k, dtype),
-            _tensor("weight", touched * 3 * k * n / tp, weight),
+            _tensor("weight", touched * (3 if gated else 2) * k * n / tp, weight),
         ),
         writes=(_tensor("activation", m * topk / ep * k, dtype),),
     )  # fmt: skip

@@ -148,7 +148,7 @@ def summarise(errors: Sequence[float]) -> dict[str, float]:
 
 
 def compare(
-    *, fidelity: Fidelity = "structured", engine: Engine = "closed_form"
+    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
 ) -> PublishedComparison:
     """Predict every published row that ships with hwsim."""
     rows = tuple(compare_each(fidelity=fidelity, engine=engine))
@@ -156,7 +156,7 @@ def compare(
 
 
 def compare_each(
-    *, fidelity: Fidelity = "structured", engine: Engine = "closed_form"
+    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
 ) -> Iterator[ComparedRow]:
     """Yield the rows one by one, for progress."""
     for file, row in iter_rows(load_published()):

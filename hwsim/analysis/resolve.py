@@ -17,6 +17,24 @@ S = TypeVar("S", bound=Spec)
 TARGETS = ("device", "system", "model", "stack")
 
 
+# Figures that stand in specs for reference: no cost model reads them.
+UNREAD = (
+    "device.launch.graph", "device.launch.latency", "device.compute.max_clock",
+    "device.links", "device.power", "device.year", "system.power_overhead",
+)  # fmt: skip
+
+
+def unread(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides that no time or memory figure depends on."""
+    found = []
+    for change in parsed(overrides):
+        key = ".".join((change.target, *change.path))
+        latency = key.startswith("device.memory.") and key.endswith(".latency")
+        if latency or any(key == u or key.startswith(f"{u}.") for u in UNREAD):
+            found.append(key)
+    return found
+
+
 def default_dtype(device: DeviceSpec) -> str:
     """Return the widest of the usual dtypes that a device multiplies fast."""
     for dtype in ("bf16", "fp16", "fp32"):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import ask, calibrate, catalog, demo, measure, picture, validate
+from hwsim.cli import ask, calibrate, catalog, demo, inspect, measure, picture, validate
 from hwsim.errors import HwsimError
 from hwsim.version import __version__
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 ask.register(app)
 catalog.register(app)
+inspect.register(app)
 picture.register(app)
 demo.register(app)
 validate.register(app)

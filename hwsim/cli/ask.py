@@ -18,7 +18,7 @@ from hwsim.cli.options import (
     System,
     Trace,
 )
-from hwsim.cli.output import save_outputs
+from hwsim.cli.output import note_unread, save_outputs
 from hwsim.errors import InputError
 
 Model = Annotated[
@@ -52,7 +52,10 @@ def infer(
     model: Model,
     system: System,
     batch: Annotated[int, typer.Option(help="Sequences served together.")] = 1,
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of each.")] = 1024,
+    prompt: Annotated[
+        int | None,
+        typer.Option(help="Prompt tokens of each.  [default: 1024, or what fits]"),
+    ] = None,
     output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
     tp: Annotated[int, typer.Option(help="Tensor-parallel devices.")] = 1,
     dtype: Dtype = None,
@@ -63,7 +66,7 @@ def infer(
         str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
     ] = None,
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
-    fidelity: Fidelity = FidelityChoice.structured,
+    fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
@@ -79,6 +82,7 @@ def infer(
         fidelity=fidelity.value, overrides=set_ or (),
     )  # fmt: skip
     show.answer(result, json=json)
+    note_unread(set_)
     save_outputs(result, out=out, trace=trace, report=report)
 
 
@@ -115,7 +119,7 @@ def train(
         bool, typer.Option(help="Shard norms and dropout over tp.")
     ] = False,
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
-    fidelity: Fidelity = FidelityChoice.structured,
+    fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
@@ -133,6 +137,7 @@ def train(
         overrides=set_ or (),
     )  # fmt: skip
     show.answer(result, json=json)
+    note_unread(set_)
     save_outputs(result, out=out, trace=trace, report=report)
 
 
@@ -167,7 +172,19 @@ def op(
     dtype: Dtype = None,
     weight_dtype: Annotated[str | None, typer.Option(help="Storage of b.")] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Storage of keys.")] = None,
-    fidelity: Fidelity = FidelityChoice.structured,
+    tp: Annotated[float | None, typer.Option(help="moe: tensor parallel.")] = None,
+    ep: Annotated[float | None, typer.Option(help="moe: expert parallel.")] = None,
+    inputs: Annotated[
+        float | None, typer.Option(help="elementwise: tensors read.")
+    ] = None,
+    causal: Annotated[
+        bool | None, typer.Option(help="prefill: mask later tokens.")
+    ] = None,
+    gated: Annotated[
+        bool | None, typer.Option(help="moe: three matrices per expert, or two.")
+    ] = None,
+    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
+    fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -178,11 +195,12 @@ def op(
         "m": m, "n": n, "k": k, "batch": batch, "heads": heads, "kv_heads": kv_heads,
         "head_dim": head_dim, "seq_q": seq_q, "seq_kv": seq_kv, "window": window,
         "experts": experts, "topk": topk, "bytes": nbytes, "group": group,
-        "weight_dtype": weight_dtype, "kv_dtype": kv_dtype,
+        "weight_dtype": weight_dtype, "kv_dtype": kv_dtype, "tp": tp, "ep": ep,
+        "inputs": inputs, "causal": causal, "gated": gated,
     }  # fmt: skip
     given = {name: value for name, value in shapes.items() if value is not None}
     result = api.op(
-        kind, device=device, dtype=dtype, fidelity=fidelity.value,
+        kind, device=device, dtype=dtype, stack=stack, fidelity=fidelity.value,
         overrides=set_ or (), **given,
     )  # fmt: skip
     show.answer(result, json=json)

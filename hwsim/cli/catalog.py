@@ -1,20 +1,17 @@
-"""Commands that show the catalog: devices, systems, models, stacks, show, schema."""
+"""Commands that list the catalogs: devices, systems, models, stacks."""
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
 
-from hwsim.cli.options import Json, Set
-from hwsim.cli.output import console, print_json, table
-from hwsim.errors import HwsimError, UnknownNameError
+from hwsim.cli.options import Json
+from hwsim.cli.output import console, note, print_json, table
+from hwsim.errors import HwsimError, SpecError
 from hwsim.report import format as fmt
-from hwsim.specs.base import CatalogSpec, iter_figures
 from hwsim.units import format_quantity
 
 T = TypeVar("T")
@@ -24,27 +21,23 @@ Filter = Annotated[
 ]
 
 
-class Kind(StrEnum):
-    """What can be shown."""
-
-    device = "device"
-    system = "system"
-    model = "model"
-    stack = "stack"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("devices", epilog="Example: hwsim devices hopper")(devices)
     app.command("systems", epilog="Example: hwsim systems h100 --json")(systems)
     app.command("models", epilog="Example: hwsim models llama")(models)
     app.command("stacks")(stacks)
-    app.command("show", epilog="Example: hwsim show device h100-80gb-sxm")(show)
-    app.command("schema", epilog="Example: hwsim schema device")(schema)
 
 
 def _loaded(names: Iterable[str], load: Callable[[str], T]) -> list[T]:
-    return [load(name) for name in names]
+    """Load what can be loaded; a broken user file must not hide the others."""
+    loaded = []
+    for name in names:
+        try:
+            loaded.append(load(name))
+        except SpecError as error:
+            note(f"hwsim: left out: {error}")
+    return loaded
 
 
 def _matches(text: str | None, *fields: object) -> bool:
@@ -203,95 +196,3 @@ def stacks(json: Json = False) -> None:
         },
         None,
     )  # fmt: skip
-
-
-def show(
-    kind: Kind,
-    name: Annotated[str, typer.Argument(help="Id, alias or file.")],
-    set_: Set = None,
-    json: Json = False,
-) -> None:
-    """Show every figure of one entry, with unit and source."""
-    from hwsim import api
-    from hwsim.specs import catalogs
-
-    overrides = set_ or ()
-    spec: Any
-    if kind is Kind.system:
-        spec = api.load_system(name, overrides=overrides)
-        if json:
-            print_json(spec.model_dump(mode="json"))
-            return
-        try:
-            source = catalogs.load_system_file(name)
-        except UnknownNameError:
-            source = spec.device
-        _show(spec, source)
-        return
-    loaders: dict[Kind, Callable[..., Any]] = {
-        Kind.device: api.load_device,
-        Kind.model: api.load_model,
-        Kind.stack: api.load_stack,
-    }
-    spec = loaders[kind](name, overrides=overrides)
-    if json:
-        extra = {"num_parameters": spec.num_parameters} if kind is Kind.model else {}
-        print_json({**spec.model_dump(mode="json"), **extra})
-        return
-    _show(spec, spec)
-
-
-def _show(spec: Any, source: CatalogSpec) -> None:
-    out = console()
-    out.print(f"[bold]{escape(spec.name)}[/bold] ({escape(spec.id)})")
-    if getattr(spec, "aliases", ()):
-        out.print(f"also called {escape(', '.join(spec.aliases))}")
-    if hasattr(spec, "num_parameters"):
-        out.print(f"{spec.num_parameters:,} parameters")
-    for text in spec.notes:
-        out.print(f"note: {escape(text)}")
-    rows, used = [], []
-    for path, value, dimension in iter_figures(spec):
-        found = source.source_of(path)
-        if path.startswith("device."):
-            found = spec.device.source_of(path.removeprefix("device."))
-        if found is not None and found not in used:
-            used.append(found)
-        shown = f"{value:,}" if dimension is None else ""
-        if dimension is not None:
-            shown = format_quantity(value, dimension.unit, 5)
-        label = f"{found.kind} [{used.index(found) + 1}]" if found else "derived"
-        rows.append((path, shown, escape(label)))
-    out.print(table(None, ("figure", "value", "source"), rows, right=("value",)))
-    for number, item in enumerate(used, 1):
-        parts = [item.title, item.url or "", str(item.date), item.note or ""]
-        out.print(
-            escape(f"[{number}] {item.kind}: " + "; ".join(p for p in parts if p))
-        )
-
-
-def schema(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            help="device, system, model, stack, scenario, published or calibration."
-        ),
-    ],
-) -> None:
-    """Print the JSON Schema of a kind of spec."""
-    from hwsim.specs.calibration import Calibration
-    from hwsim.specs.device import DeviceSpec
-    from hwsim.specs.model import ModelSpec
-    from hwsim.specs.published import PublishedFile
-    from hwsim.specs.scenario import Scenario
-    from hwsim.specs.stack import StackSpec
-    from hwsim.specs.system import SystemFile
-
-    kinds: dict[str, Any] = {
-        "device": DeviceSpec, "system": SystemFile, "model": ModelSpec,
-        "stack": StackSpec, "scenario": Scenario, "published": PublishedFile,
-        "calibration": Calibration,
-    }  # fmt: skip
-    if kind not in kinds:
-        raise UnknownNameError("kind of spec", kind, kinds)
-    typer.echo(json_module.dumps(kinds[kind].model_json_schema(), indent=2))

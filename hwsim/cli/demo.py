@@ -23,7 +23,7 @@ def demo(
         Path | None,
         typer.Option(help="Folder for the HTML page and the scatter plot."),
     ] = None,
-    fidelity: Fidelity = FidelityChoice.structured,
+    fidelity: Fidelity = FidelityChoice.auto,
     json: Json = False,
 ) -> None:
     """Predict published runs and print predicted, published and signed error."""

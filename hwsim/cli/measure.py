@@ -57,6 +57,14 @@ def cpu(
         str | None,
         typer.Option(help="Tables: gemm, attention, elementwise, memory, launch."),
     ] = None,
+    redo_disturbed: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Measure again where other processes disturbed more than this share.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time operators on this CPU with NumPy, and PyTorch where installed."""
@@ -66,7 +74,8 @@ def cpu(
     with _Progress() as progress:
         done = measure_cpu(
             out, device=device, budget=seconds(budget), threads=_threads(threads),
-            only=_names(only), command=command, report=progress.report,
+            only=_names(only), redo_disturbed=redo_disturbed, command=command,
+            report=progress.report,
         )  # fmt: skip
     if not done.known:
         note(

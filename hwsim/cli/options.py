@@ -31,15 +31,18 @@ Out = Annotated[Path | None, typer.Option(help="Save the result as JSON here.")]
 class FidelityChoice(StrEnum):
     """Which costs are used."""
 
+    auto = "auto"
     roofline = "roofline"
     structured = "structured"
+    calibrated = "calibrated"
 
 
 Fidelity = Annotated[
     FidelityChoice,
     typer.Option(
         help="roofline: the datasheet's speed of light; structured: cost models "
-        "with the parameters of the device's generation."
+        "with the parameters of the device's generation; calibrated: with those "
+        "fitted to measurements of the device; auto: the best there is."
     ),
 ]
 System = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
 from hwsim.report.write import write_atomic
 from hwsim.sim.records import Record
@@ -25,6 +27,12 @@ def console() -> Console:
 def note(text: str) -> None:
     """Say something that is not the answer."""
     sys.stderr.write(text + "\n")
+
+
+def note_unread(overrides: list[str] | None) -> None:
+    """Say which overrides cannot have changed the answer."""
+    for key in unread(overrides or ()):
+        note(f"note: {key} is for reference; no time depends on it")
 
 
 def print_json(value: Any) -> None:
@@ -69,7 +77,7 @@ def save_outputs(
     if report is not None:
         from hwsim.report.page import write_page
 
-        command = "hwsim " + " ".join(sys.argv[1:])
+        command = shlex.join(["hwsim", *sys.argv[1:]])
         write_page(result, report, command=command)
         note(f"wrote {report}")
 

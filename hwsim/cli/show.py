@@ -44,6 +44,24 @@ def _parts(parts: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
 
 
+def _noted(text: str, ends: tuple[float, float] | None) -> str:
+    """Add a 90 % interval to a remark."""
+    if ends is None:
+        return text
+    low, high = (fmt.seconds(end) for end in ends)
+    interval = f"90 %: {low} – {high}"
+    return f"{interval}; {text}" if text else interval
+
+
+def _fidelity(result: Any) -> str:
+    """Say what the costs rest on, families apart where they differ."""
+    by_family = result.fidelity_by_family
+    if len(set(by_family.values())) < 2:
+        return str(result.fidelity)
+    rest = [name for name, used in by_family.items() if used != result.fidelity]
+    return f"{result.fidelity} ({', '.join(rest)}: structured)"
+
+
 def _memory(result: Any) -> list[tuple[str, str, str]]:
     sizes = {k: v for k, v in result.footprint.to_dict().items() if k != "total"}
     split = ", ".join(f"{k} {fmt.nbytes(v, 3)}" for k, v in sizes.items() if v)
@@ -65,17 +83,28 @@ def _infer(result: InferResult) -> None:
         f"{result.model.name} on {devices}{result.system.device.name}: "
         f"batch {c.batch}, {c.prompt} prompt and {c.output} output tokens, {c.dtype}"
     )
-    rows = [("time to first token", fmt.seconds(result.ttft_s), "no queueing")]
+    ends = result.interval_90 or {}
+    rows = [
+        (
+            "time to first token", fmt.seconds(result.ttft_s),
+            _noted("no queueing", ends.get("ttft_s")),
+        )
+    ]  # fmt: skip
     if result.tpot_s:
         rate = f"{c.batch / result.tpot_s:,.1f} tokens/s while decoding"
+        rate = _noted(rate, ends.get("tpot_s"))
         rows.append(("time per output token", fmt.seconds(result.tpot_s), rate))
     rows += [
-        ("latency", fmt.seconds(result.latency_s), "prompt to last token"),
+        (
+            "latency",
+            fmt.seconds(result.latency_s),
+            _noted("prompt to last token", ends.get("latency_s")),
+        ),
         ("throughput", f"{result.tokens_per_s:,.1f} tokens/s", "of the whole batch"),
         ("bound by", result.bound, _parts(result.parts)),
         ("MFU", f"{result.mfu:.1%}", f"of {c.dtype} peak"),
         *_memory(result),
-        ("fidelity", result.fidelity, f"stack {result.stack.id}"),
+        ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]
     _figures(rows)
 
@@ -89,14 +118,15 @@ def _train(result: TrainResult) -> None:
     )
     flop = fmt.quantity(result.model_flop_per_s_per_device, "FLOP/s")
     rows = [
-        ("step time", fmt.seconds(result.step_s, 4), ""),
+        ("step time", fmt.seconds(result.step_s, 4),
+         _noted("", (result.interval_90 or {}).get("step_s"))),
         ("throughput", f"{result.tokens_per_s_per_device:,.1f} tokens/s",
          "per device"),
         ("model rate", flop, "per device"),
         ("MFU", f"{result.mfu:.1%}", f"HFU {result.hfu:.1%}, of {c.dtype} peak"),
         ("bound by", result.bound, _parts(result.parts)),
         *_memory(result),
-        ("fidelity", result.fidelity, f"stack {result.stack.id}"),
+        ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]  # fmt: skip
     _figures(rows)
 
@@ -105,7 +135,9 @@ def _op(result: OpResult) -> None:
     _title(f"{result.op.name} in {result.op.dtype} on {result.system.device.name}")
     time = result.time_s
     rows = [
-        ("time", fmt.seconds(time, 4), f"bound by {result.bound}"),
+        ("time", fmt.seconds(time, 4),
+         _noted(f"bound by {result.bound}",
+                (result.interval_90 or {}).get("time_s"))),
         ("work", fmt.quantity(result.flop, "FLOP"),
          fmt.quantity(result.flop / time, "FLOP/s")),
         ("traffic", fmt.nbytes(result.nbytes),

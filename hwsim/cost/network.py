@@ -110,7 +110,8 @@ def spans(system: SystemSpec, group_size: int, stride: int = 1) -> tuple[Span, .
         if last > system.num_devices:
             raise InputError(
                 f"a group of {group_size} devices {stride} apart reaches over {last} "
-                f"devices but system {system.id} has {system.num_devices}"
+                f"devices but system {system.id} has {system.num_devices}; "
+                "name a larger system (hwsim systems lists them)"
             )
     found: list[Span] = []
     child, inside = 1, 1

@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike
 from hwsim.cost.cost import FloatArray
 
 
+def _array(values: ArrayLike) -> FloatArray:
+    return np.asarray(values, dtype=np.float64)
+
+
 def job_mtbf(
     num_devices: ArrayLike,
     device_mtbf: ArrayLike,
@@ -28,10 +32,10 @@ def job_mtbf(
     device_mtbf, node_mtbf : array_like
         Mean time between failures of one of them; inf is never. [s]
     """
-    rate = np.asarray(num_devices, dtype=np.float64) / device_mtbf
-    rate = rate + np.asarray(num_nodes, dtype=np.float64) / node_mtbf
+    rate = _array(num_devices) / _array(device_mtbf)
+    rate = rate + _array(num_nodes) / _array(node_mtbf)
     with np.errstate(divide="ignore"):
-        return np.asarray(1.0 / rate, dtype=np.float64)
+        return _array(1.0 / rate)
 
 
 def young_interval(write_time: ArrayLike, mtbf: ArrayLike) -> FloatArray:
@@ -47,7 +51,7 @@ def young_interval(write_time: ArrayLike, mtbf: ArrayLike) -> FloatArray:
     >>> float(young_interval(50.0, 10_000.0))
     1000.0
     """
-    return np.sqrt(2.0 * np.asarray(write_time, dtype=np.float64) * mtbf)
+    return _array(np.sqrt(2.0 * _array(write_time) * _array(mtbf)))
 
 
 def daly_interval(write_time: ArrayLike, mtbf: ArrayLike) -> FloatArray:
@@ -59,8 +63,8 @@ def daly_interval(write_time: ArrayLike, mtbf: ArrayLike) -> FloatArray:
        interval for restart dumps", FGCS 22(3), 2006,
        doi:10.1016/j.future.2004.11.016, equation 37.
     """
-    write = np.asarray(write_time, dtype=np.float64)
-    mean = np.asarray(mtbf, dtype=np.float64)
+    write = _array(write_time)
+    mean = _array(mtbf)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = write / (2.0 * mean)
         series = 1.0 + np.sqrt(ratio) / 3.0 + ratio / 9.0
@@ -91,17 +95,12 @@ def expected_goodput(
        exponential failures is mtbf e^(restart/mtbf) (e^((interval +
        write)/mtbf) - 1) for each interval.
     """
-    work = np.asarray(interval, dtype=np.float64)
-    mean = np.asarray(mtbf, dtype=np.float64)
+    work = _array(interval)
+    write = _array(write_time)
+    restart = _array(restart_time)
+    mean = _array(mtbf)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        wall = mean * np.exp(restart_time / mean) * np.expm1((work + write_time) / mean)
+        wall = mean * np.exp(restart / mean) * np.expm1((work + write) / mean)
         finite = work / wall
-        never = np.where(np.isinf(work), 1.0, work / (work + write_time))
+        never = np.where(np.isinf(work), 1.0, work / (work + write))
     return np.where(np.isinf(mean), never, finite)
-
-
-def checkpoint_bytes(
-    num_parameters: ArrayLike, bytes_per_parameter: float
-) -> FloatArray:
-    """Return the size of a checkpoint of all states. [B]"""
-    return np.asarray(num_parameters, dtype=np.float64) * bytes_per_parameter

@@ -9,6 +9,7 @@ from hwsim.errors import UnknownNameError
 from hwsim.graph.op import (
     Collective,
     CollectiveName,
+    Copy,
     Elementwise,
     Op,
     Operand,
@@ -17,6 +18,7 @@ from hwsim.graph.op import (
     Role,
 )
 from hwsim.graph.opgraph import COMPUTE, Block, Node
+from hwsim.graph.parameters import Held
 from hwsim.graph.precision import Precision
 from hwsim.graph.setting import Setting
 from hwsim.specs.base import DTYPE_BYTES
@@ -36,6 +38,9 @@ class Optimizer:
         Of its own state, master weights not included. [B]
     flop : float
         Arithmetic of one update. [FLOP]
+    factored : bool
+        Keeps an fp32 value for each row and column of a matrix instead, and
+        for each value of a vector.
     passes : tuple
         Where it is written as one kernel per operation on all tensors: for
         each, values read and written (parameter, gradient or state).
@@ -44,6 +49,14 @@ class Optimizer:
     state_bytes: float
     flop: float
     passes: tuple[tuple[str, int, int], ...]
+    factored: bool = False
+
+    def states(self, numel: float, factored: float) -> float:
+        """Return the bytes kept for so many parameters. [B]
+
+        ``factored`` is what :class:`~hwsim.graph.parameters.Parameters` says.
+        """
+        return 4.0 * factored if self.factored else self.state_bytes * numel
 
 
 _ADAM = (
@@ -51,11 +64,24 @@ _ADAM = (
     ("square_root", 1, 1), ("bias_correction", 1, 1), ("epsilon", 1, 1),
     ("update", 3, 1),
 )  # fmt: skip
+# Two moments in one byte each, with an fp32 scale for each block of 2048
+# (Dettmers et al., 2021, arXiv:2110.02861, section 2).
+_EIGHT_BIT_STATES = 2 * (1.0 + 4.0 / 2048)
+# Row and column means of the squared gradient, its root's product, clipping
+# by the update's mean square (Shazeer and Stern, 2018, arXiv:1804.04235).
+_FACTORED = (
+    ("square", 1, 1), ("row_mean", 1, 0), ("column_mean", 1, 0), ("scale", 1, 1),
+    ("update_norm", 1, 0), ("clip_update", 1, 1), ("parameter_norm", 1, 0),
+    ("update", 2, 1),
+)  # fmt: skip
 _DECAY = (("weight_decay", 1, 1),)
 _MOMENTUM = (("momentum", 2, 1), ("update", 2, 1))
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Optimizer(8.0, 12.0, _ADAM),
     "adamw": Optimizer(8.0, 14.0, _DECAY + _ADAM),
+    "adafactor": Optimizer(0.0, 16.0, _FACTORED, factored=True),
+    # Written as one kernel for each tensor only.
+    "adam8bit": Optimizer(_EIGHT_BIT_STATES, 24.0, ()),
     "sgd": Optimizer(0.0, 2.0, (("update", 2, 1),)),
     "momentum": Optimizer(4.0, 4.0, _MOMENTUM),
     "lion": Optimizer(4.0, 9.0, (*_DECAY, ("sign", 2, 1), *_MOMENTUM)),
@@ -72,62 +98,161 @@ def optimizer_named(name: str) -> Optimizer:
 
 def master_bytes(precision: Precision) -> float:
     """Bytes of a parameter's fp32 copy; none if it is that wide already. [B]"""
-    return 4.0 if DTYPE_BYTES[precision.act] < 4 else 0.0
+    return 4.0 if DTYPE_BYTES[precision.parameter] < 4 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one device updates: how many parameters, shared with whom."""
+    """What one device updates: how many parameters, shared with whom.
+
+    Attributes
+    ----------
+    trained : Held
+        Parameters of the device that get gradients.
+    tied_ranks : int
+        Pipeline stages that hold a copy of the same table; 1 is none.
+    tied : float
+        Parameters of that table on this device.
+    offload : bool
+        Optimizer states and master weights wait in host memory.
+    """
 
     setting: Setting
     optimizer: str
-    parameters: float
-    linear: float
-    norms: float
-    dp: int
+    trained: Held
     zero_stage: int
+    tied_ranks: int = 1
+    tied: float = 0.0
+    offload: bool = False
+
+    def _own(self, dense: float, expert: float) -> float:
+        layout = self.setting.layout
+        if self.zero_stage:
+            dense /= layout.replicas
+            expert /= layout.expert_replicas
+        return dense + expert
 
     @property
     def numel(self) -> float:
         """Parameters that this device updates."""
-        return self.parameters / (self.dp if self.zero_stage else 1)
+        return self._own(self.trained.dense.total, self.trained.expert.total)
+
+    @property
+    def linear(self) -> float:
+        """Linear weights that this device holds."""
+        return self.trained.dense.linear + self.trained.expert.linear
+
+    @property
+    def kept(self) -> float:
+        """Master weights and states of what this device updates. [B]"""
+        dense, expert = self.trained
+        states = optimizer_named(self.optimizer).states(
+            self.numel, self._own(dense.factored, expert.factored)
+        )
+        return self.numel * master_bytes(self.setting.precision) + states
 
 
 def optimizer_block(u: Update) -> Block:
     """Return the block that ends a step; it waits for all that came before."""
     nodes: list[Node] = []
-    tp = u.setting.shard.tp
-    grad = DTYPE_BYTES[u.setting.precision.grad]
 
     def add(op: Op, stream: str = COMPUTE) -> None:
         deps = (len(nodes) - 1,) if nodes else ()
         nodes.append(Node(op, deps, stream, barrier=not nodes))
 
-    if u.setting.sequence_parallel and u.norms:
-        # Each device saw only its part of the sequence.
-        add(_collective(u, "norm_gradients", "all_reduce", u.norms * grad, "tp"), "tp")
-    add(_gradient_norm(u))
-    if tp > 1:
-        add(_collective(u, "norm_reduce_tp", "all_reduce", 4.0, "tp"), "tp")
-    if u.zero_stage and u.dp > 1:
-        add(_collective(u, "norm_reduce_dp", "all_reduce", 4.0, "dp"), "dp")
+    for op in (*_repeated_gradients(u), *_global_norm(u)):
+        add(op, op.axis if isinstance(op, Collective) else COMPUTE)
+    if u.offload:
+        add(_host_copy(u, back=False), "copy")
     for op in _updates(u):
         add(op)
-    if u.zero_stage in {1, 2} and u.dp > 1:
-        nbytes = u.parameters * DTYPE_BYTES[u.setting.precision.act]
-        add(_collective(u, "parameters", "all_gather", nbytes, "dp"), "dp")
+    updated = len(nodes) - 1
+    if u.offload:
+        add(_host_copy(u, back=True), "copy_out")
+    layout = u.setting.layout
+    dense, expert = u.trained
+    for name, numel, size, stride in (
+        ("parameters", dense.total, layout.replicas, layout.tp),
+        (
+            "expert_parameters", expert.total, layout.expert_replicas,
+            layout.etp * layout.ep,
+        ),
+    ):  # fmt: skip
+        if u.zero_stage in {1, 2} and size > 1 and numel:
+            nbytes = numel * DTYPE_BYTES[u.setting.precision.parameter]
+            op = _collective(u, name, "all_gather", nbytes, "dp", size, stride)
+            nodes.append(Node(op, (updated,), "dp"))
     if u.setting.precision.quantised:
         add(_quantise(u))
     return Block("optimizer", tuple(nodes))
 
 
+def _repeated_gradients(u: Update) -> list[Op]:
+    """Return the sums of gradients that several ranks hold parts of."""
+    grad = DTYPE_BYTES[u.setting.precision.grad]
+    layout, norms = u.setting.layout, u.trained.dense.norms
+    ops: list[Op] = []
+    if u.tied_ranks > 1 and u.tied:
+        stride = layout.stage_stride * (layout.pp - 1) // (u.tied_ranks - 1)
+        nbytes = u.tied * grad / (layout.replicas if u.zero_stage >= 2 else 1)
+        ops.append(
+            _collective(
+                u, "table_gradients", "all_reduce", nbytes, "pp", u.tied_ranks,
+                max(stride, 1),
+            )
+        )  # fmt: skip
+    # Each device saw only its part of the sequence (or of an adapter's width).
+    parted = u.setting.sequence_parallel or u.setting.lora is not None
+    if parted and norms and layout.tp > 1:
+        ops.append(
+            _collective(
+                u, "norm_gradients", "all_reduce", norms * grad, "tp", layout.tp, 1
+            )
+        )
+    return ops
+
+
+def _global_norm(u: Update) -> list[Op]:
+    """Return the norm of all gradients, summed over ranks with different ones."""
+    layout = u.setting.layout
+    ops = [_gradient_norm(u)]
+    groups = [("tp", layout.tp, 1)]
+    if u.zero_stage:
+        groups.append(("dp", layout.replicas, layout.tp))
+    elif u.trained.expert.total:
+        groups.append(("ep", layout.ep, layout.expert_stride))
+    groups.append(("pp", layout.pp, layout.stage_stride))
+    for axis, size, stride in groups:
+        if size > 1:
+            name = f"norm_reduce_{axis}"
+            ops.append(_collective(u, name, "all_reduce", 4.0, axis, size, stride))
+    return ops
+
+
+def _host_copy(u: Update, *, back: bool) -> Op:
+    """States and master weights from the host, or back."""
+    moved = (Operand("optimizer_state", u.kept, "fp32"),)
+    return Copy(
+        name="states_save" if back else "states_fetch",
+        dtype="fp32",
+        path="device_to_host" if back else "host_to_device",
+        reads=moved,
+        writes=moved,
+        phase="optimizer",
+    )
+
+
 def _collective(
-    u: Update, name: str, collective: CollectiveName, nbytes: float, axis: str
+    u: Update,
+    name: str,
+    collective: CollectiveName,
+    nbytes: float,
+    axis: str,
+    size: int,
+    stride: int,
 ) -> Collective:
-    tp = u.setting.shard.tp
     return axis_collective(
-        name, collective, nbytes, u.dp if axis == "dp" else tp,
-        stride=tp if axis == "dp" else 1, axis=axis,
+        name, collective, nbytes, size, stride=stride, axis=axis,
         dtype=u.setting.precision.grad, phase="optimizer",
     )  # fmt: skip
 
@@ -188,16 +313,16 @@ def _gradient_norm(u: Update) -> Op:
 
 def _updates(u: Update) -> list[Op]:
     spec = optimizer_named(u.optimizer)
-    if u.setting.fusion.optimizer:
+    if u.setting.fusion.optimizer or not spec.passes:
         return [_fused_update(u, spec)]
     return _passes(u, spec)
 
 
 def _fused_update(u: Update, spec: Optimizer) -> Op:
     """One kernel: clipping, moments, master weights and the narrow copy."""
-    act = u.setting.precision.act
+    act = u.setting.precision.parameter
     master = master_bytes(u.setting.precision)
-    kept = Operand("optimizer_state", u.numel * (master + spec.state_bytes), "fp32")
+    kept = Operand("optimizer_state", u.kept, "fp32")
     copy = Operand("weight", u.numel * DTYPE_BYTES[act], act)
     return OptimizerUpdate(
         name=u.optimizer,
@@ -214,7 +339,7 @@ def _fused_update(u: Update, spec: Optimizer) -> Op:
 
 def _passes(u: Update, spec: Optimizer) -> list[Op]:
     """One kernel per operation over all tensors, each through memory."""
-    act, grad = u.setting.precision.act, _gradients(u)
+    act, grad = u.setting.precision.parameter, _gradients(u)
     master = master_bytes(u.setting.precision)
     width = max(DTYPE_BYTES[act], 4.0)
     value = Operand("optimizer_state", u.numel * width, "fp32")

@@ -31,6 +31,9 @@ class Precision:
         Of the products inside attention.
     vector : str
         Of norms and elementwise arithmetic.
+    autocast : bool
+        Parameters and the residual stream are kept in fp32; products cast
+        their inputs to ``math``.
     """
 
     math: str
@@ -41,6 +44,17 @@ class Precision:
     table: str
     attention: str
     vector: str
+    autocast: bool = False
+
+    @property
+    def stream(self) -> str:
+        """Dtype of the residual stream, norms' results and lookups."""
+        return "fp32" if self.autocast else self.act
+
+    @property
+    def parameter(self) -> str:
+        """Dtype that unquantised parameters are trained in."""
+        return "fp32" if self.autocast else self.act
 
     @property
     def quantised(self) -> bool:
@@ -76,6 +90,8 @@ def resolve(
     kv_dtype: str | None = None,
     weight_dtype: str | None = None,
     grad_dtype: str | None = None,
+    *,
+    autocast: bool = False,
 ) -> Precision:
     """Return the dtypes of a run from what the user gave.
 
@@ -88,10 +104,13 @@ def resolve(
     act = "bf16" if dtype in QUANTISED else stored(dtype)
     weight = stored(known_dtype(weight_dtype or dtype, weights=True))
     kv = stored(known_dtype(kv_dtype or act))
-    grad = stored(known_dtype(grad_dtype or act))
+    autocast = autocast and dtype in {"bf16", "fp16"}
+    grad = stored(known_dtype(grad_dtype or ("fp32" if autocast else act)))
     table = weight if weight in WHOLE_MODEL_FORMATS else act
     attention = act if dtype in QUANTISED else dtype
     if dtype in QUANTISED and kv == "fp8":
         attention = kv
     vector = "fp64" if dtype == "fp64" else "fp32"
-    return Precision(dtype, act, weight, kv, grad, table, attention, vector)
+    return Precision(
+        dtype, act, weight, kv, grad, table, attention, vector, autocast
+    )

@@ -34,7 +34,7 @@ def check_count(name: str, value: int, least: int) -> None:
         raise InputError(f"{name} is {value!r}; give an integer of at least {least}")
 
 
-def _fault(model: ModelSpec, tp: int) -> str:
+def _fault(model: ModelSpec, tp: int, etp: int) -> str:
     if model.heads % tp:
         return f"the {model.heads} heads"
     if model.kv_heads % tp and tp % model.kv_heads:
@@ -43,7 +43,8 @@ def _fault(model: ModelSpec, tp: int) -> str:
     if model.moe is not None:
         dense = not all(kind.moe for kind, _ in model.layer_groups())
         widths = widths if dense else {}
-        widths["moe.expert_ffn"] = model.moe.expert_ffn
+        if etp > 1:
+            widths["moe.expert_ffn"] = model.moe.expert_ffn
         widths["moe.shared_ffn"] = model.moe.shared_ffn * model.moe.shared_experts
     for name, width in widths.items():
         if width % tp:
@@ -51,13 +52,13 @@ def _fault(model: ModelSpec, tp: int) -> str:
     return ""
 
 
-def _nearest_degrees(model: ModelSpec, tp: int) -> list[int]:
-    valid = [t for t in range(1, model.heads + 1) if not _fault(model, t)]
+def _nearest_degrees(model: ModelSpec, tp: int, etp: int) -> list[int]:
+    valid = [t for t in range(1, model.heads + 1) if not _fault(model, t, etp)]
     return sorted(sorted(valid, key=lambda t: (abs(t - tp), t))[:4])
 
 
-def shard(model: ModelSpec, tp: int) -> Shard:
-    """Return what each of ``tp`` devices holds.
+def shard(model: ModelSpec, tp: int, etp: int | None = None) -> Shard:
+    """Return what each of ``tp`` devices holds; ``etp`` of them split experts.
 
     Raises
     ------
@@ -66,9 +67,10 @@ def shard(model: ModelSpec, tp: int) -> Shard:
         used are named.
     """
     check_positive(tp=tp)
-    fault = _fault(model, tp)
+    etp = tp if etp is None else etp
+    fault = _fault(model, tp, etp)
     if fault:
-        choices = ", ".join(map(str, _nearest_degrees(model, tp)))
+        choices = ", ".join(map(str, _nearest_degrees(model, tp, etp)))
         raise InputError(
             f"tp {tp} does not divide {fault} of {model.id}; use tp {choices}"
         )

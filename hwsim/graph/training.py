@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.inference import check_context
+from hwsim.graph.layout import Layout, layout_of, local_sequence
+from hwsim.graph.lora import Lora
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.optimizer import Update, optimizer_block, optimizer_named
-from hwsim.graph.parameters import device_parameters
+from hwsim.graph.parameters import Held
 from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.shard import check_count, check_positive, shard
-from hwsim.graph.step import Plan, step_blocks
+from hwsim.graph.step import step_blocks, trained
+from hwsim.graph.unit import Plan, units
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 
@@ -39,8 +43,10 @@ def training_graph(
     grad_dtype: str | None = None,
     decoder_seq: int | None = None,
     dropout: bool | None = None,
+    offload_optimizer: bool = False,
+    **more: Any,
 ) -> OpGraph:
-    """Return one microbatch on one of tp · dp devices.
+    """Return one microbatch on one of tp · cp · dp devices.
 
     Parameters
     ----------
@@ -67,6 +73,16 @@ def training_graph(
         Target tokens of an encoder-decoder model; as ``seq`` unless given.
     dropout : bool or None
         None: as is usual for the model, see ``uses_dropout``.
+    offload_optimizer : bool
+        Optimizer states and master weights are fetched from host memory for
+        the update, and written back.
+    **more
+        ``cp``, ``cp_mode``, ``ep``, ``etp``, ``imbalance`` and
+        ``capacity_factor`` as for :func:`~hwsim.graph.layout.layout_of`;
+        ``recompute_every`` (layers whose index is a multiple are recomputed),
+        ``offload_activations`` (what layers keep waits in host memory) and
+        ``lora`` (a :class:`~hwsim.graph.lora.Lora`: only adapters are
+        trained).
 
     Raises
     ------
@@ -76,42 +92,97 @@ def training_graph(
     UnknownNameError
         If a dtype, optimizer or kind of recomputation is not known.
     """
-    check_positive(micro_batch=micro_batch, seq=seq, dp=dp)
+    layers = range(len(model.layer_kinds))
+    plan = training_plan(
+        model, layers, micro_batch=micro_batch, seq=seq, tp=tp, dp=dp, dtype=dtype,
+        recompute=recompute, zero_stage=zero_stage, last=last, stack=stack,
+        sequence_parallel=sequence_parallel, grad_dtype=grad_dtype,
+        decoder_seq=decoder_seq, dropout=dropout, **more,
+    )  # fmt: skip
+    optimizer_named(optimizer)
+    blocks = step_blocks(plan)
+    if last:
+        update = Update(
+            plan.setting, optimizer, trained_parameters(plan), zero_stage,
+            offload=offload_optimizer,
+        )  # fmt: skip
+        blocks.append(optimizer_block(update))
+    tokens = sum(p.tokens for p in plan.passes)
+    replicas = plan.setting.layout.replicas
+    return OpGraph("training", tuple(blocks), float(tokens * replicas))
+
+
+def training_plan(
+    model: ModelSpec,
+    layers: Sequence[int],
+    *,
+    micro_batch: int,
+    seq: int,
+    dtype: str,
+    recompute: str,
+    zero_stage: int,
+    last: bool,
+    stack: StackSpec,
+    sequence_parallel: bool,
+    grad_dtype: str | None,
+    decoder_seq: int | None,
+    dropout: bool | None,
+    first: bool = True,
+    final: bool = True,
+    recompute_every: int = 1,
+    lora: Lora | None = None,
+    offload_activations: bool = False,
+    **degrees: Any,
+) -> Plan:
+    """Return the checked plan of one microbatch through some layers."""
+    check_positive(micro_batch=micro_batch, seq=seq, recompute_every=recompute_every)
     check_stage(zero_stage)
     check_recompute(recompute)
-    optimizer_named(optimizer)
-    local = shard(model, tp)
+    layout = layout_of(model, **degrees)
+    local = shard(model, layout.tp, layout.etp)
     target = seq if decoder_seq is None else decoder_seq
     check_positive(decoder_seq=target)
     if decoder_seq is not None and model.kind != "encoder_decoder":
         raise InputError(f"decoder_seq is given but {model.id} has no encoder")
     check_context(model, max(seq, target))
-    check_split(seq, tp, sequence_parallel)
-    check_split(target, tp, sequence_parallel)
+    _check_ring(layout, stack)
+    split = sequence_parallel and layout.tp > 1
     setting = Setting(
         model,
         local,
-        resolve(dtype, grad_dtype=grad_dtype),
+        resolve(dtype, grad_dtype=grad_dtype, autocast=stack.autocast),
         stack,
         training=True,
-        sequence_parallel=sequence_parallel and tp > 1,
+        sequence_parallel=split,
         dropout=uses_dropout(model) if dropout is None else dropout,
         accumulate=not last,
+        layout=layout,
+        lora=lora,
     )
-    plan = _plan(setting, micro_batch, seq, target, recompute, dp, zero_stage, last)
-    blocks = step_blocks(plan)
-    if last:
-        held = device_parameters(model, local)
-        blocks.append(
-            optimizer_block(
-                Update(
-                    setting, optimizer, held.total, held.linear, held.norms, dp,
-                    zero_stage,
-                )
-            )
-        )  # fmt: skip
-    tokens = sum(p.tokens for p in plan.passes)
-    return OpGraph("training", tuple(blocks), float(tokens * dp))
+    passes = _passes(
+        model, micro_batch, local_sequence(model, seq, layout, split),
+        local_sequence(model, target, layout, split),
+    )  # fmt: skip
+    return Plan(
+        setting, passes, recompute, zero_stage, last,
+        MASKED_SHARE if model.kind == "encoder" else 1.0, layers, first, final,
+        recompute_every, offload_activations,
+    )  # fmt: skip
+
+
+def trained_parameters(plan: Plan) -> Held:
+    """Return the parameters of one device that get gradients."""
+    return plan.held if plan.setting.lora is None else trained(units(plan))
+
+
+def _check_ring(layout: Layout, stack: StackSpec) -> None:
+    """Scores of one block at a time need the running softmax of a fused kernel."""
+    ring = layout.cp > 1 and layout.cp_mode == "ring"
+    if ring and stack.fusion.attention != "fused":
+        raise InputError(
+            f"cp_mode ring needs fused attention, which stack {stack.id} has not; "
+            "use cp_mode all_to_all or all_gather"
+        )
 
 
 def uses_dropout(model: ModelSpec) -> bool:
@@ -145,24 +216,10 @@ def check_split(seq: int, tp: int, sequence_parallel: bool) -> None:
         )
 
 
-def _plan(
-    setting: Setting,
-    batch: int,
-    seq: int,
-    target: int,
-    recompute: str,
-    dp: int,
-    zero_stage: int,
-    last: bool,
-) -> Plan:
-    model = setting.model
-    passes: tuple[Pass, ...]
+def _passes(model: ModelSpec, batch: int, seq: int, target: int) -> tuple[Pass, ...]:
     if model.kind == "encoder_decoder":
-        passes = (
+        return (
             Pass(batch, seq, seq, causal=False),
             Pass(batch, target, target, memory=seq),
         )
-    else:
-        passes = (Pass(batch, seq, seq, causal=model.kind == "decoder"),)
-    share = MASKED_SHARE if model.kind == "encoder" else 1.0
-    return Plan(setting, passes, recompute, dp, zero_stage, last, share)
+    return (Pass(batch, seq, seq, causal=model.kind == "decoder"),)

@@ -40,6 +40,7 @@ class Step:
     core: bool = False
     sliced: bool = False
     extra: dict[str, float] = field(default_factory=dict)
+    adapter: bool = False
 
 
 class Writer:

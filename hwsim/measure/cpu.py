@@ -90,6 +90,7 @@ def measure_cpu(
     budget: float = BUDGET,
     threads: Sequence[int] | None = None,
     only: Sequence[str] = (),
+    redo_disturbed: float | None = None,
     command: str = "",
     report: Report = quiet,
 ) -> CpuMeasurement:
@@ -109,6 +110,9 @@ def measure_cpu(
         Numbers of threads; 1, powers of two and all cores otherwise.
     only : sequence of str
         Tables to measure; all otherwise.
+    redo_disturbed : float, optional
+        First take out rows of which other processes disturbed more than this
+        share of samples, so that they are measured again. [1]
     command : str
         What the user typed, for the provenance.
     report : callable
@@ -130,6 +134,8 @@ def measure_cpu(
     source = f"hwsim-measure:{__version__}"
     try:
         tables = Tables(out, device=found, source=source)
+        if redo_disturbed is not None:
+            tables.drop_disturbed(redo_disturbed)
         facts = host.host_facts(command or " ".join(sys.argv))
         with WorkerPool(host.last_cache_bytes()) as pool:
             facts["blas"] = pool.ask(counts[0], {"facts": True})["facts"]

@@ -15,6 +15,7 @@ from hwsim.registry import Registry
 from hwsim.schedule.pipeline_tasks import (
     FloatArray,
     PipelineOrder,
+    PipelineShape,
     Placement,
     StageTask,
     Tasks,
@@ -26,6 +27,7 @@ __all__ = [
     "PipelineLoad",
     "PipelineOrder",
     "PipelineSchedule",
+    "PipelineShape",
     "StageTask",
     "check_pipeline",
     "pipeline_order",
@@ -63,6 +65,11 @@ class PipelineLoad:
     total: FloatArray
     blocking: bool
 
+    @property
+    def slowest(self) -> FloatArray:
+        """Time of one microbatch on the slowest rank, both passes. [s]"""
+        return self.forward + self.backward + self.weight
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineSchedule:
@@ -73,15 +80,15 @@ class PipelineSchedule:
     name : str
         Name that users write.
     build : callable
-        ``build(pp, num_microbatches, vpp)``: the tasks of each rank.
+        ``build(shape)``: the tasks of each rank.
     check : callable
-        ``check(pp, num_microbatches, vpp)``: raises InputError for what the
-        schedule cannot do, naming the nearest valid choice.
+        ``check(shape)``: raises InputError for what the schedule cannot do,
+        naming the nearest valid choice.
     time : callable
         ``time(load)``: closed form of the makespan of many layouts. [s]
     held : callable
-        ``held(pp, num_microbatches, vpp)``: arrays; most microbatches, of all
-        chunks of a rank, whose activations the fullest rank holds at once.
+        ``held(shape)``, of arrays: most microbatches, of all chunks of a rank,
+        whose activations the fullest rank holds at once.
     placement : {"looped", "bidirectional"}
         Where chunks stand; see :class:`PipelineOrder`.
     splits_backward : bool
@@ -89,10 +96,10 @@ class PipelineSchedule:
     """
 
     name: str
-    build: Callable[[int, int, int], Tasks]
-    check: Callable[[int, int, int], None]
+    build: Callable[[PipelineShape[int]], Tasks]
+    check: Callable[[PipelineShape[int]], None]
     time: Callable[[PipelineLoad], FloatArray]
-    held: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+    held: Callable[[PipelineShape[FloatArray]], FloatArray]
     placement: Placement = "looped"
     splits_backward: bool = False
 
@@ -159,12 +166,11 @@ def check_pipeline(
         If the layout is impossible; the message has the nearest valid choice.
     """
     found = pipeline_schedule(schedule)
-    for name, value in (
-        ("pp", pp), ("num_microbatches", num_microbatches), ("vpp", vpp),
-    ):  # fmt: skip
+    shape = PipelineShape(pp, num_microbatches, vpp)
+    for name, value in shape._asdict().items():
         if value < 1:
             raise InputError(f"{name}={value} must be at least 1")
-    found.check(pp, num_microbatches, vpp)
+    found.check(shape)
     if num_layers is not None:
         _check_layers(pp, vpp, num_layers, even)
     return found
@@ -251,10 +257,10 @@ def pipeline_order(
         vpp=vpp,
         num_layers=num_layers,
     )
-    return _built(schedule, pp, num_microbatches, vpp)
+    return _built(schedule, PipelineShape(pp, num_microbatches, vpp))
 
 
 @functools.lru_cache(maxsize=64)
-def _built(schedule: str, pp: int, num_microbatches: int, vpp: int) -> PipelineOrder:
+def _built(schedule: str, shape: PipelineShape[int]) -> PipelineOrder:
     found = pipeline_schedule(schedule)
-    return PipelineOrder(found.build(pp, num_microbatches, vpp), found.placement)
+    return PipelineOrder(found.build(shape), found.placement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -138,8 +139,7 @@ def play_order(
     durations = task_times(order, forward, backward, weight)
     sends = link_times("send", send, len(order))
     starts = _played(order, durations.tolist(), sends, blocking)
-    first = order.plan.first
-    bounds = list(zip(first[:-1], first[1:], strict=True))
+    bounds = list(pairwise(order.plan.first))
     start = np.array(starts, dtype=np.float64)
     end = start + durations
     return PipelineTimes(
@@ -169,7 +169,7 @@ def _played(
         starts[task] = start
         end = start + durations[task]
         if hop >= 0:
-            sent = end if end > port[rank] else port[rank]
+            sent = max(end, port[rank])
             arrival[task] = port[rank] = sent + sends[hop]
             free[rank] = port[rank] if blocking else end
         else:

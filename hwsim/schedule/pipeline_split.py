@@ -10,15 +10,20 @@ References
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 
+import numpy as np
+
 from hwsim.errors import InputError
-from hwsim.schedule.pipeline import PipelineLoad, PipelineSchedule
-from hwsim.schedule.pipeline_tasks import FloatArray, StageTask, Tasks
+from hwsim.schedule.pipeline import PipelineLoad, PipelineSchedule, nearest_multiple
+from hwsim.schedule.pipeline_flush import blocking_sends, one_chunk
+from hwsim.schedule.pipeline_tasks import FloatArray, PipelineShape, StageTask, Tasks
 
 
-def _zero_bubble(pp: int, num_microbatches: int, vpp: int) -> Tasks:
+def _zero_bubble(shape: PipelineShape[int]) -> Tasks:
     """1F1B in which rank r puts off r weight gradients to the end."""
+    pp, num_microbatches, _ = shape
     ranks = []
     for rank in range(pp):
         ahead = min(pp - 1 - rank, num_microbatches)
@@ -67,9 +72,10 @@ class _TwoWays:
         self.tasks.append(StageTask("weight", *self._owed.popleft()))
 
 
-def _dualpipe(pp: int, num_microbatches: int, vpp: int) -> Tasks:
+def _dualpipe(shape: PipelineShape[int]) -> Tasks:
     """Half of the microbatches go down the ranks, half go up [2]_."""
-    return tuple(_dualpipe_rank(pp, num_microbatches // 2, r) for r in range(pp))
+    pp, each = shape.pp, shape.num_microbatches // 2
+    return tuple(_dualpipe_rank(pp, each, rank) for rank in range(pp))
 
 
 def _dualpipe_rank(pp: int, each: int, rank: int) -> tuple[StageTask, ...]:
@@ -103,3 +109,73 @@ def _dualpipe_rank(pp: int, each: int, rank: int) -> tuple[StageTask, ...]:
     for _ in range(depth + 1):
         write.weight()
     return tuple(write.tasks)
+
+
+def _check_dualpipe(shape: PipelineShape[int]) -> None:
+    one_chunk("dualpipe", shape)
+    pp, num_microbatches = shape.pp, shape.num_microbatches
+    if pp % 2:
+        raise InputError(
+            f"schedule 'dualpipe' pairs ranks from both ends, but pp={pp} is odd; "
+            f"use pp={pp + 1}"
+        )
+    if num_microbatches % 2 or num_microbatches < 2 * pp:
+        near = nearest_multiple(2, num_microbatches, 2 * pp)
+        raise InputError(
+            "schedule 'dualpipe' needs an even number of microbatches, at least "
+            f"2*pp={2 * pp}, but num_microbatches={num_microbatches}; use {near}"
+        )
+
+
+def _gap(load: PipelineLoad) -> FloatArray:
+    """What each rank of fill and drain costs: f+b−w, if weights fill the rest."""
+    forward, backward = load.forward, load.backward
+    return np.maximum(forward + backward - load.weight, np.maximum(forward, backward))
+
+
+def _zero_bubble_time(load: PipelineLoad) -> FloatArray:
+    """m(f+b+w) + (p−1)(f+b−w) [1]_, and the transfers that stay exposed."""
+    count, pp = load.num_microbatches, load.pp
+    others = np.divide(
+        load.total, load.slowest, out=np.ones_like(load.total), where=load.slowest > 0
+    ) - 1.0  # fmt: skip
+    if load.blocking:
+        exposed = blocking_sends(load)
+    else:
+        sends = 4.0 * (pp - 1.0) - 2.0 * (count <= pp)
+        exposed = np.where(pp > 1.0, sends, 0.0) * load.p2p
+    return count * load.slowest + others * _gap(load) + exposed
+
+
+def _dualpipe_time(load: PipelineLoad) -> FloatArray:
+    """m(f+b+w) + (p/2−1)(f+b−w), and the transfers that stay exposed."""
+    count, pp, p2p = load.num_microbatches, load.pp, load.p2p
+    mean = np.divide(
+        load.total, pp * load.slowest, out=np.ones_like(load.total),
+        where=load.slowest > 0,
+    )  # fmt: skip
+    if load.blocking:
+        exposed = np.where(pp > 2.0, 2.0 * count + pp - 3.0, count)
+    else:
+        exposed = 2.5 * pp - 3.0
+    gaps = (0.5 * pp - 1.0) * mean
+    return count * load.slowest + gaps * _gap(load) + exposed * p2p
+
+
+def _zero_bubble_held(shape: PipelineShape[FloatArray]) -> FloatArray:
+    return np.minimum(shape.num_microbatches, shape.pp)
+
+
+def _dualpipe_held(shape: PipelineShape[FloatArray]) -> FloatArray:
+    """One more than the ranks, of both directions together."""
+    return shape.pp + 1.0 + 0.0 * shape.num_microbatches
+
+
+ZERO_BUBBLE = PipelineSchedule(
+    "zero_bubble", _zero_bubble, functools.partial(one_chunk, "zero_bubble"),
+    _zero_bubble_time, _zero_bubble_held, splits_backward=True,
+)  # fmt: skip
+DUALPIPE = PipelineSchedule(
+    "dualpipe", _dualpipe, _check_dualpipe, _dualpipe_time, _dualpipe_held,
+    placement="bidirectional", splits_backward=True,
+)  # fmt: skip

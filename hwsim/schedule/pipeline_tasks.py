@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,21 @@ Kind = Literal["forward", "backward", "weight"]
 Placement = Literal["looped", "bidirectional"]
 Tasks = tuple[tuple["StageTask", ...], ...]
 FloatArray = NDArray[np.float64]
+T = TypeVar("T")
 _Spot = tuple[int, int]
 
 FORWARD, BACKWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(4)
+
+
+class PipelineShape(NamedTuple, Generic[T]):
+    """Pipeline ranks, microbatches of a step, model chunks per rank.
+
+    Integers of one layout, or arrays of many.
+    """
+
+    pp: T
+    num_microbatches: T
+    vpp: T
 
 
 class StageTask(NamedTuple):
@@ -91,6 +103,7 @@ class PipelineOrder(tuple[tuple[StageTask, ...], ...]):
         ranks: Iterable[Iterable[StageTask]],
         placement: Placement = "looped",
     ) -> PipelineOrder:
+        """Make an order of the tasks of each rank."""
         made = super().__new__(cls, (tuple(tasks) for tasks in ranks))
         made.placement = placement
         return made

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from hwsim.errors import InputError, SpecError, UnknownNameError
 from hwsim.registry import search_paths
@@ -72,8 +73,12 @@ class Calibration(CatalogSpec):
     moe: MoeParameters
     collective: CollectiveParameters
     cache_reach: dict[Name, Reach] = {}
-    residuals: Mapping[str, Residual] = Field(default={}, exclude=True, repr=False)
-    spread: Mapping[str, Spread] = Field(default={}, exclude=True, repr=False)
+    residuals: SkipJsonSchema[Mapping[str, Residual]] = Field(
+        default={}, exclude=True, repr=False
+    )
+    spread: SkipJsonSchema[Mapping[str, Spread]] = Field(
+        default={}, exclude=True, repr=False
+    )
     calibrated: tuple[Name, ...] = ()
     origin: Origin = "assumed"
 

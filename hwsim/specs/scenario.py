@@ -19,7 +19,7 @@ class InferQuestion(Spec):
     """The ``[infer]`` table; keys as the arguments of :func:`hwsim.infer`."""
 
     batch: Count = 1
-    prompt: Count = 1024
+    prompt: Size | None = None
     output: Size = 128
     tp: Count = 1
     dtype: Name | None = None
@@ -62,7 +62,7 @@ class Scenario(Spec):
     model: Name
     system: Name
     stack: Name | None = None
-    fidelity: Literal["roofline", "structured"] = "structured"
+    fidelity: Literal["auto", "roofline", "structured", "calibrated"] = "auto"
     overrides: tuple[Text, ...] = ()
     infer: InferQuestion | None = None
     train: TrainQuestion | None = None

@@ -49,6 +49,9 @@ class Fusion(Spec):
         The residual is added in the norm that follows.
     activation : bool
         The activation takes the bias, or the gate's product, along.
+    gelu : bool
+        GELU is one kernel; else its tanh form is written in a framework's
+        operators, one kernel each.
     rotary : bool
         One kernel, or none where the attention kernel rotates; else a
         framework's operators one by one.
@@ -67,6 +70,7 @@ class Fusion(Spec):
     gate_up: bool = True
     residual_norm: bool = True
     activation: bool = True
+    gelu: bool = True
     rotary: bool = True
     bias: bool = True
     cross_entropy: bool = False
@@ -94,6 +98,10 @@ class StackSpec(CatalogSpec):
 
     Attributes
     ----------
+    autocast : bool
+        16-bit training keeps parameters, gradients and the residual stream in
+        fp32; each product casts its inputs, and softmax, norms and losses run
+        in fp32 (PyTorch's automatic mixed precision).
     loss_metrics : int
         Training metrics that read all logits at each microbatch beside the loss,
         each a softmax that is not fused.
@@ -108,6 +116,7 @@ class StackSpec(CatalogSpec):
     launch: LaunchPolicy = LaunchPolicy()
     fusion: Fusion = Fusion()
     overlap: Overlap = Overlap()
+    autocast: bool = False
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -69,7 +69,7 @@ class Tables:
     ) -> None:
         self.folder = Path(folder)
         self.device, self.source = device, source
-        self.run = run or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self.run = run
         self._done: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,7 @@ class Tables:
             raise TableError(
                 f"{self.folder}: {error.strerror}; choose another --out folder"
             ) from None
+        self.run = run or _fresh(load_runs(self.folder / RUNS))
         for name in SHAPES:
             self._done.update(row["case"] for row in self._read(name))
         self._done.update(row["case"] for row in self._read("skipped"))
@@ -129,6 +130,33 @@ class Tables:
         """Return the columns of a table, in order."""
         return (*COMMON, *SHAPES[table], *TAIL)
 
+    def drop_disturbed(self, share: float) -> int:
+        """Take out rows of which other processes disturbed more than a share.
+
+        Returns
+        -------
+        int
+            How many there were; they can be measured again.
+        """
+        dropped = 0
+        for name in SHAPES:
+            rows = self._read(name)
+            kept = [row for row in rows if float(row["disturbed"] or 0.0) <= share]
+            if len(kept) == len(rows):
+                continue
+            dropped += len(rows) - len(kept)
+            path = self.folder / f"{name}.csv"
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.columns(name), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            self._done -= {row["case"] for row in rows} - {row["case"] for row in kept}
+        return dropped
+
     def record(self, facts: Mapping[str, Any]) -> None:
         """Put facts about this run into the provenance file."""
         path = self.folder / RUNS
@@ -175,6 +203,13 @@ class Tables:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _fresh(runs: Mapping[str, Any]) -> str:
+    """Return a name that no run has, by the time in UTC."""
+    base = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (f"{base}-{i}" if i else base for i in range(len(runs) + 1))
+    return next(name for name in names if name not in runs)
 
 
 def load_runs(path: Path) -> dict[str, Any]:

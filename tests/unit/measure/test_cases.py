@@ -44,7 +44,8 @@ def test_key_tells_cases_apart_but_not_their_expected_time():
 
 
 @pytest.mark.parametrize(
-    ("launch", "column"), [("graph", "graph"), ("eager", "eager"), ("compiled", "eager")]
+    ("launch", "column"),
+    [("graph", "graph"), ("eager", "eager"), ("compiled", "eager")],
 )
 def test_columns_use_the_schema_s_words(launch, column):
     row = Case("gemm", "linear", "bf16", (), launch=launch, operands="hot").columns()

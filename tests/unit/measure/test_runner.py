@@ -38,7 +38,9 @@ def taking(clock, seconds):
 
 def rows(folder, name="gemm"):
     text = (folder / f"{name}.csv").read_text().splitlines()
-    return [dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]]
+    return [
+        dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]
+    ]
 
 
 def test_rows_hold_median_quartiles_and_identity(tmp_path):
@@ -264,3 +266,18 @@ def test_collect_weighs_samples_against_time(each, left, expected):
         return each
 
     assert len(collect(sample, left=left, target=0.25, clock=clock)) == expected
+
+
+def test_disturbed_rows_can_be_measured_again(tmp_path):
+    clock, cases = Clock(), [gemm(m) for m in (1, 2, 3)]
+
+    def measure(case, left):
+        return Outcome([1e-6], {"disturbed": 0.9 if case["m"] == 2 else 0.1})
+
+    run(cases, measure, tables(tmp_path), budget=9, clock=clock)
+    again = tables(tmp_path)
+    assert again.drop_disturbed(0.5) == 1
+    assert [row["m"] for row in rows(tmp_path)] == ["1", "3"]
+    done = run(cases, taking(clock, 1), again, budget=9, clock=clock)
+    assert (done.already, done.measured) == (2, 1)
+    assert tables(tmp_path).drop_disturbed(0.5) == 0

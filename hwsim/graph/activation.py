@@ -1,0 +1,119 @@
+"""Bytes that layers keep from their forward to their backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwsim.graph.setting import Pass, Setting
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.model import LayerKind
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one microbatch of a setting keeps.
+
+    Sequences are those of one context-parallel rank.
+
+    References
+    ----------
+    .. [1] V. Korthikanti et al., "Reducing Activation Recomputation in Large
+       Transformer Models", 2022, arXiv:2205.05198, section 4.
+    """
+
+    setting: Setting
+    batch: int
+    seq: int
+    decoder_seq: int
+    scores_dropped: bool
+
+    @classmethod
+    def of(
+        cls, setting: Setting, passes: Sequence[Pass], *, flash: bool, selective: bool
+    ) -> Kept:
+        """Return what the passes of a microbatch keep."""
+        first, last = passes[0], passes[-1]
+        return cls(setting, first.batch, first.seq_q, last.seq_q, flash or selective)
+
+    @property
+    def act(self) -> float:
+        """Bytes of one stored activation."""
+        return DTYPE_BYTES[self.setting.precision.act]
+
+    @property
+    def stream(self) -> float:
+        """Bytes of one value of the residual stream."""
+        return DTYPE_BYTES[self.setting.precision.stream]
+
+    @property
+    def feed(self) -> float:
+        """Bytes of one value kept for a linear layer's weight gradient."""
+        return DTYPE_BYTES[self.setting.precision.math]
+
+    def layer(self, kind: LayerKind, *, full: bool = False) -> float:
+        """Return what one layer keeps; recomputed in full, its input. [B]"""
+        setting, seq = self.setting, self._seq(kind)
+        hidden = setting.model.hidden
+        if full:
+            return setting.outer(self.stream * self.batch * seq * hidden)
+        return self._whole(kind, seq)
+
+    def _seq(self, kind: LayerKind) -> int:
+        both = self.setting.model.kind == "encoder_decoder"
+        return self.decoder_seq if both and kind.role == "decoder" else self.seq
+
+    def _whole(self, kind: LayerKind, seq: int) -> float:
+        """Return what one layer keeps: per token, then the scores. [B]"""
+        setting, model = self.setting, self.setting.model
+        tokens = float(self.batch * seq)
+        cross = kind.role == "decoder" and model.kind == "encoder_decoder"
+        branches = 3 if cross else 2
+        norms = model.norms_per_layer + cross
+        inputs = 1 if model.parallel_block and model.norms_per_layer < 2 else branches
+        outside = self.stream * norms + self.feed * inputs
+        outside += setting.dropout * branches
+        total = setting.outer(tokens * model.hidden * outside)
+        total += self._attention(seq, seq)
+        total += tokens * self._feed_forward(kind)
+        if cross:
+            total += self._attention(seq, self.seq)
+        return total
+
+    def _attention(self, seq: int, seen: int) -> float:
+        """Return queries, keys, values, output and scores. [B]"""
+        setting, model = self.setting, self.setting.model
+        local, layout = setting.shard, setting.layout
+        queries = local.heads * model.head_dim
+        keys = values = local.kv_heads * model.head_dim
+        out, extra = queries, 0.0
+        if model.mla is not None:
+            values = out = local.heads * model.mla.v_head_dim
+            latent = model.mla.kv_lora_rank + (model.mla.q_lora_rank or 0)
+            extra = self.act * (latent + model.mla.qk_rope_head_dim)
+            extra += self.feed * latent
+        total = self.batch * seq * (self.act * queries + self.feed * out + extra)
+        total += self.batch * seen * self.act * (keys + values)
+        # Each rank's share of the scores is its tokens by all tokens.
+        scores = float(self.batch * local.heads * seq * seen) * layout.cp
+        if self.scores_dropped:
+            return total + 4.0 * self.batch * seq * local.heads
+        # Softmax; with dropout also its result and the mask.
+        wide = self.stream if setting.precision.autocast else self.act
+        return total + scores * (wide + setting.dropout * (self.act + 1.0))
+
+    def _feed_forward(self, kind: LayerKind) -> float:
+        """Return what a feed-forward block keeps of one token. [B]"""
+        setting, model, moe = self.setting, self.setting.model, self.setting.model.moe
+        local, layout = setting.shard, setting.layout
+        if not kind.moe or moe is None:
+            entering = 2 if model.gated_ffn else 1
+            return local.ffn * (entering * self.act + self.feed)
+        entering = 2 if moe.gated else 1
+        pairs = moe.experts_per_token * (1.0 if layout.whole_experts else layout.load)
+        # Experts of their own share of the tokens, or all tokens' own share.
+        inner = pairs * moe.expert_ffn / local.tp + local.shared_ffn
+        rows = pairs * model.hidden * (self.act + self.feed)
+        if not layout.whole_experts and (layout.etp == 1 or setting.sequence_parallel):
+            rows = setting.outer(rows) if layout.etp > 1 else rows / local.tp
+        return rows + inner * (entering * self.act + self.feed) + 4.0 * moe.experts
