@@ -12,29 +12,27 @@ from typing import TYPE_CHECKING, Any
 from hwsim.version import __version__
 
 if TYPE_CHECKING:
+    from hwsim.analysis.calibrate import calibrate
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.operator import OpResult
     from hwsim.analysis.training import TrainResult
-    from hwsim.api import (
-        compare_published,
+    from hwsim.analysis.training_run import TrainingRun
+    from hwsim.analysis.validate import validate
+    from hwsim.api.ask import estimate, infer, op, run_scenario, simulate, train
+    from hwsim.api.catalog import (
         device_ids,
-        estimate,
-        infer,
         load_device,
         load_model,
         load_stack,
         load_system,
         model_ids,
-        op,
-        roofline,
-        run_scenario,
-        simulate,
         stack_ids,
         system_ids,
-        train,
-        write_report,
     )
+    from hwsim.api.present import roofline, write_report
+    from hwsim.api.truth import compare_published
+    from hwsim.api.whole_run import training_run
     from hwsim.errors import (
         GraphError,
         HwsimError,
@@ -43,31 +41,58 @@ if TYPE_CHECKING:
         SpecError,
         UnknownNameError,
     )
+    from hwsim.measure.cpu import measure_cpu
     from hwsim.specs.device import DeviceSpec
     from hwsim.specs.model import ModelSpec
     from hwsim.specs.stack import StackSpec
     from hwsim.specs.system import SystemSpec
 
 _HOMES = {
-    "hwsim.api": (
-        "compare_published", "device_ids", "estimate", "infer", "load_device",
-        "load_model", "load_stack", "load_system", "model_ids", "op", "roofline",
-        "run_scenario", "simulate", "stack_ids", "system_ids", "train",
+    "hwsim.api.catalog": (
+        "device_ids",
+        "load_device",
+        "load_model",
+        "load_stack",
+        "load_system",
+        "model_ids",
+        "stack_ids",
+        "system_ids",
+    ),
+    "hwsim.api.ask": (
+        "estimate",
+        "infer",
+        "op",
+        "run_scenario",
+        "simulate",
+        "train",
+    ),
+    "hwsim.api.whole_run": ("training_run",),
+    "hwsim.api.truth": ("compare_published",),
+    "hwsim.api.present": (
+        "roofline",
         "write_report",
     ),
+    "hwsim.analysis.validate": ("validate",),
+    "hwsim.analysis.calibrate": ("calibrate",),
+    "hwsim.measure.cpu": ("measure_cpu",),
     "hwsim.errors": (
-        "GraphError", "HwsimError", "InputError", "OutputError", "SpecError",
+        "GraphError",
+        "HwsimError",
+        "InputError",
+        "OutputError",
+        "SpecError",
         "UnknownNameError",
     ),
     "hwsim.analysis.graph_result": ("GraphResult",),
     "hwsim.analysis.inference": ("InferResult",),
     "hwsim.analysis.operator": ("OpResult",),
     "hwsim.analysis.training": ("TrainResult",),
+    "hwsim.analysis.training_run": ("TrainingRun",),
     "hwsim.specs.device": ("DeviceSpec",),
     "hwsim.specs.model": ("ModelSpec",),
     "hwsim.specs.stack": ("StackSpec",),
     "hwsim.specs.system": ("SystemSpec",),
-}  # fmt: skip
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -84,8 +109,10 @@ __all__ = [
     "StackSpec",
     "SystemSpec",
     "TrainResult",
+    "TrainingRun",
     "UnknownNameError",
     "__version__",
+    "calibrate",
     "compare_published",
     "device_ids",
     "estimate",
@@ -94,6 +121,7 @@ __all__ = [
     "load_model",
     "load_stack",
     "load_system",
+    "measure_cpu",
     "model_ids",
     "op",
     "roofline",
@@ -102,6 +130,8 @@ __all__ = [
     "stack_ids",
     "system_ids",
     "train",
+    "training_run",
+    "validate",
     "write_report",
 ]
 

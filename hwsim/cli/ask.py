@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import show
+from hwsim.cli import options, show
 from hwsim.cli.options import (
     Fidelity,
     FidelityChoice,
@@ -19,6 +19,7 @@ from hwsim.cli.options import (
     Trace,
 )
 from hwsim.cli.output import note_unread, save_outputs
+from hwsim.cli.quantity import time_of, token_count
 from hwsim.errors import InputError
 
 Model = Annotated[
@@ -74,9 +75,9 @@ def infer(
     report: Report = None,
 ) -> None:
     """Predict prompt, first token and output tokens of a batch of requests."""
-    from hwsim import api
+    import hwsim
 
-    result = api.infer(
+    result = hwsim.infer(
         model, system, batch=batch, prompt=prompt, output=output, tp=tp, dtype=dtype,
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, stack=stack,
         fidelity=fidelity.value, overrides=set_ or (),
@@ -120,23 +121,47 @@ def train(
     ] = False,
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
+    tokens: options.Tokens = None,
+    spares: options.Spares = 1,
+    checkpoint_interval: options.CheckpointInterval = None,
+    device_mtbf: options.DeviceMtbf = None,
+    node_mtbf: options.NodeMtbf = None,
+    restart_time: options.RestartTime = None,
+    grid: options.Grid = "world",
+    price: options.Price = None,
+    pue: options.Pue = None,
+    seed: options.Seed = 0,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
     trace: Trace = None,
     report: Report = None,
 ) -> None:
-    """Predict one optimizer step: time, rates, MFU and memory."""
-    from hwsim import api
+    """Predict one optimizer step: time, rates, MFU and memory.
 
-    result = api.train(
+    With --tokens also the whole run: days with failures, energy, carbon, money.
+    """
+    import hwsim
+
+    result = hwsim.train(
         model, system, devices=devices, tp=tp, dp=dp, micro_batch=micro_batch,
         global_batch=global_batch, seq=seq, dtype=dtype, recompute=recompute,
         optimizer=optimizer, zero_stage=zero_stage,
         sequence_parallel=sequence_parallel, stack=stack, fidelity=fidelity.value,
         overrides=set_ or (),
     )  # fmt: skip
-    show.answer(result, json=json)
+    if tokens is None:
+        show.answer(result, json=json)
+    else:
+        times = {
+            "checkpoint_interval": checkpoint_interval, "device_mtbf": device_mtbf,
+            "node_mtbf": node_mtbf, "restart_time": restart_time,
+        }  # fmt: skip
+        run = hwsim.training_run(
+            result, tokens=token_count(tokens), spares=spares, grid=grid, price=price,
+            pue=pue, seed=seed, **{k: time_of(k, v) for k, v in times.items()},
+        )  # fmt: skip
+        show.answer(run, json=json)
     note_unread(set_)
     save_outputs(result, out=out, trace=trace, report=report)
 
@@ -189,7 +214,7 @@ def op(
     json: Json = False,
 ) -> None:
     """Predict one operator on one device."""
-    from hwsim import api
+    import hwsim
 
     shapes: dict[str, Any] = {
         "m": m, "n": n, "k": k, "batch": batch, "heads": heads, "kv_heads": kv_heads,
@@ -199,7 +224,7 @@ def op(
         "inputs": inputs, "causal": causal, "gated": gated,
     }  # fmt: skip
     given = {name: value for name, value in shapes.items() if value is not None}
-    result = api.op(
+    result = hwsim.op(
         kind, device=device, dtype=dtype, stack=stack, fidelity=fidelity.value,
         overrides=set_ or (), **given,
     )  # fmt: skip
@@ -221,10 +246,10 @@ def run(
     report: Report = None,
 ) -> None:
     """Answer what a scenario file asks."""
-    from hwsim import api
+    import hwsim
 
     if Path(scenario).suffix == ".py":
         raise InputError(f"{scenario} is a Python script; run it with python")
-    result = api.run_scenario(scenario, overrides=set_ or ())
+    result = hwsim.run_scenario(scenario, overrides=set_ or ())
     show.answer(result, json=json)
     save_outputs(result, out=out, trace=trace, report=report)

@@ -77,10 +77,10 @@ def devices(
     json: Json = False,
 ) -> None:
     """List devices with their main figures."""
-    from hwsim import api
+    import hwsim
 
     rows = []
-    for d in _loaded(api.device_ids(), api.load_device):
+    for d in _loaded(hwsim.device_ids(), hwsim.load_device):
         if (kind and d.kind != kind) or not _matches(
             filter_, d.id, d.name, d.kind, d.vendor, d.architecture
         ):
@@ -119,7 +119,7 @@ def devices(
 
 def systems(filter_: Filter = None, json: Json = False) -> None:
     """List systems: nodes, clusters and slices."""
-    from hwsim import api
+    import hwsim
 
     rows = [
         {
@@ -128,7 +128,7 @@ def systems(filter_: Filter = None, json: Json = False) -> None:
             "num_devices": s.num_devices,
             "networks": [n.model_dump() for n in s.networks],
         }
-        for s in _loaded(api.system_ids(), api.load_system)
+        for s in _loaded(hwsim.system_ids(), hwsim.load_system)
         if _matches(filter_, s.id, s.name, s.device.id)
     ]  # fmt: skip
 
@@ -152,7 +152,7 @@ def systems(filter_: Filter = None, json: Json = False) -> None:
 
 def models(filter_: Filter = None, json: Json = False) -> None:
     """List models with their exact parameter counts."""
-    from hwsim import api
+    import hwsim
 
     rows = [
         {
@@ -162,7 +162,7 @@ def models(filter_: Filter = None, json: Json = False) -> None:
             "hidden": m.hidden, "heads": m.heads, "kv_heads": m.kv_heads,
             "max_context": m.max_context,
         }
-        for m in _loaded(api.model_ids(), api.load_model)
+        for m in _loaded(hwsim.model_ids(), hwsim.load_model)
         if _matches(filter_, m.id, m.name, m.kind, m.family)
     ]  # fmt: skip
     _print(
@@ -182,9 +182,11 @@ def models(filter_: Filter = None, json: Json = False) -> None:
 
 def stacks(json: Json = False) -> None:
     """List software stacks: what they fuse, overlap and launch."""
-    from hwsim import api
+    import hwsim
 
-    rows = [s.model_dump(mode="json") for s in _loaded(api.stack_ids(), api.load_stack)]
+    rows = [
+        s.model_dump(mode="json") for s in _loaded(hwsim.stack_ids(), hwsim.load_stack)
+    ]
     _print(
         "stack", rows, json,
         {

@@ -57,23 +57,23 @@ def show(
 
 def _load(kind: Kind, name: str, overrides: Any) -> tuple[Any, CatalogSpec]:
     """Return a spec and what knows the sources of its figures."""
-    from hwsim import api
+    import hwsim
     from hwsim.specs import catalogs
     from hwsim.specs.calibration import calibration_for
 
     if kind is Kind.calibration:
-        found = calibration_for(api.load_device(name, overrides=overrides))
+        found = calibration_for(hwsim.load_device(name, overrides=overrides))
         return found, found
     if kind is Kind.system:
-        spec = api.load_system(name, overrides=overrides)
+        spec = hwsim.load_system(name, overrides=overrides)
         try:
             return spec, catalogs.load_system_file(name)
         except UnknownNameError:
             return spec, spec.device
     loaders: dict[Kind, Callable[..., Any]] = {
-        Kind.device: api.load_device,
-        Kind.model: api.load_model,
-        Kind.stack: api.load_stack,
+        Kind.device: hwsim.load_device,
+        Kind.model: hwsim.load_model,
+        Kind.stack: hwsim.load_stack,
     }
     loaded = loaders[kind](name, overrides=overrides)
     return loaded, loaded

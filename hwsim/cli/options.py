@@ -52,3 +52,45 @@ System = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+
+_RUN = "Whole run, with --tokens"
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        help="Training tokens of the whole run: 300e9, 15T.", rich_help_panel=_RUN
+    ),
+]
+Spares = Annotated[int, typer.Option(help="Spare nodes.", rich_help_panel=_RUN)]
+CheckpointInterval = Annotated[
+    str | None,
+    typer.Option(
+        help="Work between checkpoints: 1800s, 1h.  [default: Daly's optimum]",
+        rich_help_panel=_RUN,
+    ),
+]
+DeviceMtbf = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean time between failures of a device: 50000h.", rich_help_panel=_RUN
+    ),
+]
+NodeMtbf = Annotated[
+    str | None,
+    typer.Option(help="Mean time between failures of a node.", rich_help_panel=_RUN),
+]
+RestartTime = Annotated[
+    str | None,
+    typer.Option(help="From failure to computing again: 600s.", rich_help_panel=_RUN),
+]
+Grid = Annotated[
+    str, typer.Option(help="Grid whose carbon counts: france, …", rich_help_panel=_RUN)
+]
+Price = Annotated[
+    float | None,
+    typer.Option(help="USD per device and hour.", rich_help_panel=_RUN),
+]
+Pue = Annotated[
+    float | None,
+    typer.Option(help="Facility power over computer power.", rich_help_panel=_RUN),
+]
+Seed = Annotated[int, typer.Option(help="Of random failures.", rich_help_panel=_RUN)]

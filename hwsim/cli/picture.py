@@ -37,7 +37,7 @@ def roofline(
     set_: Set = None,
 ) -> None:
     """Draw the ceilings of a device, and a model's operators under them."""
-    from hwsim import api
+    import hwsim
 
     results = []
     if model is not None:
@@ -49,7 +49,7 @@ def roofline(
         if dtype is not None:
             shapes["dtype"] = dtype
         results = [
-            api.estimate(model, system, phase=phase, overrides=set_ or (), **shapes)
+            hwsim.estimate(model, system, phase=phase, overrides=set_ or (), **shapes)
         ]
-    api.roofline(system, results, path=out, overrides=set_ or ())
+    hwsim.roofline(system, results, path=out, overrides=set_ or ())
     note(f"wrote {out}")

@@ -11,6 +11,7 @@ from hwsim.analysis.inference import InferResult
 from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.operator import OpResult
 from hwsim.analysis.training import TrainResult
+from hwsim.analysis.training_run import TrainingRun
 from hwsim.cli.output import console, table
 from hwsim.report import format as fmt
 
@@ -26,6 +27,9 @@ def answer(result: Any, *, json: bool) -> None:
         _infer(result)
     elif isinstance(result, TrainResult):
         _train(result)
+    elif isinstance(result, TrainingRun):
+        _train(result.step)
+        _whole_run(result)
     elif isinstance(result, OpResult):
         _op(result)
 
@@ -127,6 +131,28 @@ def _train(result: TrainResult) -> None:
         ("bound by", result.bound, _parts(result.parts)),
         *_memory(result),
         ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
+    ]  # fmt: skip
+    _figures(rows)
+
+
+def _whole_run(run: TrainingRun) -> None:
+    d = run.to_dict()
+    _title(f"The whole run: {fmt.count(run.config.tokens)} tokens, {run.steps:,} steps")
+    ends = d["wall_percentiles_s"]
+    spread = f"p10 {fmt.seconds(ends['p10'])}, p90 {fmt.seconds(ends['p90'])}"
+    failures = (
+        f"{d['failures']:.1f} failures, one every {fmt.seconds(run.mtbf_s)}; "
+        f"checkpoint every {fmt.seconds(run.checkpoint_interval_s)}"
+    )
+    cost = "give --price" if run.cost_usd is None else f"USD {run.cost_usd:,.0f}"
+    carbon = f"{run.carbon_kg / 1e3:,.4g} t CO2 equivalent at {run.config.grid:g} g/kWh"
+    rows = [
+        ("wall time", fmt.seconds(run.mean_wall_s), spread),
+        ("effective", f"{run.goodput:.1%}", failures),
+        ("device hours", f"{run.device_hours:,.0f}", cost),
+        ("energy", f"{d['energy_kwh'] / 1e3:,.4g} MWh",
+         f"{run.power_per_device_w:.0f} W per device, PUE {run.config.pue:g}"),
+        ("carbon", f"{run.carbon_kg / 1e3:,.4g} t", carbon.partition(" t ")[2]),
     ]  # fmt: skip
     _figures(rows)
 

@@ -192,10 +192,9 @@ def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
             op.v_head_dim, op.shared_kv, op.phase == "backward",
         )  # fmt: skip
     if isinstance(op, MoeExperts):
-        backward = op.phase == "backward"
         return (
             "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
-            op.weight_dtype, backward,
+            op.weight_dtype, op.passes,
         )  # fmt: skip
     return ("vector",)
 
@@ -282,7 +281,7 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
         weight_bytes=DTYPE_BYTES[first.weight_dtype],
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.
-    return _derated(cost, 0.5) if first.phase == "backward" else cost
+    return _derated(cost, 1.0 / first.passes)
 
 
 def _vector(ops: Sequence[Op], context: _Context) -> Cost:

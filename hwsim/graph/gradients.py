@@ -211,5 +211,6 @@ def expert_gradient(w: Writer, step: Step) -> Op:
             *gradient_reads(w, weights),
         ),
         writes=(*inner, w.act(step.numel), gradient_writes(w, weights)),
+        passes=2.0,
         kernels=5,
     )  # fmt: skip

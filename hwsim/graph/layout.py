@@ -9,6 +9,7 @@ the others: ``ep`` ranks among ``cp * dp`` (or, with ``etp`` 1, among all
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import Literal, get_args
 
 from hwsim.errors import InputError, UnknownNameError
@@ -174,17 +175,21 @@ def local_sequence(model: ModelSpec, seq: int, layout: Layout, split: bool) -> i
         If the sequence cannot be divided so; the nearest that can is named.
     """
     check_count("seq", seq, 1)
-    unit, cp = layout.cp, layout.cp
-    why = f"cp {cp}"
-    if cp > 1 and layout.cp_mode != "all_to_all" and model.kind != "encoder":
+    cp, tp = layout.cp, layout.tp
+    unit, why = cp, f"cp {cp}"
+    if cp > 1 and layout.cp_mode != "all_to_all":
         # Causal work is level when each rank has an early and a late piece.
         unit, why = 2 * cp, f"2 x cp = {2 * cp}"
-    if split and layout.tp > 1:
-        unit *= layout.tp if (unit // cp) % layout.tp else 1
-        why = f"{why} and of tp {layout.tp} in each part, as sequence_parallel needs,"
     if seq % unit:
         near = max((seq + unit // 2) // unit, 1) * unit
         raise InputError(f"seq {seq} is not a multiple of {why}; use {near}")
+    if split and seq // cp % tp:
+        whole = lcm(unit, cp * tp)
+        part = f"seq {seq}" if cp == 1 else f"seq / cp = {seq // cp}"
+        raise InputError(
+            f"{part} is not a multiple of tp {tp}, which sequence_parallel needs; "
+            f"use seq {max(seq // whole, 1) * whole}"
+        )
     return seq // cp
 
 

@@ -133,6 +133,9 @@ class Attention(Op):
         Sliding window; 0 is none.
     shared_kv : bool
         Keys and values are the same rows (latent attention, absorbed form).
+    full_pairs : float
+        Query-key pairs of one head and sequence that model FLOP count, where
+        an operator stands for a part of the mask; 0: all that it could see.
     """
 
     mode: Literal["prefill", "decode"]
@@ -147,6 +150,7 @@ class Attention(Op):
     window: int = 0
     shared_kv: bool = False
     kv_dtype: str = "bf16"
+    full_pairs: float = 0.0
 
     @property
     def pairs(self) -> float:
@@ -178,7 +182,7 @@ class Attention(Op):
         if self.phase == "recompute":
             return 0.0
         seen = self.seq_kv if not self.window else np.minimum(self.seq_kv, self.window)
-        full = self._flop(self.seq_q * seen)
+        full = self._flop(self.full_pairs or self.seq_q * seen)
         return full * (0.8 if self.phase == "backward" else 1.0)
 
 
@@ -257,8 +261,16 @@ class MoeDispatch(Op):
 class MoeExperts(Op):
     """The routed experts' feed-forward on one rank.
 
-    ``tokens`` before dispatch, ``hidden`` columns, ``ffn`` the experts' full
-    width before dividing by ``tp``.
+    Attributes
+    ----------
+    tokens, hidden : float, int
+        Tokens before dispatch, of all ranks that share the experts; columns.
+    ffn : int
+        Width of an expert before dividing by ``tp``.
+    load : float
+        Rows of this rank over the mean; ``tokens`` has it in already.
+    passes : float
+        Products of each weight matrix: 2 in a whole backward pass.
     """
 
     tokens: float
@@ -270,6 +282,8 @@ class MoeExperts(Op):
     ep: int = 1
     gated: bool = True
     weight_dtype: str = "bf16"
+    load: float = 1.0
+    passes: float = 1.0
 
     @property
     def matrices(self) -> int:
@@ -281,12 +295,12 @@ class MoeExperts(Op):
         """Work of the rank's share of tokens · topk pairs. [FLOP]"""
         pairs = self.tokens * self.topk / self.ep
         work = 2.0 * pairs * self.hidden * self.ffn / self.tp * self.matrices
-        return work * (2.0 if self.phase == "backward" else 1.0)
+        return work * self.passes
 
     @property
     def model_flop(self) -> float:
-        """As ``flop``, without recomputation. [FLOP]"""
-        return 0.0 if self.phase == "recompute" else self.flop
+        """As ``flop``, with even loads and no recomputation. [FLOP]"""
+        return 0.0 if self.phase == "recompute" else self.flop / self.load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from hwsim.schedule.pipeline_tasks import (
     PipelineShape,
     Placement,
     StageTask,
-    Tasks,
 )
 
 SCHEDULES = "hwsim.schedules"
@@ -51,6 +50,8 @@ class PipelineLoad:
         Time of one transfer between two ranks. [s]
     total : ndarray of float64
         Time of one microbatch on all ranks together. [s]
+    saving : ndarray of float64
+        What a forward and a backward save when they run joined. [s]
     blocking : bool
         Whether the sender waits for its transfers.
     """
@@ -63,6 +64,7 @@ class PipelineLoad:
     weight: FloatArray
     p2p: FloatArray
     total: FloatArray
+    saving: FloatArray
     blocking: bool
 
     @property
@@ -80,7 +82,7 @@ class PipelineSchedule:
     name : str
         Name that users write.
     build : callable
-        ``build(shape)``: the tasks of each rank.
+        ``build(shape)``: the tasks of each rank, a :class:`PipelineOrder`.
     check : callable
         ``check(shape)``: raises InputError for what the schedule cannot do,
         naming the nearest valid choice.
@@ -96,7 +98,7 @@ class PipelineSchedule:
     """
 
     name: str
-    build: Callable[[PipelineShape[int]], Tasks]
+    build: Callable[[PipelineShape[int]], PipelineOrder]
     check: Callable[[PipelineShape[int]], None]
     time: Callable[[PipelineLoad], FloatArray]
     held: Callable[[PipelineShape[FloatArray]], FloatArray]
@@ -262,5 +264,4 @@ def pipeline_order(
 
 @functools.lru_cache(maxsize=64)
 def _built(schedule: str, shape: PipelineShape[int]) -> PipelineOrder:
-    found = pipeline_schedule(schedule)
-    return PipelineOrder(found.build(shape), found.placement)
+    return pipeline_schedule(schedule).build(shape)

@@ -16,7 +16,12 @@ import numpy as np
 
 from hwsim.errors import InputError
 from hwsim.schedule.pipeline import PipelineLoad, PipelineSchedule, nearest_multiple
-from hwsim.schedule.pipeline_tasks import FloatArray, PipelineShape, StageTask, Tasks
+from hwsim.schedule.pipeline_tasks import (
+    FloatArray,
+    PipelineOrder,
+    PipelineShape,
+    StageTask,
+)
 
 
 def one_chunk(name: str, shape: PipelineShape[int]) -> None:
@@ -28,22 +33,22 @@ def one_chunk(name: str, shape: PipelineShape[int]) -> None:
         )
 
 
-def _gpipe(shape: PipelineShape[int]) -> Tasks:
+def _gpipe(shape: PipelineShape[int]) -> PipelineOrder:
     """All forwards, then all backwards."""
     num_microbatches = shape.num_microbatches
     forwards = [StageTask("forward", 0, i) for i in range(num_microbatches)]
     backwards = [StageTask("backward", 0, i) for i in range(num_microbatches)]
-    return (tuple(forwards + backwards),) * shape.pp
+    return PipelineOrder([forwards + backwards] * shape.pp)
 
 
-def _one_f_one_b(shape: PipelineShape[int]) -> Tasks:
+def _one_f_one_b(shape: PipelineShape[int]) -> PipelineOrder:
     """Each rank runs ahead by the ranks after it, then alternates."""
     visits = [(0, i) for i in range(shape.num_microbatches)]
     after = reversed(range(shape.pp))
-    return tuple(tuple(alternate(visits, visits, count)) for count in after)
+    return PipelineOrder(alternate(visits, visits, count) for count in after)
 
 
-def _interleaved(shape: PipelineShape[int]) -> Tasks:
+def _interleaved(shape: PipelineShape[int]) -> PipelineOrder:
     """Groups of pp microbatches go through one chunk after the other [2]_.
 
     A rank runs ahead by two forwards for each rank after it, and by pp for
@@ -56,7 +61,7 @@ def _interleaved(shape: PipelineShape[int]) -> Tasks:
         forwards += [(c, i) for c in range(vpp) for i in group]
         backwards += [(c, i) for c in reversed(range(vpp)) for i in group]
     ahead = [2 * (pp - 1 - rank) + (vpp - 1) * pp for rank in range(pp)]
-    return tuple(tuple(alternate(forwards, backwards, count)) for count in ahead)
+    return PipelineOrder(alternate(forwards, backwards, count) for count in ahead)
 
 
 def alternate(
@@ -109,13 +114,17 @@ def _one_f_one_b_time(load: PipelineLoad) -> FloatArray:
     pp, steps = load.pp, load.num_microbatches - 1.0
     if load.blocking:
         return load.total + steps * load.slowest + blocking_sends(load)
-    others = pp - 1.0
-    slack = (pp * load.slowest - load.total) / np.maximum(1.0, others)
-    each = np.maximum(0.0, 2.0 * load.p2p - slack)
     waits = (steps - np.ceil(steps / pp)) * (pp > 1.0)
-    fill = load.total + 2.0 * others * load.p2p
-    time: FloatArray = fill + steps * load.slowest + waits * each
+    fill = load.total + 2.0 * (pp - 1.0) * load.p2p
+    time: FloatArray = fill + steps * load.slowest + waits * exposed_round_trip(load)
     return time
+
+
+def exposed_round_trip(load: PipelineLoad) -> FloatArray:
+    """Two transfers, less the time for which a rank waits for the slowest."""
+    slack = load.pp * load.slowest - load.total
+    each: FloatArray = 2.0 * load.p2p - slack / np.maximum(1.0, load.pp - 1.0)
+    return np.maximum(0.0, each)
 
 
 def blocking_sends(load: PipelineLoad) -> FloatArray:

@@ -83,14 +83,25 @@ def task_times(
     forward: ArrayLike,
     backward: ArrayLike,
     weight: ArrayLike = 0.0,
+    saving: ArrayLike = 0.0,
 ) -> FloatArray:
-    """Return the time of each task, rank by rank in program order. [s]"""
-    pp, chunks = len(order), order.chunks
+    """Return the time of each task, rank by rank in program order. [s]
+
+    What a joined pair saves is taken off its second task.
+    """
+    pp, chunks, plan = len(order), order.chunks, order.plan
     ahead = stage_table("forward", forward, pp, chunks)
     back = stage_table("backward", backward, pp, chunks)
     gradient = stage_table("weight", weight, pp, chunks)
     table = np.stack([ahead, back + gradient, back, gradient])
-    taken: FloatArray = table.ravel()[order.plan.place]
+    taken: FloatArray = table.ravel()[plan.place]
+    saved = stage_table("saving", saving, pp, chunks)
+    if order.joined and saved.any():
+        partner, place = np.array(plan.partner), plan.place % (pp * chunks)
+        second = np.flatnonzero((partner >= 0) & (partner < np.arange(partner.size)))
+        first = partner[second]
+        less = np.minimum(saved.ravel()[place[second]], taken[first])
+        taken[second] = np.maximum(0.0, taken[second] - less)
     return taken
 
 
@@ -106,6 +117,7 @@ def play_order(
     weight: ArrayLike = 0.0,
     send: ArrayLike = 0.0,
     *,
+    saving: ArrayLike = 0.0,
     blocking: bool = False,
 ) -> PipelineTimes:
     """Return when each task runs; exact for any times.
@@ -121,6 +133,9 @@ def play_order(
     send : float or array, (pp,)
         Time of a transfer over the link between a rank and the next one
         (the last: between the last rank and rank 0), either way. [s]
+    saving : float or array, (pp,) or (pp, chunks)
+        What a forward and a backward save when they run joined (``dualpipe``):
+        the transfers of the one that hide behind the other. [s]
     blocking : bool
         Whether a rank computes nothing while it sends.
 
@@ -136,7 +151,7 @@ def play_order(
     33.0
     """
     order = as_order(order)
-    durations = task_times(order, forward, backward, weight)
+    durations = task_times(order, forward, backward, weight, saving)
     sends = link_times("send", send, len(order))
     starts = _played(order, durations.tolist(), sends, blocking)
     bounds = list(pairwise(order.plan.first))
@@ -157,21 +172,27 @@ def _played(
     blocking: bool,
 ) -> list[float]:
     plan = order.plan
-    ranks, producers, hops = plan.rank, plan.producer, plan.hop
+    ranks, producers, hops, partners = plan.rank, plan.producer, plan.hop, plan.partner
     starts = [0.0] * len(ranks)
     arrival = [0.0] * len(ranks)
     free, port = [0.0] * len(order), [0.0] * len(order)
     for task in plan.sequence:
-        rank, producer, hop = ranks[task], producers[task], hops[task]
+        rank, producer, partner = ranks[task], producers[task], partners[task]
         start = free[rank]
         if producer >= 0 and arrival[producer] > start:
             start = arrival[producer]
+        if partner > task and producers[partner] >= 0:
+            start = max(start, arrival[producers[partner]])
         starts[task] = start
-        end = start + durations[task]
-        if hop >= 0:
-            sent = max(end, port[rank])
-            arrival[task] = port[rank] = sent + sends[hop]
-            free[rank] = port[rank] if blocking else end
-        else:
-            arrival[task] = free[rank] = end
+        end = free[rank] = start + durations[task]
+        if partner > task:
+            continue
+        for done in (task,) if partner < 0 else (partner, task):
+            if hops[done] < 0:
+                arrival[done] = end
+            else:
+                port[rank] = max(end, port[rank]) + sends[hops[done]]
+                arrival[done] = port[rank]
+                if blocking:
+                    free[rank] = port[rank]
     return starts

@@ -17,11 +17,20 @@ import numpy as np
 
 from hwsim.errors import InputError
 from hwsim.schedule.pipeline import PipelineLoad, PipelineSchedule, nearest_multiple
-from hwsim.schedule.pipeline_flush import blocking_sends, one_chunk
-from hwsim.schedule.pipeline_tasks import FloatArray, PipelineShape, StageTask, Tasks
+from hwsim.schedule.pipeline_flush import (
+    blocking_sends,
+    exposed_round_trip,
+    one_chunk,
+)
+from hwsim.schedule.pipeline_tasks import (
+    FloatArray,
+    PipelineOrder,
+    PipelineShape,
+    StageTask,
+)
 
 
-def _zero_bubble(shape: PipelineShape[int]) -> Tasks:
+def _zero_bubble(shape: PipelineShape[int]) -> PipelineOrder:
     """1F1B in which rank r puts off r weight gradients to the end."""
     pp, num_microbatches, _ = shape
     ranks = []
@@ -36,8 +45,8 @@ def _zero_bubble(shape: PipelineShape[int]) -> Tasks:
                 tasks.append(StageTask("weight", 0, i - rank))
         last = max(0, num_microbatches - rank)
         tasks += [StageTask("weight", 0, i) for i in range(last, num_microbatches)]
-        ranks.append(tuple(tasks))
-    return tuple(ranks)
+        ranks.append(tasks)
+    return PipelineOrder(ranks)
 
 
 class _TwoWays:
@@ -52,6 +61,7 @@ class _TwoWays:
         self._forward, self._backward = [0, 0], [0, 0]
         self._owed: deque[tuple[int, int]] = deque()
         self.tasks: list[StageTask] = []
+        self.joined: list[int] = []
 
     def _visit(self, way: int, count: int) -> tuple[int, int]:
         chunk = self._chunk[way]
@@ -68,17 +78,28 @@ class _TwoWays:
         if split:
             self._owed.append(visit)
 
+    def both(self, forward: int, backward: int) -> None:
+        """Join a forward of one direction with a backward of the other."""
+        self.joined.append(len(self.tasks))
+        self.forward(forward)
+        self.backward(backward)
+
     def weight(self) -> None:
         self.tasks.append(StageTask("weight", *self._owed.popleft()))
 
 
-def _dualpipe(shape: PipelineShape[int]) -> Tasks:
+def _dualpipe(shape: PipelineShape[int]) -> PipelineOrder:
     """Half of the microbatches go down the ranks, half go up [2]_."""
     pp, each = shape.pp, shape.num_microbatches // 2
-    return tuple(_dualpipe_rank(pp, each, rank) for rank in range(pp))
+    ranks = [_dualpipe_rank(pp, each, rank) for rank in range(pp)]
+    return PipelineOrder(
+        [made.tasks for made in ranks],
+        "bidirectional",
+        [made.joined for made in ranks],
+    )
 
 
-def _dualpipe_rank(pp: int, each: int, rank: int) -> tuple[StageTask, ...]:
+def _dualpipe_rank(pp: int, each: int, rank: int) -> _TwoWays:
     depth = min(rank, pp - 1 - rank)  # ranks to the nearer end
     inner = pp // 2 - 1 - depth  # ranks between this one and the middle
     write = _TwoWays(0 if rank < pp // 2 else 1, each)
@@ -92,14 +113,11 @@ def _dualpipe_rank(pp: int, each: int, rank: int) -> tuple[StageTask, ...]:
         write.weight()
         write.forward(1)
     for _ in range(each - pp + depth + 1):
-        write.forward(0)
-        write.backward(1)
-        write.forward(1)
-        write.backward(0)
+        write.both(0, 1)
+        write.both(1, 0)
     for _ in range(inner):
         write.backward(1)
-        write.forward(1)
-        write.backward(0)
+        write.both(1, 0)
     # The second half of the drain splits its backwards: weights fill the end.
     for place in range(2 * (depth + 1)):
         write.backward(1 - place % 2, split=place > depth)
@@ -108,7 +126,7 @@ def _dualpipe_rank(pp: int, each: int, rank: int) -> tuple[StageTask, ...]:
         write.backward(0, split=True)
     for _ in range(depth + 1):
         write.weight()
-    return tuple(write.tasks)
+    return write
 
 
 def _check_dualpipe(shape: PipelineShape[int]) -> None:
@@ -127,39 +145,46 @@ def _check_dualpipe(shape: PipelineShape[int]) -> None:
         )
 
 
-def _gap(load: PipelineLoad) -> FloatArray:
-    """What each rank of fill and drain costs: f+b−w, if weights fill the rest."""
-    forward, backward = load.forward, load.backward
-    return np.maximum(forward + backward - load.weight, np.maximum(forward, backward))
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    ratio: FloatArray = part / np.where(whole > 0.0, whole, 1.0)
+    return ratio
 
 
 def _zero_bubble_time(load: PipelineLoad) -> FloatArray:
-    """m(f+b+w) + (p−1)(f+b−w) [1]_, and the transfers that stay exposed."""
+    """m(f+b+w) + (p−1)(f+b−w) [1]_, and the transfers that stay exposed.
+
+    The gap of a rank is no smaller than a forward or an input gradient.
+    """
     count, pp = load.num_microbatches, load.pp
-    others = np.divide(
-        load.total, load.slowest, out=np.ones_like(load.total), where=load.slowest > 0
-    ) - 1.0  # fmt: skip
+    others = _ratio(load.total, load.slowest) - 1.0
     if load.blocking:
         exposed = blocking_sends(load)
     else:
         sends = 4.0 * (pp - 1.0) - 2.0 * (count <= pp)
         exposed = np.where(pp > 1.0, sends, 0.0) * load.p2p
-    return count * load.slowest + others * _gap(load) + exposed
+    forward, backward = load.forward, load.backward
+    gap = np.maximum(forward + backward - load.weight, np.maximum(forward, backward))
+    return count * load.slowest + others * gap + exposed
 
 
 def _dualpipe_time(load: PipelineLoad) -> FloatArray:
-    """m(f+b+w) + (p/2−1)(f+b−w), and the transfers that stay exposed."""
-    count, pp, p2p = load.num_microbatches, load.pp, load.p2p
-    mean = np.divide(
-        load.total, pp * load.slowest, out=np.ones_like(load.total),
-        where=load.slowest > 0,
-    )  # fmt: skip
+    """m(f+b+w) + (p/2−1)(f+2b−w), and the transfers that stay exposed.
+
+    The gap is that of [2]_: a joined pair, f+b+w, and a whole backward, b+w,
+    less three weight gradients. Where these are too short it is 2f.
+    """
+    count, pp, p2p, forward = load.num_microbatches, load.pp, load.p2p, load.forward
+    half = 0.5 * pp - 1.0
+    mean = _ratio(load.total, pp * load.slowest)
+    gap = forward + np.maximum(2.0 * load.backward - load.weight, forward)
     if load.blocking:
-        exposed = np.where(pp > 2.0, 2.0 * count + pp - 3.0, count)
+        exposed = np.where(pp > 2.0, 2.0 * count + 1.5 * pp - 6.0, count) * p2p
     else:
-        exposed = 2.5 * pp - 3.0
-    gaps = (0.5 * pp - 1.0) * mean
-    return count * load.slowest + gaps * _gap(load) + exposed * p2p
+        each = exposed_round_trip(load) * (pp - 1.0) / pp
+        exposed = count * each + np.maximum(0.0, 1.5 * pp - 5.0) * p2p
+    busy = count * load.slowest - (count - half - 2.0) * load.saving
+    time: FloatArray = busy + half * mean * gap + exposed
+    return time
 
 
 def _zero_bubble_held(shape: PipelineShape[FloatArray]) -> FloatArray:

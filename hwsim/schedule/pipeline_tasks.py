@@ -69,6 +69,9 @@ class PipelinePlan:
     code : tuple of int
         What each task does: 0 forward, 1 both gradients, 2 input gradient,
         3 weight gradient.
+    partner : tuple of int
+        Task that each one runs joined with, the one before or after it; -1
+        for none. Both start when both can; both results go when both are done.
     place : ndarray of int
         Where each task's time stands in a table of shape (4, pp, chunks).
     """
@@ -79,6 +82,7 @@ class PipelinePlan:
     producer: tuple[int, ...]
     hop: tuple[int, ...]
     code: tuple[int, ...]
+    partner: tuple[int, ...]
     place: NDArray[np.int64]
 
 
@@ -94,22 +98,28 @@ class PipelineOrder(tuple[tuple[StageTask, ...], ...]):
         visits every stage. ``bidirectional``: the model stands on the ranks
         twice, chunk 0 as stages 0, 1, … and chunk 1 as …, 1, 0; a microbatch
         goes through one of the two.
+    joined : iterable of iterables of int, optional
+        For each rank, places of tasks that run together with the next one:
+        both start when both can, and both results go when both are done.
     """
 
     placement: Placement
+    joined: tuple[tuple[int, ...], ...]
 
     def __new__(
         cls,
         ranks: Iterable[Iterable[StageTask]],
         placement: Placement = "looped",
+        joined: Iterable[Iterable[int]] = (),
     ) -> PipelineOrder:
         """Make an order of the tasks of each rank."""
         made = super().__new__(cls, (tuple(tasks) for tasks in ranks))
         made.placement = placement
+        made.joined = tuple(tuple(places) for places in joined)
         return made
 
-    def __getnewargs__(self) -> tuple[Tasks, Placement]:
-        return tuple(self), self.placement
+    def __getnewargs__(self) -> tuple[Tasks, Placement, tuple[tuple[int, ...], ...]]:
+        return tuple(self), self.placement, self.joined
 
     @functools.cached_property
     def chunks(self) -> int:
@@ -196,11 +206,26 @@ def _resolved(order: PipelineOrder) -> PipelinePlan:
             places.append((code * pp + rank) * chunks + task.chunk)
             index += 1
         first.append(index)
-    sequence = _sequence(order, first, ranks, producers)
+    partners = _partners(order, first)
+    sequence = _sequence(order, first, ranks, producers, partners)
     return PipelinePlan(
         tuple(first), tuple(sequence), tuple(ranks), tuple(producers), tuple(hops),
-        tuple(codes), np.array(places, dtype=np.int64),
+        tuple(codes), tuple(partners), np.array(places, dtype=np.int64),
     )  # fmt: skip
+
+
+def _partners(order: PipelineOrder, first: list[int]) -> list[int]:
+    partners = [-1] * first[-1]
+    for rank, places in enumerate(order.joined):
+        for place in places:
+            index = first[rank] + place
+            if not first[rank] <= index < first[rank + 1] - 1 or partners[index] >= 0:
+                raise InputError(
+                    f"pipeline rank {rank} cannot join its tasks {place} and "
+                    f"{place + 1}; join neighbours, each once"
+                )
+            partners[index], partners[index + 1] = index + 1, index
+    return partners
 
 
 def _neighbours(
@@ -266,7 +291,11 @@ def _after(book: _Book, kind: Kind, here: _Spot, index: int, task: StageTask) ->
 
 
 def _sequence(
-    order: PipelineOrder, first: list[int], ranks: list[int], producers: list[int]
+    order: PipelineOrder,
+    first: list[int],
+    ranks: list[int],
+    producers: list[int],
+    partners: list[int],
 ) -> list[int]:
     """Return tasks in an order in which each comes after what it waits for."""
     done = [False] * first[-1]
@@ -278,32 +307,29 @@ def _sequence(
         rank = runnable.popleft()
         index, end = following[rank], first[rank + 1]
         while index < end:
-            producer = producers[index]
-            if producer >= 0 and not done[producer]:
-                waiting.setdefault(producer, []).append(rank)
+            count = 2 if partners[index] >= 0 else 1
+            missing = next(
+                (p for p in producers[index : index + count] if p >= 0 and not done[p]),
+                -1,
+            )
+            if missing >= 0:
+                waiting.setdefault(missing, []).append(rank)
                 break
-            done[index] = True
-            sequence.append(index)
-            runnable.extend(waiting.pop(index, ()))
-            index += 1
+            for task in range(index, index + count):
+                done[task] = True
+                sequence.append(task)
+                runnable.extend(waiting.pop(task, ()))
+            index += count
         following[rank] = index
     if len(sequence) < first[-1]:
-        raise InputError(_deadlock(order, first, ranks, producers, following))
+        rank = next(r for r in range(len(order)) if following[r] < first[r + 1])
+        index = following[rank]
+        if producers[index] < 0 or done[producers[index]]:
+            index += 1  # It waits for its partner's input.
+        other = ranks[producers[index]]
+        raise InputError(
+            f"the pipeline order deadlocks: rank {rank} waits at its task "
+            f"{index - first[rank]} ({order[rank][index - first[rank]]}) for rank "
+            f"{other}, which waits in turn; move that task later"
+        )
     return sequence
-
-
-def _deadlock(
-    order: PipelineOrder,
-    first: list[int],
-    ranks: list[int],
-    producers: list[int],
-    following: list[int],
-) -> str:
-    rank = next(r for r in range(len(order)) if following[r] < first[r + 1])
-    place = following[rank] - first[rank]
-    other = ranks[producers[following[rank]]]
-    return (
-        f"the pipeline order deadlocks: rank {rank} waits at its task {place} "
-        f"({order[rank][place]}) for rank {other}, which waits in turn; "
-        "move that task later"
-    )

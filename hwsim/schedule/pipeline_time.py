@@ -26,6 +26,7 @@ def pipeline_time(
     *,
     weight: ArrayLike = 0.0,
     total: ArrayLike | None = None,
+    saving: ArrayLike = 0.0,
     blocking: bool = False,
 ) -> FloatArray:
     """Return the makespan of many layouts of one schedule; arrays broadcast.
@@ -45,6 +46,8 @@ def pipeline_time(
     total : array, optional
         Time of one microbatch on all ranks together, forward and backward; by
         default pp times the slowest rank (equal stages). [s]
+    saving : array
+        What a forward and a backward save when they run joined (``dualpipe``). [s]
     blocking : bool
         Whether a rank computes nothing while it sends.
 
@@ -74,6 +77,7 @@ def pipeline_time(
         weight=gradient,
         p2p=_floats(p2p),
         total=ranks * (ahead + back + gradient) if total is None else _floats(total),
+        saving=_floats(saving),
         blocking=blocking,
     )
     return pipeline_schedule(schedule).time(load)

@@ -20,8 +20,10 @@ PUBLIC = [
     "StackSpec",
     "SystemSpec",
     "TrainResult",
+    "TrainingRun",
     "UnknownNameError",
     "__version__",
+    "calibrate",
     "compare_published",
     "device_ids",
     "estimate",
@@ -30,6 +32,7 @@ PUBLIC = [
     "load_model",
     "load_stack",
     "load_system",
+    "measure_cpu",
     "model_ids",
     "op",
     "roofline",
@@ -38,6 +41,8 @@ PUBLIC = [
     "stack_ids",
     "system_ids",
     "train",
+    "training_run",
+    "validate",
     "write_report",
 ]
 

@@ -198,6 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BackendError, TableError) as error:
         sys.stderr.write(f"hwsim measure cuda: {error}\n")
         return 2
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [""])[0]
+        sys.stderr.write(
+            f"hwsim measure cuda: the device failed: {first}; "
+            "the same command goes on after this case\n"
+        )
+        return 3
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from here\n")
         return 130

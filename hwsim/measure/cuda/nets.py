@@ -131,8 +131,10 @@ class Runner:
         self.attend = sdpa(backend, causal=net.causal, grouped=grouped)
         self.attend_all = sdpa(backend, causal=False, grouped=grouped)
 
-    def forward(self, x: Any, kept: list[Any] | None = None, at: int = 0) -> Any:
-        """Return logits of the last tokens (hidden states for bare layers).
+    def forward(
+        self, x: Any, kept: list[Any] | None = None, at: int = 0, last: bool = False
+    ) -> Any:
+        """Return logits of all tokens (hidden states for bare layers).
 
         Parameters
         ----------
@@ -141,6 +143,8 @@ class Runner:
         kept : list of tensor, optional
             The cache: the new token's keys and values are written at ``at``
             and all tokens up to it are attended to.
+        last : bool
+            Logits of each sequence's last token only, as inference needs them.
         """
         net, w = self.net, self.w
         f = self.torch.nn.functional
@@ -153,6 +157,7 @@ class Runner:
             x = x + self._attention(self._norm(x, w[f"{i}.norm1"]), i, pair, at)
             x = x + self._feed(self._norm(x, w[f"{i}.norm2"]), i)
         if net.vocab:
+            x = x[:, -1:] if last else x
             x = f.linear(self._norm(x, w["norm"]), w["embed"])
         return x
 

@@ -243,7 +243,7 @@ def host_link() -> list[Case]:
 def power() -> list[Case]:
     """Return operators to repeat for seconds: energy and sustained clocks."""
     sizes = [(8192, 8192, 8192), (4096, 4096, 4096), (1024, 8192, 8192),
-             (128, 8192, 8192), (1, 8192, 8192), (256, 256, 256)]  # fmt: skip
+             (128, 8192, 8192), (1, 8192, 8192)]  # fmt: skip
     cases = [
         _load("linear", dtype, m, n, k)
         for m, n, k in sizes

@@ -63,8 +63,10 @@ class Sensors:
 
     def facts(self) -> dict[str, str]:
         """Return what nvidia-smi says about the GPU, for the provenance."""
-        known: dict[str, str] = {}
-        for name in FIELDS:  # one by one: an old driver refuses a list with a new name
+        known = self._smi(*FIELDS)
+        if known or _smi_path() is None:
+            return known
+        for name in FIELDS:  # an old driver refuses a list with a name it has not
             known.update(self._smi(name))
         return known
 

@@ -102,7 +102,7 @@ def _prefilling(backend: Backend, net: Net, case: Case) -> Work:
 
     def call(_: int) -> Any:
         with backend.torch.no_grad():
-            return forward(x)
+            return forward(x, last=net.causal)
 
     return Work(call)
 

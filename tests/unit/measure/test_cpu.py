@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,8 +65,8 @@ def test_what_numpy_cannot_do_is_a_verdict(timer):
 
 
 def test_streams_on_two_threads_move_the_same_bytes():
-    case = Case("memory", "copy", "fp32",
-                shape(bytes=1e6, working_set_bytes=1e6), "numpy", operands="hot")  # fmt: skip
+    where = shape(bytes=1e6, working_set_bytes=1e6)
+    case = Case("memory", "copy", "fp32", where, "numpy", operands="hot")
     outcome = Timer(2).measure(case, 5.0)
     assert 1e6 / np.median(outcome.samples) < 1e12
 
@@ -123,8 +124,8 @@ def test_measured_tables_read_back_and_go_on(tmp_path):
 
 
 def test_a_killed_run_loses_nothing(tmp_path):
-    command = [sys.executable, "-m", "hwsim", "measure", "cpu", "--budget", "60",
-               "--out", str(tmp_path), "--only", "elementwise", "--threads", "1"]  # fmt: skip
+    options = f"--budget 60 --only elementwise --threads 1 --out {tmp_path}"
+    command = [sys.executable, "-m", "hwsim", "measure", "cpu", *options.split()]
     table = tmp_path / "elementwise.csv"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 20
@@ -172,10 +173,10 @@ def test_a_dead_worker_is_a_verdict_and_is_replaced():
 def test_workers_have_the_threads_they_are_named_for():
     with WorkerPool(1e6) as pool:
         for threads in (1, 2):
-            process = pool._worker(threads)
-            path = f"/proc/{process.pid}/environ"
-            with open(path, "rb") as file:
-                assert f"OPENBLAS_NUM_THREADS={threads}\0".encode() in file.read()
+            pool.ask(threads, {"facts": True})
+            environment = Path(f"/proc/{pool._worker(threads).pid}/environ")
+            wanted = f"OPENBLAS_NUM_THREADS={threads}\0".encode()
+            assert wanted in environment.read_bytes()
 
 
 def test_orders_survive_json():

@@ -11,7 +11,7 @@ from hwsim.measure.cuda import app
 
 FOLDER = Path(package.__file__).parent
 # What PyTorch alone brings no promise of.
-FOREIGN = "hwsim pydantic numpy pandas rich typer scipy".split()
+FOREIGN = ["hwsim", "pydantic", "numpy", "pandas", "rich", "typer", "scipy"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,17 @@ def test_budget_that_is_no_time_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         app.main([f"--budget={text}"])
     assert "is no time; write 900, 15m or 1h" in capsys.readouterr().err
+
+
+def test_a_lost_device_is_one_line_and_says_how_to_go_on(monkeypatch, capsys):
+    def fail(asked, arguments):
+        raise RuntimeError("CUDA error: an illegal memory access\nlong text")
+
+    monkeypatch.setattr(app, "_measure", fail)
+    assert app.main([]) == 3
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "goes on after this case" in err
 
 
 def test_interrupt_says_how_to_go_on(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The public functions; every command is a thin wrapper over one of them."""
+"""Questions: infer, train, op, estimate, simulate, scenarios."""
 
 from __future__ import annotations
 
@@ -31,66 +31,7 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
 if TYPE_CHECKING:
-    from hwsim.analysis.published import PublishedComparison
     from hwsim.analysis.result import Result
-
-
-def load_device(name: str, *, overrides: Iterable[str] = ()) -> DeviceSpec:
-    """Load a device by id, alias or path.
-
-    Parameters
-    ----------
-    name : str
-        For example ``"h100-80gb-sxm"``, ``"H100_SXM"`` or ``"mine.toml"``.
-    overrides : iterable of str
-        What-if changes: ``"device.memory.hbm.bandwidth=x2"``.
-
-    Raises
-    ------
-    UnknownNameError
-        If no device is called so.
-    SpecError
-        If the file or an override is wrong.
-    """
-    return changed(catalogs.load_device(name), "device", parsed(overrides))
-
-
-def load_model(name: str, *, overrides: Iterable[str] = ()) -> ModelSpec:
-    """Load a model by id, alias, path, or a Hugging Face ``config.json``."""
-    return changed(catalogs.load_model(name), "model", parsed(overrides))
-
-
-def load_stack(name: str, *, overrides: Iterable[str] = ()) -> StackSpec:
-    """Load a software stack by id, alias or path."""
-    return changed(catalogs.load_stack(name), "stack", parsed(overrides))
-
-
-def load_system(name: str, *, overrides: Iterable[str] = ()) -> SystemSpec:
-    """Load a system by id, alias or path; a device id is a system of one.
-
-    ``device.…`` overrides change the system's device.
-    """
-    return changed_system(catalogs.load_system(name), parsed(overrides))
-
-
-def device_ids() -> list[str]:
-    """Return the ids of all devices."""
-    return sorted(catalogs.DEVICES)
-
-
-def system_ids() -> list[str]:
-    """Return the ids of all systems."""
-    return sorted(catalogs.SYSTEMS)
-
-
-def model_ids() -> list[str]:
-    """Return the ids of all models."""
-    return sorted(catalogs.MODELS)
-
-
-def stack_ids() -> list[str]:
-    """Return the ids of all software stacks."""
-    return sorted(catalogs.STACKS)
 
 
 def infer(
@@ -302,27 +243,6 @@ def simulate(
     )  # fmt: skip
 
 
-def roofline(
-    device: str | DeviceSpec | SystemSpec,
-    results: Sequence[Any] = (),
-    *,
-    path: str | os.PathLike[str] | None = None,
-    overrides: Iterable[str] = (),
-) -> Any:
-    """Draw a device's ceilings and, given results, their operators.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Saved too, when ``path`` names an svg, png or pdf file.
-    """
-    from hwsim.report.roofline import roofline_figure
-
-    system = changed_system(as_system(device), parsed(overrides))
-    graphs = [g for r in results for g in getattr(r, "graphs", [r])]
-    return roofline_figure(graphs, device=system.device, path=path)
-
-
 def run_scenario(
     path: str | os.PathLike[str], *, overrides: Iterable[str] = ()
 ) -> Result:
@@ -335,30 +255,6 @@ def run_scenario(
     if scenario.task == "infer":
         return infer(scenario.model, scenario.system, **asked)
     return train(scenario.model, scenario.system, **asked)
-
-
-def compare_published(
-    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
-) -> PublishedComparison:
-    """Predict the published runs that ship with hwsim; errors are not hidden."""
-    from hwsim.analysis.published import compare
-
-    return compare(fidelity=fidelity, engine=engine)
-
-
-def write_report(
-    result: Any, path: str | os.PathLike[str], *, command: str | None = None
-) -> Path:
-    """Write a result as one self-contained HTML page.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written; nothing half-written is left.
-    """
-    from hwsim.report.page import write_page
-
-    return write_page(result, Path(path), command=command)
 
 
 def _graph(

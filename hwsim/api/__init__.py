@@ -1,0 +1,1 @@
+"""The public functions; every command is a thin wrapper over one of them."""

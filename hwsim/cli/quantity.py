@@ -1,0 +1,40 @@
+"""Quantities typed on the command line."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hwsim.errors import InputError
+from hwsim.units import DIMENSIONS, parse_quantity
+
+_COUNT = re.compile(r"^\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*([kKMGBT]?)\s*$")
+_SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+
+def token_count(text: str) -> float:
+    """Return a number of tokens from text like ``300e9``, ``300B`` or ``15T``.
+
+    Examples
+    --------
+    >>> token_count("1.4T")
+    1400000000000.0
+    """
+    match = _COUNT.match(text)
+    value = float(match[1]) * _SCALE[match[2]] if match else math.nan
+    if not value >= 1 or math.isinf(value):
+        raise InputError(f"tokens {text!r} is not a count; write 300e9, 300B or 15T")
+    return value
+
+
+def time_of(name: str, text: str | None) -> float | None:
+    """Return seconds from text with a unit; ``inf`` is never."""
+    if text is None:
+        return None
+    if text.strip().casefold() == "inf":
+        return math.inf
+    try:
+        return parse_quantity(text, DIMENSIONS["time"])
+    except ValueError as error:
+        option = name.replace("_", "-")
+        raise InputError(f"--{option}: {error}".replace("2.5 us", "5 h")) from None
