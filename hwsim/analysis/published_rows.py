@@ -113,11 +113,21 @@ class RunPredictor:
 
     def _answer(self, mapped: MappedRun) -> RunPrediction:
         run, notes = completed(mapped.run)
+        if mapped.one_pass and run.micro_batch is None:
+            micro = max((run.global_batch or 1) // (run.dp or 1), 1)
+            run = dataclasses.replace(run, micro_batch=micro)
+            notes = (*notes, f"micro_batch = {micro}")
         model = run_model(dataclasses.replace(mapped, run=run))
         system = run_system(mapped, run)
         stack = load_stack(mapped.stack or "default-training")
         run, more = _with_dtype(run, system.device)
-        result = self._fastest(model, system, stack, run, choose_vpp=mapped.choose_vpp)
+        asked = run
+        if mapped.mean_seq is not None:
+            asked = dataclasses.replace(run, seq_len=mapped.mean_seq)
+            notes = (*notes, f"computed sequence = {mapped.mean_seq}")
+        result = self._fastest(
+            model, system, stack, asked, choose_vpp=mapped.choose_vpp
+        )
         chosen = _chosen(run, result)
         measured, scale = _measured(run), figure_scale(mapped, run, model, result)
         rate = run.figure != "iter_time_s"

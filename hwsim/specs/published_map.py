@@ -37,8 +37,8 @@ class Condition(Spec):
         The row's model contains none of these.
     blank : tuple of str
         These columns are blank.
-    min_devices, max_devices : int or None
-        Size of the run.
+    min_seq, min_devices, max_devices : int or None
+        Tokens of a sequence, and size of the run.
     """
 
     source: Words = ()
@@ -49,6 +49,7 @@ class Condition(Spec):
     recompute: Words = ()
     notes: Words = ()
     blank: Words = ()
+    min_seq: Count | None = None
     min_devices: Count | None = None
     max_devices: Count | None = None
 
@@ -61,6 +62,8 @@ class Condition(Spec):
         if self.not_model and contains(run.model, self.not_model):
             return False
         if any(getattr(run, name) not in (None, "") for name in self.blank):
+            return False
+        if self.min_seq is not None and (run.seq_len or 0) < self.min_seq:
             return False
         devices = run.num_devices or 1
         return (self.min_devices or 1) <= devices <= (self.max_devices or devices)
@@ -100,6 +103,12 @@ class Rule(Spec):
     choose_vpp : bool
         Interleaving is not stated: the fastest that fits. Where it is false, a
         blank ``vpp`` is no interleaving.
+    one_pass : bool
+        Gradients are not accumulated: a blank micro-batch is the whole share of
+        a data-parallel rank.
+    mean_seq : int or None
+        Tokens that a sequence is computed at, where batches are cut to their
+        longest one; the figure still counts ``seq_len``.
     model, stack, system : str or None
         Catalog names.
     convention : str or None
@@ -114,6 +123,8 @@ class Rule(Spec):
     fill: Settings = Settings()
     change: Settings = Settings()
     choose_vpp: bool = False
+    one_pass: bool = False
+    mean_seq: Count | None = None
     model: Name | None = None
     stack: Name | None = None
     system: Name | None = None
@@ -180,6 +191,8 @@ class MappedRun:
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     choose_vpp: bool
+    one_pass: bool
+    mean_seq: int | None
     family: Family | None
     stack: str | None
     system: str | None
@@ -230,6 +243,8 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         assumed=assumed,
         notes=tuple(r.note for r in rules if r.note),
         choose_vpp=any(rule.choose_vpp for rule in rules),
+        one_pass=any(rule.one_pass for rule in rules),
+        mean_seq=_last(rules, "mean_seq"),
         family=_family(run, fitting),
         stack=run.stack or _last(rules, "stack"),
         system=run.system or _last(rules, "system") or _system(run, fitting),

@@ -21,7 +21,9 @@ def table(tmp_path):
 
 def test_calibrate_writes_a_file_and_shows_errors(table, tmp_path, capsys):
     out = tmp_path / "calibration.json"
-    code = run_code(["calibrate", "t4", "--measurements", str(table), "--out", str(out)])
+    code = run_code(
+        ["calibrate", "t4", "--measurements", str(table), "--out", str(out)]
+    )
     shown, notes = capsys.readouterr()
     assert code == 0
     assert "elementwise" in shown
