@@ -47,7 +47,7 @@ _ELEMENTWISE = (
         memory_efficiency=(0.2, 1.0), cache_efficiency=(0.02, 1.0),
         memory_ramp=(0.01 * US, 30 * US), overhead=(0.1 * US, 50 * US),
         overlap=(1.0, 20.0), row_time=(0.001 * US, 2 * US),
-        row_bandwidth_ratio=(0.3, 30.0),
+        row_rate=(2.0, 400.0),
     ),
     Bound("cache_reach.elementwise", 0.05, 1.5),
 )  # fmt: skip

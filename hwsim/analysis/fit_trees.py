@@ -30,8 +30,9 @@ class Boosting:
         Candidate thresholds of each feature, at its quantiles.
     shrinkage : float
         Rows of no error that each leaf is taken to hold besides its own.
-    clip : float
-        Errors count for no more than this while a tree is grown.
+    clip, last_clip : float
+        Errors count for no more than this while the first and the last tree
+        are grown: the mean of errors first, their median in the end.
     limit : float
         Together, trees never say more than this, up or down.
     """
@@ -42,6 +43,7 @@ class Boosting:
     cuts: int = 40
     shrinkage: float = 8.0
     clip: float = 0.3
+    last_clip: float = 0.04
     limit: float = 0.7
 
 
@@ -71,8 +73,8 @@ def grow(
     feature: list[int] = []
     cut: list[float] = []
     leaves: list[float] = []
-    for _ in range(how.trees if used else 0):
-        target = np.clip(left, -how.clip, how.clip)
+    for clip in np.linspace(how.clip, how.last_clip, how.trees if used else 0):
+        target = np.clip(left, -clip, clip)
         sample = rng.random(len(left)) < 0.7
         weight = sample.astype(np.float64)
         leaf = np.zeros(len(left), dtype=np.int64)
@@ -91,8 +93,8 @@ def grow(
         left -= value[leaf]
     return ResidualSpec(
         features=names, depth=how.depth, feature=tuple(feature),
-        cut=tuple(float(f"{c:.6g}") for c in cut),
-        leaves=tuple(float(f"{v:.4g}") for v in leaves), limit=how.limit,
+        cut=tuple(float(f"{c:.5g}") for c in cut),
+        leaves=tuple(round(v, 4) for v in leaves), limit=how.limit,
     )  # fmt: skip
 
 

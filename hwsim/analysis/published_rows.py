@@ -8,6 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hwsim.analysis.published_flop import (
+    FIGURE_UNITS,
+    figure_scale,
+    measured_figure,
+)
 from hwsim.analysis.training import TrainConfig, TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
@@ -36,13 +41,6 @@ _PARALLEL = {
 }  # fmt: skip
 _RECOMPUTE = ("none", "selective", "full")
 MICRO_BATCHES = tuple(2**i for i in range(7))
-PARAMETERS = {"parameters_6": 6.0, "parameters_8": 8.0}
-FIGURE_UNITS = {
-    "iter_time_s": ("step_time", "s"),
-    "tokens_per_s_per_device": ("tokens_per_s_per_device", "token/s"),
-    "tflops_per_device": ("flop_per_s_per_device", "FLOP/s"),
-    "mfu": ("mfu", "1"),
-}
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,13 @@ class RunPredictor:
         if not reason and not run.figure:
             reason = "the row gives neither a step time nor a rate or utilisation"
         if reason:
-            return RunPrediction(mapped, measured=_measured(run), reason=reason)
+            return RunPrediction(mapped, measured=measured_figure(run), reason=reason)
         try:
             return self._answer(mapped)
         except HwsimError as error:
-            return RunPrediction(mapped, measured=_measured(run), reason=str(error))
+            return RunPrediction(
+                mapped, measured=measured_figure(run), reason=str(error)
+            )
 
     def _answer(self, mapped: MappedRun) -> RunPrediction:
         run, notes = completed(mapped.run)
@@ -129,7 +129,7 @@ class RunPredictor:
             model, system, stack, asked, choose_vpp=mapped.choose_vpp
         )
         chosen = _chosen(run, result)
-        measured, scale = _measured(run), figure_scale(mapped, run, model, result)
+        measured, scale = measured_figure(run), figure_scale(mapped, run, model, result)
         rate = run.figure != "iter_time_s"
         if measured is None:
             raise InputError("the row gives no figure to compare")
@@ -197,11 +197,6 @@ def _shift(value: float | None) -> float | None:
     return value or None
 
 
-def _measured(run: PublishedRun) -> float | None:
-    value = getattr(run, run.figure) if run.figure else None
-    return value * 1e12 if value and run.figure == "tflops_per_device" else value
-
-
 def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
     """Return a row with its degrees and batch filled, and what was filled.
 
@@ -230,8 +225,10 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
     if batch is None or run.seq_len is None:
         what = "seq_len" if run.seq_len is None else "global_batch"
         raise InputError(f"{what} is not given")
-    filled = dataclasses.replace(run, **degrees, dp=dp, global_batch=batch)
-    return filled, tuple(notes)
+    return dataclasses.replace(
+        run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
+        global_batch=batch,
+    ), tuple(notes)  # fmt: skip
 
 
 def _fitted(
@@ -269,7 +266,7 @@ def _with_dtype(
     word = run.dtype.casefold()
     if word:
         return dataclasses.replace(run, dtype=DTYPE_WORDS.get(word, word)), ()
-    dtype = next((d for d in _DEFAULT_DTYPES if d in device.compute), "fp32")
+    dtype = next((d for d in _DEFAULT_DTYPES if d in device.compute.matrix), "fp32")
     return dataclasses.replace(run, dtype=dtype), (f"dtype = {dtype}",)
 
 
@@ -338,49 +335,3 @@ def step_interval(result: TrainResult) -> tuple[float | None, float | None]:
     """Return the 90 % interval of the step's time, where there is one. [s]"""
     found = getattr(result, "interval_90", None)
     return tuple(found["step_s"]) if found else (None, None)
-
-
-def figure_scale(
-    mapped: MappedRun, run: PublishedRun, model: ModelSpec, result: TrainResult
-) -> float:
-    """Return what, over the step's time, is the row's rate or utilisation."""
-    devices, seq = run.num_devices or 1, run.seq_len or 1
-    tokens = float(run.global_batch or 1) * seq
-    if run.figure == "iter_time_s":
-        return 1.0
-    if run.figure == "tokens_per_s_per_device":
-        return tokens / devices
-    flop = counted_flop(mapped.convention, model, result, tokens, seq) / devices
-    if run.figure == "mfu":
-        return flop / result.system.device.peak(result.config.dtype)
-    return flop
-
-
-def counted_flop(
-    convention: str, model: ModelSpec, result: TrainResult, tokens: float, seq: int
-) -> float:
-    """Return the FLOP of a step as a source counts them. [FLOP]
-
-    Parameters
-    ----------
-    convention : str
-        ``model``: forward and backward, attention in full;
-        ``model_causal``: half of attention; ``hardware_full_recompute``: the
-        forward pass counted twice (Narayanan et al. 2021, equation 3);
-        ``parameters_6`` and ``parameters_8``: that many times parameters and
-        tokens.
-    tokens : float
-        Of the global batch.
-    """
-    if convention in PARAMETERS:
-        return PARAMETERS[convention] * model.num_active_parameters * tokens
-    if convention == "hardware_full_recompute":
-        hidden, layers = float(model.hidden), model.layers
-        shares = 1.0 + seq / (6.0 * hidden) + model.vocab / (16.0 * layers * hidden)
-        return 96.0 * tokens * layers * hidden**2 * shares
-    devices = result.config.devices
-    full = result.model_flop_per_s_per_device * result.step_s * devices
-    if convention == "model_causal":
-        width = model.heads * model.head_dim
-        full -= 6.0 * tokens * seq * width * model.layers
-    return full

@@ -50,6 +50,15 @@ def validate(
     files: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE]...", help="More tables.")
     ] = None,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--published",
+            metavar="FILE",
+            help="Table of published training runs, in place of measured rows. "
+            "Repeatable.",
+        ),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option("--device", "-d", help="Only rows of this device. Repeatable."),
@@ -76,6 +85,14 @@ def validate(
     from hwsim.analysis.validate import validate as compare
 
     paths = [*(measurements or ()), *(files or ())]
+    if published:
+        from hwsim.cli.validate_published import validate_runs
+
+        validate_runs(
+            published, paths, device=device or None, json=json, out=out, report=report,
+            fidelity=fidelity.value if fidelity else None,
+        )  # fmt: skip
+        return
     result = compare(
         paths or None,
         device=device or None,

@@ -95,9 +95,10 @@ def _row_time(
     number = np.asarray(rows, dtype=np.float64)
     units = device.compute.units
     every: FloatArray = params.row_time * number / units
-    if params.row_bandwidth_ratio <= 0:
+    clock = device.compute.clock
+    if params.row_rate <= 0 or clock is None:
         return every
-    share = device.bandwidth * params.row_bandwidth_ratio / units
-    alone = np.where(number > 0, nbytes / np.maximum(number, 1.0), 0.0) / share
+    row = np.where(number > 0, nbytes / np.maximum(number, 1.0), 0.0)
+    alone = row / (params.row_rate * clock)
     slowest: FloatArray = np.maximum(every, alone)
     return slowest

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from hwsim.graph.context import attention_core
 from hwsim.graph.core import (
     Core,
     Heads,
     Parts,
-    attention_core,
     cache_in_core,
     rotate,
     write_cache,

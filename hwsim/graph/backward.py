@@ -12,14 +12,23 @@ from hwsim.graph.gradients import (
     input_gradient,
     norm_gradient,
     product_gradients,
+    ring_gradients,
     row_gradient,
     turned_round,
     weight_gradient,
 )
-from hwsim.graph.op import CollectiveName, Elementwise, Matmul, Op
+from hwsim.graph.op import Collective, CollectiveName, Elementwise, Matmul, Op
 from hwsim.graph.opgraph import COMPUTE, Node
 from hwsim.graph.setting import Setting
-from hwsim.graph.writer import INPUT, MEMORY, Step, Writer, tp_collective
+from hwsim.graph.split import expert_halves
+from hwsim.graph.writer import (
+    INPUT,
+    MEMORY,
+    Step,
+    Writer,
+    group_collective,
+    tp_collective,
+)
 
 INCOMING = -1  # the gradient that the block before hands on
 
@@ -53,6 +62,7 @@ class Backward:
         self.nodes = nodes
         self.grads: dict[int, list[int]] = {v: [n] for v, n in outputs.items()}
         self.selective = selective
+        self.frozen = self.setting.lora is not None
         self.last_compute = len(nodes) - 1
         self._gathered: dict[int, int] = {}
 
@@ -116,7 +126,7 @@ class Backward:
         for index in range(first, last + 1):
             step = steps[index]
             # A fused kernel's backward recomputes the scores by itself.
-            if step.op is None or step.rule == "attention":
+            if step.op is None or step.rule in {"attention", "ring"}:
                 continue
             after = tuple(made[v] for v in step.inputs if v in made)
             made[index + 2] = self.put(replace(step.op, phase="recompute"), after)
@@ -159,6 +169,8 @@ class Backward:
         if quantised and not self.setting.fusion.quantize:
             dy = self.put(self._quantise(step.numel, op.dtype), (dy,))
         self.give(step, self.put(input_gradient(self.w, op), (dy,)))
+        if self.frozen and not step.adapter:
+            return
         waits = (dy, self._gather_again(step, dy))
         self.put(weight_gradient(self.w, op, step.bias), waits)
 
@@ -205,7 +217,7 @@ class Backward:
     def through(self, step: Step, dy: int) -> None:
         """Pass the gradient on; an added bias sums it over the rows."""
         columns = step.extra.get("weights", 0.0)
-        if columns:
+        if columns and not self.frozen:
             self.put(row_gradient(self.w, step.numel, columns), (dy,))
         self.give(step, dy)
 
@@ -226,7 +238,7 @@ class Backward:
         """Functions whose backward needs what forward read."""
         self.give(step, self.put(function_gradient(self.w, step), (dy,)))
         columns = step.extra.get("weights", 0.0)
-        if columns:
+        if columns and not self.frozen:
             self.put(row_gradient(self.w, step.numel, columns), (self.last_compute,))
 
     def drop(self, step: Step, dy: int) -> None:
@@ -256,11 +268,63 @@ class Backward:
 
     def rows(self, step: Step, dy: int) -> None:
         """Lookup tables: add each row's gradient to its place."""
-        self.put(row_gradient(self.w, step.numel, step.extra["rows"]), (dy,))
+        if not self.frozen:
+            self.put(row_gradient(self.w, step.numel, step.extra["rows"]), (dy,))
 
     def experts(self, step: Step, dy: int) -> None:
         """Routed experts."""
-        self.give(step, self.put(expert_gradient(self.w, step), (dy,)))
+        op = expert_gradient(self.w, step)
+        if self.frozen:
+            op = expert_halves(op)[0]
+        self.give(step, self.put(op, (dy,)))
+
+    def exchange(self, step: Step, dy: int) -> None:
+        """Rows or heads exchanged: the same exchange the other way."""
+        if step.op is not None:
+            self.give(step, self._collective(step.op, dy))
+
+    def scatter(self, step: Step, dy: int) -> None:
+        """Keys gathered from all ranks: sum each rank's part of the gradient."""
+        if isinstance(step.op, Collective):
+            op = replace(
+                step.op, name=f"{step.op.name}_gradient", collective="reduce_scatter"
+            )
+            self.give(step, self._collective(op, dy, name=op.name))
+
+    def slice(self, step: Step, dy: int) -> None:
+        """Tokens that each rank takes its share of: gather their gradients."""
+        self.give(step, self.communicate("tokens_gather", "all_gather", step.numel, dy))
+
+    def _collective(self, op: Op, dy: int, name: str = "") -> int:
+        axis = op.axis if isinstance(op, Collective) else COMPUTE
+        op = replace(op, name=name or f"{op.name}_gradient", phase="backward")
+        return self.put(op, (dy,), axis)
+
+    def ring(self, step: Step, dy: int) -> None:
+        """Keys go round again, their gradients a step behind them.
+
+        A block's gradients go on with the keys; after the last block they go
+        home.
+        """
+        kv, layout = step.extra["kv"], self.setting.layout
+        own, other = ring_gradients(self.w, step)
+        if other is None:
+            end = self.put(own, (dy,))
+            if kv:
+                end = self._pass_on("keys_gradient_send", kv, (end,))
+            self.give(step, end)
+            return
+        keys, at = dy, self.put(own, (dy,))
+        for _ in range(layout.cp - 1):
+            keys = self._pass_on("keys_send", kv, (keys,))
+            at = self.put(other, (at, keys))
+            end = self._pass_on("keys_gradient_send", kv, (at,))
+        self.give(step, end)
+
+    def _pass_on(self, name: str, numel: float, after: tuple[int, ...]) -> int:
+        nbytes = numel * self.w.act_bytes
+        op = group_collective(self.setting, "cp", name, "send_recv", nbytes)
+        return self.put(replace(op, phase="backward"), after, "cp")
 
     def none(self, step: Step, dy: int) -> None:
         """No gradient flows on."""
@@ -283,6 +347,10 @@ _RULES: dict[str, Method] = {
     "dispatch": Backward.scale,
     "combine": Backward.scale,
     "experts": Backward.experts,
+    "exchange": Backward.exchange,
+    "scatter": Backward.scatter,
+    "slice": Backward.slice,
+    "ring": Backward.ring,
     "none": Backward.none,
 }
 

@@ -58,13 +58,17 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """One use of attention: what it sees, its geometry, where it stands."""
+    """One use of attention: what it sees, its geometry, where it stands.
+
+    ``full_pairs`` are as :class:`~hwsim.graph.op.Attention` has them.
+    """
 
     seen: Pass
     heads: Heads
     window: int = 0
     prefix: str = ""
     cross: bool = False
+    full_pairs: float = 0.0
 
 
 def cache_in_core(w: Writer) -> bool:
@@ -111,8 +115,8 @@ def rotate(w: Writer, parts: Parts, numel: float) -> Parts:
     return Parts(turned, turned, turned if together else parts.v)
 
 
-def attention_core(w: Writer, parts: Parts, c: Core) -> int:
-    """Append scores, softmax and weighted sum."""
+def local_core(w: Writer, parts: Parts, c: Core) -> int:
+    """Append scores, softmax and weighted sum of what is on this device."""
     w.core = True
     fused = w.setting.fusion.attention == "fused"
     out = _fused(w, parts, c) if fused else _unfused(w, parts, c)
@@ -167,6 +171,14 @@ def _position_reads(w: Writer, c: Core) -> list[Operand]:
 
 
 def _fused(w: Writer, parts: Parts, c: Core) -> int:
+    op = fused_kernel(w, c)
+    p, h = c.seen, c.heads
+    numel = p.tokens * h.heads * h.v
+    return w.put(op, parts.all, "attention", numel=numel)
+
+
+def fused_kernel(w: Writer, c: Core) -> Attention:
+    """Return the kernel that computes a core without storing scores."""
     p, h = c.seen, c.heads
     kv_reads, writes = kv_operands(w, c)
     reads = [w.act(p.tokens * h.heads * h.qk), *kv_reads, *_position_reads(w, c)]
@@ -174,7 +186,7 @@ def _fused(w: Writer, parts: Parts, c: Core) -> int:
     writes.insert(0, w.act(numel))
     if w.setting.training:
         writes.append(Operand("activation", 4.0 * p.tokens * h.heads, "fp32"))
-    op = Attention(
+    return Attention(
         name=f"{c.prefix}attention",
         dtype=w.setting.precision.attention,
         mode=p.mode,
@@ -189,12 +201,12 @@ def _fused(w: Writer, parts: Parts, c: Core) -> int:
         window=c.window,
         shared_kv=h.shared,
         kv_dtype=w.setting.precision.kv,
+        full_pairs=c.full_pairs,
         reads=tuple(reads),
         writes=tuple(writes),
         # Decode splits the keys among thread blocks and then combines them.
         kernels=2 if p.mode == "decode" else 1,
     )
-    return w.put(op, parts.all, "attention", numel=numel)
 
 
 def _unfused(w: Writer, parts: Parts, c: Core) -> int:

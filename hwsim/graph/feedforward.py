@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwsim.graph.moe import experts
+from hwsim.graph.moe import experts, spread_experts
 from hwsim.graph.setting import Pass
 from hwsim.graph.writer import Writer
 from hwsim.specs.model import LayerKind
@@ -11,15 +11,26 @@ from hwsim.specs.model import LayerKind
 ACTIVATION_FLOP = {"relu": 1.0, "relu2": 2.0, "silu": 4.0, "gelu": 8.0}
 
 
-def feed_forward(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
-    """Append the feed-forward block up to its partial sums."""
+def feed_forward(w: Writer, x: int, p: Pass, kind: LayerKind) -> tuple[int, bool]:
+    """Append the feed-forward block.
+
+    Returns
+    -------
+    tuple of int and bool
+        The value, and whether it is the whole sum: else it is one device's
+        part.
+    """
     model = w.setting.model
+    if kind.moe and not w.setting.layout.whole_experts:
+        return spread_experts(w, x, p.tokens, dense)
     x = w.enter(x, "ffn_gather", p.tokens)
     if not kind.moe:
-        return dense(
+        out = dense(
             w, x, p.tokens, w.setting.shard.ffn, model.gated_ffn, bias=model.ffn_bias
         )
-    return experts(w, x, p.tokens, dense)
+    else:
+        out = experts(w, x, p.tokens, dense)
+    return out, False
 
 
 def dense(

@@ -155,12 +155,32 @@ def attention_gradient(w: Writer, step: Step) -> Op:
     op = step.op
     if not isinstance(op, Attention):
         raise TypeError("the step is no fused attention")
+    return _kernel_gradient(w, op, step.numel)
+
+
+def ring_gradients(w: Writer, step: Step) -> tuple[Op, Op | None]:
+    """Gradients on a rank's own keys, and on each other rank's if it has them.
+
+    The gradient of the queries so far is read and written again.
+    """
+    op, other = step.op, step.other
+    if not isinstance(op, Attention):
+        raise TypeError("the step is no fused attention")
+    own = _kernel_gradient(w, op, step.numel)
+    if other is None:
+        return own, None
+    plain = replace(other, reads=other.reads[:-1])
+    made = _kernel_gradient(w, plain, step.numel)
+    return own, replace(made, reads=(*made.reads, op.reads[0]))
+
+
+def _kernel_gradient(w: Writer, op: Attention, numel: float) -> Attention:
     sinks = 1 if w.setting.model.attention_sinks else 0
     return replace(
         op,
         name=f"{op.name}_gradient",
         phase="backward",
-        reads=(*op.reads, *op.writes, w.act(step.numel)),
+        reads=(*op.reads, *op.writes, w.act(numel)),
         writes=(*op.reads[: len(op.reads) - sinks],),
         kernels=3,
     )
@@ -171,8 +191,8 @@ def norm_gradient(w: Writer, step: Step) -> Op:
     op = step.op
     if not isinstance(op, Norm):
         raise TypeError("the step is no norm")
-    numel, weights = step.numel, step.extra["weights"]
-    mask = step.extra["mask"]
+    numel, mask = step.numel, step.extra["mask"]
+    weights = step.extra["weights"] if w.setting.lora is None else 0.0
     # dy and the input; a fused sum also reads the gradient that passes by.
     reads = [w.act(numel * (3 if op.fused_add else 2))]
     writes = [w.act(numel * (2 if mask else 1))]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
 from hwsim.errors import InputError
 from hwsim.graph import outer
 from hwsim.graph.attention import cross_keys, standard_heads
 from hwsim.graph.core import cache_operand
+from hwsim.graph.layout import Layout, layout_of
 from hwsim.graph.opgraph import Block, OpGraph
 from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass, Setting
@@ -15,6 +20,23 @@ from hwsim.graph.writer import INPUT, Writer
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.model_parts import Role
 from hwsim.specs.stack import StackSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Layers of one pipeline stage, and what stands around them.
+
+    Attributes
+    ----------
+    layers : tuple of two int or None
+        (start, stop); None is all.
+    first, last : bool
+        Whether the embedding; the last norm and the head are here.
+    """
+
+    layers: tuple[int, int] | None = None
+    first: bool = True
+    last: bool = True
 
 
 def prefill_graph(
@@ -28,6 +50,8 @@ def prefill_graph(
     kv_dtype: str | None = None,
     weight_dtype: str | None = None,
     stack: StackSpec,
+    part: Part | None = None,
+    **spread: Any,
 ) -> OpGraph:
     """Return the pass of ``batch`` prompts through a model.
 
@@ -50,6 +74,13 @@ def prefill_graph(
         follow the first unless given.
     stack : StackSpec
         What runs as one kernel.
+    part : Part or None
+        Layers of one pipeline stage; None is the whole model.
+    **spread
+        ``ep``, ``etp``, ``imbalance`` and ``capacity_factor`` as for
+        :func:`~hwsim.graph.layout.layout_of`: ``ep`` data-parallel ranks,
+        each with ``batch`` sequences of its own, share the experts out
+        (``etp`` 1: ``ep`` counts all their ``tp`` devices).
 
     Raises
     ------
@@ -62,16 +93,18 @@ def prefill_graph(
     check_context(model, prompt + history)
     if history and model.kind != "decoder":
         raise InputError(f"history is {history} but {model.id} is no decoder; use 0")
-    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
+    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    part = _checked_part(model, part)
     decoder = model.kind == "decoder"
     p = Pass(batch, prompt, prompt + history, causal=decoder, cached=decoder)
     role: Role = "decoder" if decoder else "encoder"
-    blocks = [embedding_block(setting, p), *layer_blocks(setting, p, role)]
+    blocks = [embedding_block(setting, p)] if part.first else []
+    blocks += layer_blocks(setting, p, role, part.layers)
     if model.kind == "encoder_decoder":
         blocks += _cross_blocks(setting, p)
-    else:
+    elif part.last:
         blocks += _head_block(setting, p)
-    return OpGraph("prefill", tuple(blocks), float(p.tokens))
+    return OpGraph("prefill", tuple(blocks), float(p.tokens * _ranks(setting)))
 
 
 def decode_graph(
@@ -85,6 +118,8 @@ def decode_graph(
     weight_dtype: str | None = None,
     stack: StackSpec,
     encoder_context: int = 0,
+    part: Part | None = None,
+    **spread: Any,
 ) -> OpGraph:
     """Return the step that gives every sequence its next token.
 
@@ -98,6 +133,8 @@ def decode_graph(
         As for ``prefill_graph``.
     encoder_context : int
         Encoder tokens of each sequence (encoder-decoder models only).
+    part, **spread
+        As for ``prefill_graph``.
 
     Raises
     ------
@@ -113,11 +150,34 @@ def decode_graph(
     check_count("encoder_context", encoder_context, 1 if both else 0)
     if encoder_context and not both:
         raise InputError(f"encoder_context is given but {model.id} has no encoder")
-    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack)
+    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    part = _checked_part(model, part)
     p = Pass(batch, 1, context, mode="decode", cached=True, memory=encoder_context)
-    layers = layer_blocks(setting, p, "decoder")
-    blocks = (embedding_block(setting, p), *layers, *_head_block(setting, p))
-    return OpGraph("decode", blocks, float(batch))
+    blocks = [embedding_block(setting, p)] if part.first else []
+    blocks += layer_blocks(setting, p, "decoder", part.layers)
+    if part.last:
+        blocks += _head_block(setting, p)
+    return OpGraph("decode", tuple(blocks), float(batch * _ranks(setting)))
+
+
+def _ranks(setting: Setting) -> int:
+    """Return the data-parallel ranks that share experts out."""
+    return setting.layout.dp
+
+
+def _checked_part(model: ModelSpec, part: Part | None) -> Part:
+    if part is None:
+        return Part()
+    if model.kind == "encoder_decoder":
+        raise InputError(f"{model.id} has two stacks: it is served in one part")
+    layers = part.layers
+    count = model.layers
+    if layers is not None and not (0 <= layers[0] < layers[1] <= count):
+        raise InputError(
+            f"layers {layers[0]} to {layers[1]} are not layers of {model.id}; "
+            f"give (start, stop) within 0 and {count}"
+        )
+    return part
 
 
 def check_context(model: ModelSpec, context: int) -> None:
@@ -137,10 +197,19 @@ def _setting(
     kv_dtype: str | None,
     weight_dtype: str | None,
     stack: StackSpec,
+    spread: dict[str, Any],
 ) -> Setting:
-    return Setting(
-        model, shard(model, tp), resolve(dtype, kv_dtype, weight_dtype), stack
-    )
+    if not spread and tp == 1:
+        layout = Layout()
+    else:
+        # Its ranks are those that share the experts out, and no others.
+        ep, etp = spread.get("ep", 1), spread.get("etp") or tp
+        check_positive(tp=tp, ep=ep)
+        ranks = max(ep // tp, 1) if etp == 1 else ep
+        layout = layout_of(model, tp=tp, dp=ranks, **spread)
+    precision = resolve(dtype, kv_dtype, weight_dtype)
+    local = shard(model, tp, layout.etp)
+    return Setting(model, local, precision, stack, layout=layout)
 
 
 def embedding_block(setting: Setting, p: Pass) -> Block:
@@ -149,10 +218,14 @@ def embedding_block(setting: Setting, p: Pass) -> Block:
     return w.block("embedding", outer.embedding(w, p))
 
 
-def layer_blocks(setting: Setting, p: Pass, role: Role) -> list[Block]:
+def layer_blocks(
+    setting: Setting, p: Pass, role: Role, layers: tuple[int, int] | None = None
+) -> list[Block]:
     """Return one block for each kind of layer, repeated as often as it occurs."""
-    blocks = []
-    for kind, count in setting.model.layer_groups():
+    blocks, groups = [], setting.model.layer_groups()
+    if layers is not None:
+        groups = tuple(Counter(setting.model.layer_kinds[slice(*layers)]).items())
+    for kind, count in groups:
         if kind.role != role:
             continue
         w = Writer(setting)

@@ -47,17 +47,94 @@ def expert_traffic(
 
 def experts(w: Writer, x: int, tokens: int, dense: Dense) -> int:
     """Append router, routed experts and shared experts up to partial sums."""
-    setting = w.setting
-    moe, hidden = setting.model.moe, setting.model.hidden
+    moe = _spec(w)
+    chosen = _router(w, x, tokens, moe)
+    rows = _dispatch(w, (x, chosen), tokens, moe.experts_per_token)
+    y = _experts(w, rows, tokens, moe)
+    out = _combine(w, (y, chosen), tokens, moe.experts_per_token)
+    if not moe.shared_experts:
+        return out
+    return _add_shared(w, out, _shared(w, x, tokens, moe, dense), tokens)
+
+
+def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, bool]:
+    """Append the block where expert-parallel ranks share the experts out.
+
+    Every rank routes its own tokens, rows go to the ranks of their experts
+    and come back. Under sequence parallelism a rank's own tokens are its
+    part of the sequence, and ranks that split an expert gather its rows; with
+    whole experts (``etp`` 1) each takes its share of repeated tokens.
+
+    Returns
+    -------
+    tuple of int and bool
+        The value, and whether it is the whole sum (not one device's part).
+    """
+    setting, moe = w.setting, _spec(w)
+    tp, layout = setting.shard.tp, setting.layout
+    topk, hidden = moe.experts_per_token, setting.model.hidden
+    split, shared = setting.sequence_parallel, tp > 1 and layout.etp == 1
+    own, mine = x, float(tokens)
+    if split or shared:
+        mine = tokens / tp
+    if shared and not split and setting.training:
+        own = w.alias(x, "slice", tokens * hidden)
+    chosen = _router(w, own, mine, moe)
+    rows = _dispatch(w, (own, chosen), mine, topk)
+    numel = mine * topk * hidden * layout.load
+    rows = _exchange(w, "dispatch_exchange", rows, numel)
+    gathers = split and layout.etp > 1
+    group = mine * layout.ep * layout.load * (tp if gathers else 1)
+    if gathers:
+        nbytes = numel * tp * w.act_bytes
+        rows = w.collective(
+            "rows_gather", "all_gather", (rows,), nbytes, "enter", numel * tp
+        )
+    y = _experts(w, rows, group, moe)
+    if gathers:
+        nbytes = numel * tp * w.act_bytes
+        y = w.collective("rows_reduce", "reduce_scatter", (y,), nbytes, "leave", numel)
+    y = _exchange(w, "combine_exchange", y, numel)
+    out = _combine(w, (y, chosen), mine, topk)
+    whole = split or shared
+    if shared and not split:
+        nbytes = tokens * hidden * w.act_bytes
+        out = w.collective(
+            "tokens_gather", "all_gather", (out,), nbytes, "through", tokens * hidden
+        )
+    if not moe.shared_experts:
+        return out, whole
+    x = w.enter(x, "shared_gather", tokens)
+    beside = _shared(w, x, tokens, moe, dense)
+    if whole:
+        beside = w.leave(beside, "shared_reduce", tokens)
+        return _add_shared(w, out, beside, setting.outer(tokens)), True
+    return _add_shared(w, out, beside, tokens), False
+
+
+def _exchange(w: Writer, name: str, rows: int, numel: float) -> int:
+    if w.setting.layout.ep == 1:
+        return rows
+    nbytes = numel * w.act_bytes
+    return w.among("ep", name, "all_to_all", (rows,), nbytes, "exchange", numel)
+
+
+def _spec(w: Writer) -> MoeSpec:
+    moe = w.setting.model.moe
     if moe is None:
-        raise TypeError(f"model {setting.model.id} has no experts")
+        raise TypeError(f"model {w.setting.model.id} has no experts")
+    return moe
+
+
+def _router(w: Writer, x: int, tokens: float, moe: MoeSpec) -> int:
+    """Append the choice of experts and their weights."""
+    hidden, topk = w.setting.model.hidden, moe.experts_per_token
     scores = w.linear(
         "router", x, tokens, moe.experts, hidden, bias=moe.router_bias, quantise=False
     )
-    topk = moe.experts_per_token
     gate = Softmax(
         name="topk",
-        dtype=setting.precision.vector,
+        dtype=w.setting.precision.vector,
         rows=tokens,
         columns=moe.experts,
         reads=(w.act(tokens * moe.experts),),
@@ -66,39 +143,44 @@ def experts(w: Writer, x: int, tokens: int, dense: Dense) -> int:
             Operand("index", 4.0 * tokens * topk, "int32"),
         ),
     )
-    chosen = w.put(
+    return w.put(
         gate, (scores,), "function", numel=tokens * moe.experts,
         extra={"reads": tokens * moe.experts},
     )  # fmt: skip
-    rows = _dispatch(w, (x, chosen), tokens, topk)
-    y = _experts(w, rows, tokens, moe)
-    out = _combine(w, (y, chosen), tokens, topk)
-    if not moe.shared_experts:
-        return out
+
+
+def _shared(w: Writer, x: int, tokens: int, moe: MoeSpec, dense: Dense) -> int:
+    """Append the experts that every token visits."""
+    hidden = w.setting.model.hidden
     shared = dense(
-        w, x, tokens, setting.shard.shared_ffn, moe.gated, bias=moe.expert_bias,
+        w, x, tokens, w.setting.shard.shared_ffn, moe.gated, bias=moe.expert_bias,
         prefix="shared_",
     )  # fmt: skip
+    if not moe.shared_gate:
+        return shared
     numel = tokens * hidden
-    if moe.shared_gate:
-        weight = w.linear("shared_gate", x, tokens, 1, hidden, quantise=False)
-        shared = w.elementwise(
-            "shared_scale", "sigmoid_mul", (shared, weight), numel=numel,
-            reads=numel + tokens, writes=numel, flop_per_value=2.0,
-        )  # fmt: skip
+    weight = w.linear("shared_gate", x, tokens, 1, hidden, quantise=False)
+    return w.elementwise(
+        "shared_scale", "sigmoid_mul", (shared, weight), numel=numel,
+        reads=numel + tokens, writes=numel, flop_per_value=2.0,
+    )  # fmt: skip
+
+
+def _add_shared(w: Writer, out: int, shared: int, tokens: float) -> int:
+    numel = tokens * w.setting.model.hidden
     return w.elementwise(
         "shared_add", "add", (out, shared), numel=numel, reads=2 * numel,
         writes=numel, rule="through",
     )  # fmt: skip
 
 
-def _dispatch(w: Writer, inputs: tuple[int, int], tokens: int, topk: int) -> int:
-    """Append the sort by expert; training also moves the rows."""
+def _dispatch(w: Writer, inputs: tuple[int, int], tokens: float, topk: int) -> int:
+    """Append the sort by expert; training and exchange also move the rows."""
     hidden = w.setting.model.hidden
     pairs = tokens * topk
     reads = [Operand("index", 4.0 * pairs, "int32")]
     writes = [Operand("index", 4.0 * pairs, "int32")]
-    if w.setting.training:
+    if w.setting.training or w.setting.layout.ep > 1:
         reads.append(w.act(tokens * hidden))
         writes.append(w.act(pairs * hidden))
     op = MoeDispatch(
@@ -114,11 +196,13 @@ def _dispatch(w: Writer, inputs: tuple[int, int], tokens: int, topk: int) -> int
     return w.put(op, inputs, "dispatch", numel=pairs * hidden)
 
 
-def _experts(w: Writer, rows: int, tokens: int, moe: MoeSpec) -> int:
+def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
+    """Append this rank's share of the experts of ``tokens`` of all ranks."""
     setting, precision = w.setting, w.setting.precision
-    hidden, tp = setting.model.hidden, setting.shard.tp
-    touched = touched_experts(moe.experts, moe.experts_per_token, tokens)
-    pairs = tokens * moe.experts_per_token
+    layout = setting.layout
+    tp, ep, hidden = layout.etp, layout.ep, setting.model.hidden
+    touched = touched_experts(moe.experts, moe.experts_per_token, tokens) / ep
+    pairs = tokens * moe.experts_per_token / ep
     traffic = expert_traffic(hidden, moe, tp, pairs, touched)
     rows_dtype = precision.math if precision.quantised else precision.act
     if precision.quantised:
@@ -135,6 +219,8 @@ def _experts(w: Writer, rows: int, tokens: int, moe: MoeSpec) -> int:
         experts=moe.experts,
         topk=moe.experts_per_token,
         tp=tp,
+        ep=ep,
+        load=1.0 if layout.whole_experts else layout.load,
         gated=moe.gated,
         weight_dtype=weight,
         reads=(
@@ -150,11 +236,11 @@ def _experts(w: Writer, rows: int, tokens: int, moe: MoeSpec) -> int:
         ),
         kernels=3,
     )
-    weights = expert_traffic(hidden, moe, tp, pairs, moe.experts).weights
+    weights = expert_traffic(hidden, moe, tp, pairs, moe.experts / ep).weights
     return w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
 
 
-def _combine(w: Writer, inputs: tuple[int, int], tokens: int, topk: int) -> int:
+def _combine(w: Writer, inputs: tuple[int, int], tokens: float, topk: int) -> int:
     hidden = w.setting.model.hidden
     op = MoeCombine(
         name="combine",

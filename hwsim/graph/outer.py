@@ -86,7 +86,7 @@ def _sum(
 def _relative_bias(w: Writer, p: Pass) -> int:
     """Append the table of biases by distance that every layer adds to scores."""
     model, heads = w.setting.model, w.setting.shard.heads
-    pairs = float(p.seq_q * p.seq_kv)
+    pairs = float(p.seq_q * p.seq_kv) * w.setting.layout.cp
     op = Embedding(
         name="relative_bias",
         dtype=w.setting.precision.act,

@@ -98,14 +98,18 @@ def layer(w: Writer, p: Pass, kind: LayerKind) -> tuple[int, ...]:
     # Norms beyond two stand behind attention and feed-forward in turn.
     more = max(norms - 2, 0)
 
-    def attend(x: int) -> int:
-        return attention(w, x, p, kind)
+    def attend(x: int) -> tuple[int, bool]:
+        return attention(w, x, p, kind), False
 
     _sublayer(stream, p, "attention", attend, own=norms > 0, more=(more + 1) // 2)
     if cross:
-        _sublayer(stream, p, "cross", lambda x: cross_attention(w, x, p), own=True)
 
-    def feed(x: int) -> int:
+        def cross_attend(x: int) -> tuple[int, bool]:
+            return cross_attention(w, x, p), False
+
+        _sublayer(stream, p, "cross", cross_attend, own=True)
+
+    def feed(x: int) -> tuple[int, bool]:
         return feed_forward(w, x, p, kind)
 
     _sublayer(stream, p, "ffn", feed, own=norms > 1, more=more // 2)
@@ -116,15 +120,16 @@ def _sublayer(
     stream: _Residual,
     p: Pass,
     name: str,
-    body: Callable[[int], int],
+    body: Callable[[int], tuple[int, bool]],
     *,
     own: bool,
     more: int = 0,
 ) -> None:
     """Append a branch with its ``own`` norm and ``more`` behind it."""
     norm = f"{name}_norm" if own else ""
-    branch = body(stream.input(norm))
-    branch = stream.w.leave(branch, f"{name}_reduce", p.tokens)
+    branch, whole = body(stream.input(norm))
+    if not whole:
+        branch = stream.w.leave(branch, f"{name}_reduce", p.tokens)
     stream.add(name, _norms_behind(stream, branch, name, more), norm)
 
 
@@ -145,11 +150,14 @@ def _parallel(w: Writer, p: Pass, kind: LayerKind, stream: _Residual) -> None:
     if norms > 1:
         y = w.norm("ffn_norm", (stream.value,), stream.rows, stream.hidden)
     first = attention(w, x, p, kind)
-    second = feed_forward(w, y, p, kind)
-    numel = p.tokens * model.hidden
+    second, whole = feed_forward(w, y, p, kind)
+    tokens = float(p.tokens)
+    if whole:
+        first, tokens = w.leave(first, "attention_reduce", p.tokens), stream.rows
+    numel = tokens * model.hidden
     total = w.elementwise(
         "branches_add", "add", (first, second), numel=numel, reads=2 * numel,
         writes=numel, rule="through",
     )  # fmt: skip
-    branch = w.leave(total, "layer_reduce", p.tokens)
+    branch = total if whole else w.leave(total, "layer_reduce", p.tokens)
     stream.add("layer", _norms_behind(stream, branch, "layer", norms - 2), "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hwsim.graph.op import (
+    Attention,
     Collective,
     CollectiveName,
     Copy,
@@ -25,12 +26,17 @@ MEMORY = 1  # value that enters a decoder layer from the encoder
 Rule = Literal[
     "linear", "product", "through", "add", "scale", "function", "drop", "enter",
     "leave", "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
+    "ring", "exchange", "scatter", "slice",
 ]  # fmt: skip
 
 
 @dataclass(slots=True)
 class Step:
-    """A recorded operation: how its inputs' gradients follow from its own."""
+    """A recorded operation: how its inputs' gradients follow from its own.
+
+    ``adapter`` marks products whose weights are trained where the rest is
+    frozen; ``other`` is a ring's kernel on other ranks' keys.
+    """
 
     op: Op | None
     inputs: tuple[int, ...]
@@ -41,6 +47,7 @@ class Step:
     sliced: bool = False
     extra: dict[str, float] = field(default_factory=dict)
     adapter: bool = False
+    other: Attention | None = None
 
 
 class Writer:
@@ -260,6 +267,34 @@ class Writer:
         )
         if bias and not defer_bias and not fused:
             out = self._bias(name, out, numel, batch * n)
+        if setting.lora is not None and setting.lora.adapts(name):
+            out = self._adapted(name, x, out, (m, n, k), sliced=sliced)
+        return out
+
+    def _adapted(
+        self,
+        name: str,
+        x: int,
+        out: int,
+        shape: tuple[float, float, float],
+        *,
+        sliced: bool,
+    ) -> int:
+        """Append a low-rank adapter and the sum with what it adapts."""
+        lora = self.setting.lora
+        if lora is None:
+            return out
+        m, n, k = shape
+        low = self.linear(f"{name}_lora_down", x, m, lora.rank, k, quantise=False)
+        self.steps[-1].adapter = True
+        up = self.linear(f"{name}_lora_up", low, m, n, lora.rank, quantise=False)
+        self.steps[-1].adapter = True
+        numel = m * n
+        out = self.elementwise(
+            f"{name}_lora_add", "add", (out, up), numel=numel, reads=2 * numel,
+            writes=numel, rule="through",
+        )  # fmt: skip
+        self.steps[-1].sliced = sliced
         return out
 
     def _bias(self, name: str, x: int, numel: float, columns: float) -> int:
@@ -286,6 +321,22 @@ class Writer:
             )
             self._quantised[x] = self.put(op, (x,), "through", numel=numel)
         return self._quantised[x]
+
+    # Other parallelism ------------------------------------------------------
+
+    def among(
+        self,
+        axis: str,
+        name: str,
+        collective: CollectiveName,
+        inputs: tuple[int, ...],
+        nbytes: float,
+        rule: Rule,
+        numel: float,
+    ) -> int:
+        """Append a collective of the context- or expert-parallel group."""
+        op = group_collective(self.setting, axis, name, collective, nbytes)
+        return self.put(op, inputs, rule, numel=numel, stream=axis)
 
     # Tensor parallelism -----------------------------------------------------
 
@@ -341,6 +392,25 @@ class Writer:
         """Return the block; ``output`` is the value that the next one needs."""
         index = self.node_of[output]
         return Block(name, tuple(self.nodes), repeat, index if index >= 0 else -1)
+
+
+def group_collective(
+    setting: Setting, axis: str, name: str, collective: CollectiveName, nbytes: float
+) -> Collective:
+    """Return a collective of the context- or expert-parallel group."""
+    layout, dtype = setting.layout, setting.precision.act
+    moved = (Operand("activation", nbytes, dtype),)
+    return Collective(
+        name=name,
+        dtype=dtype,
+        collective=collective,
+        message=nbytes,
+        group_size=layout.cp if axis == "cp" else layout.ep,
+        stride=layout.tp if axis == "cp" else layout.expert_stride,
+        axis=axis,
+        reads=moved,
+        writes=moved,
+    )
 
 
 def tp_collective(

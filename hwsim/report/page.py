@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hwsim.errors import HwsimError, InputError
 from hwsim.report.content import Page
 from hwsim.report.published_page import published_page
+from hwsim.report.published_runs import published_runs_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
 from hwsim.report.validation import validation_page
 from hwsim.report.write import write_atomic
@@ -26,6 +27,7 @@ _PAGES: dict[str, Callable[[Any, str | None], Page]] = {
     "train": train_page,
     "graph": graph_page,
     "published": published_page,
+    "published_validation": published_runs_page,
     "validation": validation_page,
 }
 _TEMPLATE = "page.html.j2"

@@ -116,9 +116,10 @@ def _built(mapped: MappedRun) -> ModelSpec:
         return models[0]
     best = min(range(len(models)), key=off.__getitem__)
     if off[best] > FAR:
+        found = models[best].num_parameters / 1e9
         raise InputError(
-            f"model {run.model!r}: its shape has {models[best].num_parameters / 1e9:.3g}"
-            f" billion parameters, params_b says {run.params_b:g}"
+            f"model {run.model!r}: its shape has {found:.3g} billion parameters, "
+            f"params_b says {run.params_b:g}"
         )
     return models[best]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hwsim.specs.base import Seconds, Spec
+from hwsim.specs.base import BytesPerClock, Seconds, Spec
 
 Efficiency = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -35,9 +35,9 @@ class ElementwiseParameters(Spec):
     row_time : float
         Least time of one row on an execution unit, in kernels that give each
         row to a thread block (norms, softmax, quantisation by token). [s]
-    row_bandwidth_ratio : float
-        Bandwidth that one row's thread block can draw, over a unit's equal
-        share of the main memory's; 0 is no limit. [1]
+    row_rate : float
+        Bytes that the thread block of one row takes in and puts out per clock;
+        0 is no limit. [B/clock]
     """
 
     compute_efficiency: Efficiency
@@ -48,4 +48,4 @@ class ElementwiseParameters(Spec):
     overlap: Annotated[float, Field(ge=1.0, le=100.0)]
     overhead: Seconds
     row_time: Seconds = 0.0
-    row_bandwidth_ratio: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
+    row_rate: BytesPerClock = 0.0
