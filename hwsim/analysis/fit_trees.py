@@ -42,7 +42,7 @@ class Boosting:
     rate: float = 0.15
     cuts: int = 40
     shrinkage: float = 8.0
-    clip: float = 0.3
+    clip: float = 0.2
     last_clip: float = 0.04
     limit: float = 0.7
 

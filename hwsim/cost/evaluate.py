@@ -65,6 +65,7 @@ class _Context:
     calibration: Calibration
     stack: StackSpec
     warm: bool = True  # the operator before has just written the activations
+    sustained_flop: float = 0.0  # matrix work that goes on without a pause
 
 
 def cost_ops(
@@ -73,6 +74,7 @@ def cost_ops(
     stack: StackSpec,
     fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
+    sustained_flop: float = 0.0,
 ) -> OpCosts:
     """Return the cost of each operator on one device of a system.
 
@@ -89,13 +91,20 @@ def cost_ops(
         ``structured`` uses the parameters of the device's generation,
         ``calibrated`` those fitted to measurements of the device itself;
         ``auto`` the best there is. No time is below the speed of light.
+    sustained_flop : float
+        Matrix work that the operators are part of and that goes on without a
+        pause: power limits lower its clocks. [FLOP]
 
     Raises
     ------
     InputError
         If the device lacks a dtype.
     """
-    context = _Context(system, _parameters(system, fidelity, calibration), stack)
+    parameters = _parameters(system, fidelity, calibration)
+    context = _Context(
+        system, parameters, stack,
+        sustained_flop=_within_window(sustained_flop, ops, system, parameters),
+    )  # fmt: skip
     groups: dict[tuple[Hashable, ...], list[int]] = {}
     for index, op in enumerate(ops):
         groups.setdefault(_group_key(op, fidelity), []).append(index)
@@ -111,7 +120,7 @@ def cost_ops(
             levels.setdefault(name, np.zeros(size))[where] = part
     if fidelity == "roofline":
         return OpCosts(tuple(ops), time, compute, levels, interconnect, overhead)
-    extra = overhead * np.array([max(op.kernels - 1, 0) for op in ops], dtype=float)
+    extra = overhead * np.array([_more_kernels(op) for op in ops])
     # A learned factor, or a cache taken for faster than it is, ends at light.
     short = np.maximum(_speed_of_light(ops, context) - (time + extra), 0.0)
     overhead = overhead + (extra + short)
@@ -128,6 +137,12 @@ def _parameters(
             f"fidelity {fidelity!r} is unknown; choose {' or '.join(FIDELITIES)}"
         )
     return given or calibration_for(system.device, fidelity)
+
+
+def _more_kernels(op: Op) -> float:
+    """Kernels beyond those whose start its own cost form already counts."""
+    counted = isinstance(op, Matmul | Attention | MoeExperts | Collective)
+    return 0.0 if counted else float(max(op.kernels - 1, 0))
 
 
 def _speed_of_light(ops: Sequence[Op], context: _Context) -> FloatArray:
@@ -172,7 +187,22 @@ def cost_graph(
 ) -> OpCosts:
     """Return the costs of a graph's distinct nodes, in block order."""
     ops = [node.op for _, _, node, _ in graph.distinct()]
-    return cost_ops(ops, system, stack, fidelity, calibration)
+    return cost_ops(
+        ops, system, stack, fidelity, calibration, sustained_flop=graph.flop
+    )
+
+
+def _within_window(
+    flop: float, ops: Sequence[Op], system: SystemSpec, calibration: Calibration
+) -> float:
+    """Return work no longer than the power controller looks back."""
+    window = calibration.matmul.sustained_window
+    if not window or not flop:
+        return 0.0
+    products = [op.dtype for op in ops if isinstance(op, Matmul)]
+    if not products:
+        return 0.0
+    return min(flop, system.device.peak(products[0]) * window)
 
 
 def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
@@ -241,6 +271,7 @@ def _matmul(ops: Sequence[Op], context: _Context) -> Cost:
         calibration=context.calibration, dtype=ops[0].dtype,
         a_bytes=a, b_bytes=b, c_bytes=c,
         resident=_cached_share(activations, context) * activations / total,
+        sustained_flop=context.sustained_flop,
     )  # fmt: skip
     return _derated(cost, context.stack.matmul_derate)
 

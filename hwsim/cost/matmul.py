@@ -36,6 +36,7 @@ def matmul_cost(
     c_bytes: ArrayLike | None = None,
     resident: ArrayLike = 0.0,
     block_scales: bool = False,
+    sustained_flop: float = 0.0,
 ) -> Cost:
     """Return the device time of ``batch`` products out[m, n] = a[m, k] x b[k, n].
 
@@ -53,6 +54,9 @@ def matmul_cost(
     block_scales : bool
         Operands have a scale per block rather than per row: other kernels,
         which learned factors tell apart.
+    sustained_flop : float
+        Least work to take the clocks of: that of one long product, where other
+        work goes on around these without a pause. [FLOP]
 
     Returns
     -------
@@ -65,7 +69,9 @@ def matmul_cost(
         If a size is negative or not finite, or the device has no rate for
         the dtype.
     """
-    work = product(m, n, k, batch, dtype, a_bytes, b_bytes, c_bytes, resident)
+    work = product(
+        m, n, k, batch, dtype, a_bytes, b_bytes, c_bytes, resident, sustained_flop
+    )
     if device.compute.systolic is not None and calibration.matmul.systolic is not None:
         cost = systolic_cost(work, device, calibration, dtype)
     elif device.kind == "cpu" and calibration.matmul.blocked is not None:

@@ -27,6 +27,9 @@ class Product:
         Share of operand bytes found in the last shared cache. [1]
     wide_bytes : float
         Bytes per element of the dtype that is multiplied. [B]
+    sustained_flop : float
+        Work as long as that of one product whose clocks these run at, because
+        other work goes on around them without a pause. [FLOP]
     """
 
     m: FloatArray
@@ -39,6 +42,7 @@ class Product:
     resident: FloatArray
     wide_bytes: float
     shape: tuple[int, ...]
+    sustained_flop: float = 0.0
 
     @property
     def flop(self) -> FloatArray:
@@ -65,6 +69,7 @@ class Product:
             self.m[part], self.n[part], self.k[part], self.batch[part],
             self.a_bytes[part], self.b_bytes[part], self.c_bytes[part],
             self.resident[part], self.wide_bytes, (stop - start,),
+            self.sustained_flop,
         )  # fmt: skip
 
 
@@ -78,6 +83,7 @@ def product(
     b_bytes: ArrayLike | None,
     c_bytes: ArrayLike | None,
     resident: ArrayLike,
+    sustained_flop: float = 0.0,
 ) -> Product:
     """Return checked, broadcast, flat arrays of products.
 
@@ -101,10 +107,12 @@ def product(
         )
     if np.any(stacked[-1] > 1):
         raise InputError("resident is above 1; give the share of bytes in the cache")
-    return _product(stacked, width, shape)
+    return _product(stacked, width, shape, sustained_flop)
 
 
-def _product(table: FloatArray, width: float, shape: tuple[int, ...]) -> Product:
+def _product(
+    table: FloatArray, width: float, shape: tuple[int, ...], sustained_flop: float
+) -> Product:
     return Product(
         m=table[0],
         n=table[1],
@@ -116,4 +124,5 @@ def _product(table: FloatArray, width: float, shape: tuple[int, ...]) -> Product
         resident=table[7],
         wide_bytes=width,
         shape=shape,
+        sustained_flop=sustained_flop,
     )

@@ -40,7 +40,7 @@ def sustained_derate(work: Product, calibration: Calibration) -> FloatArray:
     """Return how many times slower long work runs under its power limit."""
     params = calibration.matmul
     derate: FloatArray = 1.0 + params.sustained_derate * np.log1p(
-        work.flop / params.sustained_work
+        np.maximum(work.flop, work.sustained_flop) / params.sustained_work
     )
     return derate
 

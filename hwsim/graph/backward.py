@@ -9,6 +9,7 @@ from hwsim.graph.gradients import (
     attention_gradient,
     expert_gradient,
     function_gradient,
+    gradient_cast,
     input_gradient,
     norm_gradient,
     product_gradients,
@@ -137,6 +138,7 @@ class Backward:
         if extra < 1:
             return max(found)
         w, numel = self.w, step.numel
+        dtype = step.dtype or self.setting.precision.stream
         reads = numel if step.sliced else numel * 2 * extra
         op = Elementwise(
             name="join_gradients" if step.sliced else "add_gradients",
@@ -144,8 +146,8 @@ class Backward:
             numel=numel,
             function="copy" if step.sliced else "add",
             flop_per_value=0.0 if step.sliced else float(extra),
-            reads=(w.act(reads),),
-            writes=(w.act(numel if step.sliced else numel * extra),),
+            reads=(w.held(reads, dtype),),
+            writes=(w.held(numel if step.sliced else numel * extra, dtype),),
             phase="backward",
             kernels=1 if step.sliced else extra,
         )
@@ -172,7 +174,9 @@ class Backward:
         if self.frozen and not step.adapter:
             return
         waits = (dy, self._gather_again(step, dy))
-        self.put(weight_gradient(self.w, op, step.bias), waits)
+        made = self.put(weight_gradient(self.w, op, step.bias), waits)
+        if self.w.autocast:
+            self.put(gradient_cast(self.w, op, step.bias), (made,))
 
     def _quantise(self, numel: float, dtype: str) -> Op:
         w = self.w
@@ -218,7 +222,8 @@ class Backward:
         """Pass the gradient on; an added bias sums it over the rows."""
         columns = step.extra.get("weights", 0.0)
         if columns and not self.frozen:
-            self.put(row_gradient(self.w, step.numel, columns), (dy,))
+            op = row_gradient(self.w, step.numel, columns, step.dtype)
+            self.put(op, (dy,))
         self.give(step, dy)
 
     def add(self, step: Step, dy: int) -> None:
@@ -227,6 +232,14 @@ class Backward:
         self.grads.setdefault(skip, []).append(dy)
         if step.extra.get("mask"):
             dy = self.put(function_gradient(self.w, step, saved=False), (dy,))
+        elif step.source != step.dtype and step.op is not None:
+            # The branch was narrower than the stream.
+            cast = replace(
+                step.op, name="gradient_cast", phase="backward", flop_per_value=0.0,
+                reads=(self.w.held(step.numel, step.dtype),),
+                writes=(self.w.held(step.numel, step.source),),
+            )  # fmt: skip
+            dy = self.put(cast, (dy,))
         self.grads.setdefault(branch, []).append(dy)
 
     def scale(self, step: Step, dy: int) -> None:
@@ -269,7 +282,8 @@ class Backward:
     def rows(self, step: Step, dy: int) -> None:
         """Lookup tables: add each row's gradient to its place."""
         if not self.frozen:
-            self.put(row_gradient(self.w, step.numel, step.extra["rows"]), (dy,))
+            op = row_gradient(self.w, step.numel, step.extra["rows"], step.dtype)
+            self.put(op, (dy,))
 
     def experts(self, step: Step, dy: int) -> None:
         """Routed experts."""

@@ -131,8 +131,13 @@ def _record(
     w: Writer, parts: Parts, op: Attention, extra: dict[str, float], numel: float
 ) -> int:
     """Record the last node as the value of the whole core."""
+    act = w.setting.precision.act
     w.node_of.append(len(w.nodes) - 1)
-    w.steps.append(Step(op, parts.all, "ring", numel, core=True, extra=extra))
+    w.dtype_of.append(act)
+    step = Step(
+        op, parts.all, "ring", numel, core=True, extra=extra, dtype=act, source=act
+    )
+    w.steps.append(step)
     return len(w.node_of) - 1
 
 

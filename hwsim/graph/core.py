@@ -234,11 +234,12 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
         (q, keys), w.act(scores),
     )  # fmt: skip
     x = _softmax(w, x, c, scores)
-    if w.setting.dropout:
+    if w.setting.dropout and not _compiled_softmax(w):
         x = w.elementwise(
             f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,
             reads=scores, rule="drop", mask=scores,
         )  # fmt: skip
+    x = w.narrowed(x, scores)
     x = _product(
         w, f"{c.prefix}values", (x, parts.v, *parts.also), c, (h.v, p.seq_kv),
         (w.act(scores), vals), out,
@@ -289,15 +290,41 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
     fused = w.setting.fusion.softmax
     if not fused:
         x = _mask(w, x, c, scores, added)
+    compiled, wide = _compiled_softmax(w), w.setting.precision.stream
+    if w.autocast and not fused and w.setting.precision.act != "fp16":
+        # Only from fp16 does the kernel itself widen
+        # (aten/src/ATen/native/SoftMax.cpp).
+        x = w.cast(f"{c.prefix}softmax_cast", x, scores, wide)
     op = Softmax(
         name=f"{c.prefix}softmax",
         dtype=w.setting.precision.vector,
         rows=p.batch * c.heads.heads * p.seq_q,
         columns=p.seq_kv,
-        reads=(w.act(scores + (added if fused else 0.0)), *sinks),
-        writes=(w.act(scores),),
-    )
-    return w.put(op, (x,), "function", numel=scores, extra={"reads": scores})
+        reads=(
+            w.held(scores + (added if fused else 0.0), w.dtype_of[x]), *sinks,
+        ),
+        writes=(
+            (w.held(scores, wide), w.act(scores))
+            if compiled
+            else (w.held(scores, wide if w.autocast else w.setting.precision.act),)
+        ),
+    )  # fmt: skip
+    extra = {"reads": scores}
+    if compiled:
+        x = w.put(op, (x,), "function", numel=scores, extra=extra)
+        w.steps[-1].kept = wide
+        return x
+    dtype = wide if w.autocast else ""
+    return w.put(op, (x,), "function", numel=scores, extra=extra, dtype=dtype)
+
+
+def _compiled_softmax(w: Writer) -> bool:
+    """Whether a compiler makes one kernel from scores to the cast result.
+
+    Its dropout draws again in backward what it drew in forward: no mask.
+    """
+    fusion = w.setting.fusion
+    return w.autocast and fusion.softmax and fusion.quantize
 
 
 def _mask(w: Writer, x: int, c: Core, scores: float, added: float) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hwsim.graph.moe import experts, spread_experts
+from hwsim.graph.op import Elementwise, Operand
 from hwsim.graph.setting import Pass
 from hwsim.graph.writer import Writer
 from hwsim.specs.model import LayerKind
@@ -68,6 +71,8 @@ def _activation(
     function = w.setting.model.activation
     flop = ACTIVATION_FLOP[function]
     name = f"{prefix}{function}"
+    if function == "gelu" and not gated and not w.setting.fusion.gelu:
+        return _gelu_operators(w, name, parts, numel, bias)
     if not gated:
         kernels = 2 if function == "relu2" and not w.setting.fusion.activation else 1
         return w.elementwise(
@@ -87,3 +92,62 @@ def _activation(
         f"{prefix}mul", "mul", (gate, parts[-1]), numel=numel, reads=2 * numel,
         writes=numel, to_linear=True,
     )  # fmt: skip
+
+
+class _Passes(NamedTuple):
+    """Narrow and wide values that are read and written, in so many kernels."""
+
+    reads: tuple[float, float]
+    writes: tuple[float, float]
+    kernels: int
+
+    def nbytes(self, w: Writer) -> tuple[float, float]:
+        """Return bytes read and written of each value."""
+        narrow, wide = w.act_bytes, 4.0 if w.autocast else w.act_bytes
+        read, written = self.reads, self.writes
+        return (
+            read[0] * narrow + read[1] * wide, written[0] * narrow + written[1] * wide
+        )  # fmt: skip
+
+
+# The tanh form of GELU, x/2 (1 + tanh(c (x + a x^3))), one kernel for each
+# operator: cube, product, sum, product, tanh, sum, half, product; backward two
+# for each product of two tensors, three for the cube, and two sums
+# (D. Hendrycks and K. Gimpel, 2016, arXiv:1606.08415).
+_GELU = (_Passes((10, 0), (8, 0), 8), _Passes((17, 0), (11, 0), 11))
+# With autocast the cube runs in fp32, and by promotion all that follows it:
+# one cast before, and backward three to the input's dtype.
+_GELU_AUTOCAST = (_Passes((4, 7), (1, 8), 9), _Passes((6, 14), (6, 8), 14))
+
+
+def _gelu_operators(
+    w: Writer, name: str, parts: tuple[int, ...], numel: float, bias: int
+) -> int:
+    """Append GELU written in a framework's operators."""
+    forward, backward = _GELU_AUTOCAST if w.autocast else _GELU
+    reads, writes = forward.nbytes(w)
+    precision = w.setting.precision
+    if bias:
+        parts = (
+            w.elementwise(
+                f"{name}_bias", "add_bias", parts, numel=numel, reads=numel,
+                weights=bias, rule="through",
+            ),
+        )  # fmt: skip
+    dtype = precision.stream if w.autocast else precision.act
+    op = Elementwise(
+        name=name,
+        dtype=precision.vector,
+        numel=numel,
+        function="gelu",
+        flop_per_value=ACTIVATION_FLOP["gelu"],
+        reads=(Operand("activation", numel * reads, dtype),),
+        writes=(Operand("activation", numel * writes, dtype),),
+        kernels=forward.kernels,
+    )
+    reads, writes = backward.nbytes(w)
+    extra = {
+        "back_reads": numel * reads, "back_writes": numel * writes,
+        "back_kernels": float(backward.kernels),
+    }  # fmt: skip
+    return w.put(op, parts, "function", numel=numel, extra=extra, dtype=dtype)

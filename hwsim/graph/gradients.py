@@ -48,6 +48,10 @@ def weight_gradient(w: Writer, op: Matmul, bias: float) -> Matmul:
     numel = op.batch * (op.n * op.k + bias)
     moved = op.batch * op.m * op.n * op.a_bytes
     grad = DTYPE_BYTES[w.setting.precision.grad]
+    written: tuple[Operand, ...] = (gradient_writes(w, numel),)
+    added = gradient_reads(w, numel)
+    if w.autocast:  # the product's own dtype; a cast follows
+        grad, written, added = w.act_bytes, (w.act(numel),), ()
     return replace(
         op,
         name=f"{op.name}_weight_gradient",
@@ -60,9 +64,24 @@ def weight_gradient(w: Writer, op: Matmul, bias: float) -> Matmul:
         reads=(
             Operand("activation", moved, op.dtype),
             op.reads[0],
-            *gradient_reads(w, numel),
+            *added,
         ),
+        writes=written,
+    )
+
+
+def gradient_cast(w: Writer, op: Matmul, bias: float) -> Op:
+    """Cast of a weight's gradient to the dtype that gradients are kept in."""
+    numel = op.batch * (op.n * op.k + bias)
+    return Elementwise(
+        name=f"{op.name}_gradient_cast",
+        dtype=w.setting.precision.vector,
+        numel=numel,
+        function="cast",
+        flop_per_value=0.0,
+        reads=(w.act(numel), *gradient_reads(w, numel)),
         writes=(gradient_writes(w, numel),),
+        phase="backward",
     )
 
 
@@ -93,22 +112,26 @@ def product_gradients(w: Writer, op: Matmul) -> tuple[Matmul, Matmul]:
 
 def function_gradient(w: Writer, step: Step, *, saved: bool = True) -> Op:
     """Gradient of the input from dy and, if ``saved``, from what forward read."""
-    op, dy = step.op, w.act(step.numel)
+    op, dy = step.op, w.held(step.numel, step.dtype)
     if op is None:
         raise TypeError("a step without an operator has no function")
     inputs = step.extra.get("reads", step.numel)
+    mask = step.extra.get("mask", 0.0)
+    masked = (Operand("activation", mask, "int8"),) if mask else ()
     if isinstance(op, Softmax):
-        writes = w.act(inputs)
+        kept = w.held(inputs, step.kept or step.dtype)
         return replace(
             op, name=f"{op.name}_gradient", phase="backward",
-            reads=(dy, w.act(inputs)), writes=(writes,),
+            reads=(dy, kept, *masked), writes=(w.held(inputs, step.source),),
         )  # fmt: skip
     reads, out = [dy], inputs if saved else step.numel
     if saved:
-        reads.append(w.act(inputs))
-    mask = step.extra.get("mask", 0.0)
-    if mask:
-        reads.append(Operand("activation", mask, "int8"))
+        reads.append(w.held(inputs, step.source))
+    reads += masked
+    several = step.extra.get("back_kernels", 0.0)
+    if several:
+        reads = [w.held(step.extra["back_reads"] / DTYPE_BYTES[step.dtype], step.dtype)]
+        out = step.extra["back_writes"] / DTYPE_BYTES[step.source]
     return Elementwise(
         name=f"{op.name}_gradient",
         dtype=op.dtype,
@@ -116,19 +139,23 @@ def function_gradient(w: Writer, step: Step, *, saved: bool = True) -> Op:
         function=f"{getattr(op, 'function', op.kind)}_gradient",
         flop_per_value=2.0 * getattr(op, "flop_per_value", 1.0),
         reads=tuple(reads),
-        writes=(w.act(out),),
+        writes=(w.held(out, step.source),),
         phase="backward",
+        kernels=int(several) or 1,
     )
 
 
-def row_gradient(w: Writer, numel: float, columns: float) -> Op:
+def row_gradient(w: Writer, numel: float, columns: float, dtype: str = "") -> Op:
     """Sum of ``numel`` gradients into ``columns`` parameters' gradients."""
     return Elementwise(
         name="row_gradient",
         dtype=w.setting.precision.vector,
         numel=numel,
         function="reduce_rows",
-        reads=(w.act(numel), *gradient_reads(w, columns)),
+        reads=(
+            w.held(numel, dtype or w.setting.precision.act),
+            *gradient_reads(w, columns),
+        ),
         writes=(gradient_writes(w, columns),),
         phase="backward",
     )
@@ -194,8 +221,15 @@ def norm_gradient(w: Writer, step: Step) -> Op:
     numel, mask = step.numel, step.extra["mask"]
     weights = step.extra["weights"] if w.setting.lora is None else 0.0
     # dy and the input; a fused sum also reads the gradient that passes by.
-    reads = [w.act(numel * (3 if op.fused_add else 2))]
-    writes = [w.act(numel * (2 if mask else 1))]
+    kept = DTYPE_BYTES[step.source]
+    width = DTYPE_BYTES[step.dtype] + kept * (2 if op.fused_add else 1)
+    reads = [Operand("activation", numel * width, step.source)]
+    writes = [w.held(numel, step.source)]
+    if mask or (op.fused_add and w.autocast):
+        # The branch has a gradient of its own: masked, or narrower.
+        branch = w.act(numel)
+        total = writes[0].nbytes + branch.nbytes
+        writes = [Operand("activation", total, step.source)]
     if weights:
         reads += [w.parameters(weights), *gradient_reads(w, weights)]
         writes.append(gradient_writes(w, weights))

@@ -47,10 +47,13 @@ def _lookup(w: Writer, name: str, tokens: float, width: int, *, rows: float) -> 
             Operand("index", tokens * INDEX_BYTES, "int64"),
             w.parameters(rows * width),
         ),
-        writes=(w.act(tokens * width),),
+        writes=(w.stream(tokens * width),),
     )
     table = {"rows": rows * width}
-    return w.put(op, (INPUT,), "rows", numel=tokens * width, extra=table)
+    return w.put(
+        op, (INPUT,), "rows", numel=tokens * width, extra=table,
+        dtype=w.setting.precision.stream,
+    )  # fmt: skip
 
 
 def _add_positions(w: Writer, x: int, p: Pass, tokens: float) -> int:

@@ -133,6 +133,8 @@ def _makes_weights(op: Op) -> bool:
     if op.phase != "backward" or isinstance(op, Operand):
         return False
     if isinstance(op, Matmul | MoeExperts):
+        if op.name.endswith("weight_gradient"):
+            return True
         return any(o.role == "gradient" for o in op.writes)
     if isinstance(op, Elementwise):
         return any(o.role == "gradient" for o in op.writes)

@@ -150,7 +150,9 @@ def training_plan(
     setting = Setting(
         model,
         local,
-        resolve(dtype, grad_dtype=grad_dtype, autocast=stack.autocast),
+        resolve(
+            dtype, grad_dtype=grad_dtype or stack.gradients, autocast=stack.autocast
+        ),
         stack,
         training=True,
         sequence_parallel=split,

@@ -74,7 +74,7 @@ class _Residual:
             mask = 0.0
         self.value = w.elementwise(
             f"{name}_add", "add", (branch, self.value), numel=numel,
-            reads=2 * numel, writes=numel, rule="add", mask=mask,
+            reads=2 * numel, writes=numel, rule="add", mask=mask, onto_stream=True,
         )  # fmt: skip
         self.waiting = False
 

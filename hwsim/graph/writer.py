@@ -35,7 +35,9 @@ class Step:
     """A recorded operation: how its inputs' gradients follow from its own.
 
     ``adapter`` marks products whose weights are trained where the rest is
-    frozen; ``other`` is a ring's kernel on other ranks' keys.
+    frozen; ``other`` is a ring's kernel on other ranks' keys. ``dtype`` is
+    that of the value, ``source`` of its first input, ``kept`` of what
+    backward needs of it where that is another.
     """
 
     op: Op | None
@@ -48,6 +50,9 @@ class Step:
     extra: dict[str, float] = field(default_factory=dict)
     adapter: bool = False
     other: Attention | None = None
+    dtype: str = ""
+    source: str = ""
+    kept: str = ""
 
 
 class Writer:
@@ -65,6 +70,9 @@ class Writer:
         self.nodes: list[Node] = []
         self.steps: list[Step] = []
         self.node_of: list[int] = [-1, -1]
+        # Dtype of each value: with autocast some are fp32.
+        self.dtype_of: list[str] = [setting.precision.stream] * 2
+        self.autocast = setting.precision.autocast and setting.training
         self._quantised: dict[int, int] = {}
         precision = setting.precision
         self.act_bytes = DTYPE_BYTES[precision.act]
@@ -78,9 +86,19 @@ class Writer:
         """Activations of ``numel`` values."""
         return Operand("activation", numel * self.act_bytes, self.setting.precision.act)
 
+    def held(self, numel: float, dtype: str) -> Operand:
+        """Activations of ``numel`` values in a dtype of their own."""
+        return Operand("activation", numel * DTYPE_BYTES[dtype], dtype)
+
+    def stream(self, numel: float) -> Operand:
+        """Values of the residual stream."""
+        return self.held(numel, self.setting.precision.stream)
+
     def parameters(self, numel: float) -> Operand:
         """Unquantised parameters: norms, biases, tables."""
-        return Operand("weight", numel * self.act_bytes, self.setting.precision.act)
+        if not self.autocast:
+            return Operand("weight", numel * self.act_bytes, self.setting.precision.act)
+        return Operand("weight", numel * 4.0, "fp32")
 
     def feed(self, numel: float) -> Operand:
         """Values on their way into a linear layer, quantised if that is fused."""
@@ -102,22 +120,34 @@ class Writer:
         bias: float = 0.0,
         sliced: bool = False,
         extra: dict[str, float] | None = None,
+        dtype: str = "",
     ) -> int:
         """Append an operator that reads the given values; return its value."""
         node_of = self.node_of
+        dtype = dtype or self.setting.precision.act
+        self.dtype_of.append(dtype)
         deps = tuple(sorted({node_of[i] for i in inputs if node_of[i] >= 0}))
         self.nodes.append(Node(op, deps, stream))
         node_of.append(len(self.nodes) - 1)
         if self.setting.training:
             self.steps.append(
-                Step(op, inputs, rule, numel, bias, self.core, sliced, extra or {})
-            )
+                Step(
+                    op, inputs, rule, numel, bias, self.core, sliced, extra or {},
+                    dtype=dtype, source=self.dtype_of[inputs[0]],
+                )
+            )  # fmt: skip
         return len(node_of) - 1
 
     def alias(self, source: int, rule: Rule, numel: float) -> int:
         """Record a value that costs nothing forward but something backward."""
         self.node_of.append(self.node_of[source])
-        self.steps.append(Step(None, (source,), rule, numel, core=self.core))
+        dtype = self.dtype_of[source]
+        self.dtype_of.append(dtype)
+        self.steps.append(
+            Step(
+                None, (source,), rule, numel, core=self.core, dtype=dtype, source=dtype
+            )
+        )
         return len(self.node_of) - 1
 
     def elementwise(
@@ -135,11 +165,22 @@ class Writer:
         kernels: int = 1,
         mask: float = 0.0,
         to_linear: bool = False,
+        onto_stream: bool = False,
     ) -> int:
-        """Append an elementwise operator; sizes are in values."""
+        """Append an elementwise operator; sizes are in values.
+
+        ``onto_stream``: a branch is added to the residual stream, which is
+        the second input.
+        """
         out = numel if writes is None else writes
-        read = (self.act(reads), self.parameters(weights))
-        written: tuple[Operand, ...] = (self.feed(out) if to_linear else self.act(out),)
+        dtype, moved = self._elementwise_dtype(inputs, reads, onto_stream)
+        if to_linear and self.setting.fusion.quantize:
+            dtype = self.setting.precision.act
+        read = (moved, self.parameters(weights))
+        narrow = dtype == self.setting.precision.act
+        written: tuple[Operand, ...] = (
+            self.feed(out) if to_linear and narrow else self.held(out, dtype),
+        )
         if mask:
             written += (Operand("activation", mask, "int8"),)
         op = Elementwise(
@@ -153,7 +194,22 @@ class Writer:
             kernels=kernels,
         )
         extra = {"reads": reads, "mask": mask, "weights": weights}
-        return self.put(op, inputs, rule, numel=out, extra=extra)
+        return self.put(op, inputs, rule, numel=out, extra=extra, dtype=dtype)
+
+    def _elementwise_dtype(
+        self, inputs: tuple[int, ...], reads: float, onto_stream: bool
+    ) -> tuple[str, Operand]:
+        """Return the widest dtype of the inputs, and what is read of them."""
+        precision = self.setting.precision
+        if not self.autocast:
+            return precision.act, self.act(reads)
+        dtypes = [self.dtype_of[i] for i in inputs]
+        if onto_stream:
+            dtypes[-1] = precision.stream
+        widths = [DTYPE_BYTES[d] for d in dtypes]
+        dtype = max(dtypes, key=DTYPE_BYTES.__getitem__)
+        nbytes = reads * sum(widths) / len(widths)
+        return dtype, Operand("activation", nbytes, dtype)
 
     def copy(
         self,
@@ -166,6 +222,11 @@ class Writer:
         kernels: int = 1,
     ) -> int:
         """Append a copy inside the device."""
+        if reads.role == writes.role == "activation" and self.autocast and inputs:
+            dtype = self.dtype_of[inputs[0]]
+            wide = DTYPE_BYTES[dtype] / self.act_bytes
+            reads = Operand(reads.role, reads.nbytes * wide, dtype)
+            writes = Operand(writes.role, writes.nbytes * wide, dtype)
         op = Copy(
             name=name,
             dtype=writes.dtype,
@@ -173,9 +234,12 @@ class Writer:
             writes=(writes,),
             kernels=kernels,
         )
+        known = DTYPE_BYTES.get(writes.dtype, self.act_bytes)
+        numel = writes.nbytes / (known if self.autocast else self.act_bytes)
         return self.put(
-            op, inputs, "scale", numel=writes.nbytes / self.act_bytes, sliced=sliced
-        )
+            op, inputs, "scale", numel=numel, sliced=sliced,
+            dtype=writes.dtype if self.autocast else "",
+        )  # fmt: skip
 
     def norm(
         self,
@@ -192,12 +256,20 @@ class Writer:
         model, numel = self.setting.model, rows * columns
         scale = columns * (1 + model.norm_bias) if weights else 0.0
         mask = numel if fused_add and self.setting.dropout else 0.0
-        reads = [self.act(numel * 2 if fused_add else numel)]
-        writes = [self.feed(numel) if to_linear else self.act(numel)]
+        source = self.dtype_of[inputs[-1]]
+        if fused_add:
+            source = self.setting.precision.stream
+        narrow = to_linear and (self.setting.fusion.quantize or not self.autocast)
+        dtype = self.setting.precision.act if narrow else source
+        reads = [self.held(numel, source)]
+        if fused_add:
+            branch = self.held(numel, self.dtype_of[inputs[0]])
+            reads[0] = Operand("activation", reads[0].nbytes + branch.nbytes, source)
+        writes = [self.feed(numel) if narrow else self.held(numel, dtype)]
         if scale:
             reads.append(self.parameters(scale))
         if fused_add:
-            writes.append(self.act(numel))
+            writes.append(self.stream(numel))
         if mask:
             writes.append(Operand("activation", mask, "int8"))
         op = Norm(
@@ -211,7 +283,10 @@ class Writer:
             writes=tuple(writes),
         )
         extra = {"weights": scale, "mask": mask}
-        return self.put(op, inputs, "norm", numel=numel, extra=extra)
+        out = self.put(op, inputs, "norm", numel=numel, extra=extra, dtype=dtype)
+        if self.setting.training:
+            self.steps[-1].source = source
+        return out
 
     def linear(
         self,
@@ -234,6 +309,9 @@ class Writer:
         """
         setting, precision = self.setting, self.setting.precision
         math, weight = precision.math, precision.weight
+        if self.autocast:
+            x = self.narrowed(x, batch * m * k)
+            self._cast_weight(name, batch * n * k)
         if not quantise:
             math, weight = self.plain_math, precision.table
         elif precision.quantised:
@@ -322,6 +400,46 @@ class Writer:
             self._quantised[x] = self.put(op, (x,), "through", numel=numel)
         return self._quantised[x]
 
+    def narrowed(self, x: int, numel: float) -> int:
+        """Return the value in the products' dtype; a cast if it is in fp32.
+
+        Each use casts again, unless a compiler sees them all (autocast keeps
+        the casts of parameters only).
+        """
+        act, dtype = self.setting.precision.act, self.dtype_of[x]
+        if not self.autocast or dtype == act:
+            return x
+        if x not in self._quantised or not self.setting.fusion.quantize:
+            self._quantised[x] = self.cast("cast", x, numel, act)
+        return self._quantised[x]
+
+    def cast(self, name: str, x: int, numel: float, dtype: str) -> int:
+        """Append a cast of a value."""
+        op = Elementwise(
+            name=name,
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function="cast",
+            flop_per_value=0.0,
+            reads=(self.held(numel, self.dtype_of[x]),),
+            writes=(self.held(numel, dtype),),
+        )
+        return self.put(op, (x,), "scale", numel=numel, dtype=dtype)
+
+    def _cast_weight(self, name: str, numel: float) -> None:
+        """Append the cast of a weight, once in each forward pass."""
+        act = self.setting.precision.act
+        op = Elementwise(
+            name=f"{name}_weight_cast",
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function="cast",
+            flop_per_value=0.0,
+            reads=(Operand("weight", numel * 4.0, "fp32"),),
+            writes=(Operand("weight", numel * self.act_bytes, act),),
+        )
+        self.nodes.append(Node(op))
+
     # Other parallelism ------------------------------------------------------
 
     def among(
@@ -350,10 +468,11 @@ class Writer:
         numel: float = 0.0,
     ) -> int:
         """Append a collective of the tensor-parallel group."""
-        op = tp_collective(
-            name, collective, nbytes, self.setting.shard.tp, self.setting.precision.act
-        )
-        return self.put(op, inputs, rule, numel=numel, stream="tp")
+        act, dtype = self.setting.precision.act, self.dtype_of[inputs[0]]
+        if dtype != act and rule != "none":
+            nbytes *= DTYPE_BYTES[dtype] / self.act_bytes
+        op = tp_collective(name, collective, nbytes, self.setting.shard.tp, dtype)
+        return self.put(op, inputs, rule, numel=numel, stream="tp", dtype=dtype)
 
     def enter(self, x: int, name: str, tokens: float) -> int:
         """Begin a tensor-parallel region: gather the sequence if it is split."""

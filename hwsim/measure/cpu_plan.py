@@ -34,6 +34,7 @@ VALUES = (  # operator, bytes moved per value of four bytes when each moves once
 PARAMETERS = (10_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
 HEADS = ((4, 32), (4, 64), (8, 64), (12, 64), (8, 128))
 KIBI = 1 << 10
+LEAST_SHARE = 1 << 20  # of a working set, for each of several threads. [B]
 EXACT = {"torch": ("fp32", "bf16", "int8"), "numpy": ("fp32", "fp64")}
 
 
@@ -204,7 +205,8 @@ def stream(threads: int) -> list[Case]:
              threads, 0.25)
         for size in sizes
         for op in ("copy", "read", "write", "scale", "triad")
-        if size >= 4096 * threads
+        # Small arrays on several threads would time Python's interpreter lock.
+        if threads == 1 or size >= LEAST_SHARE * threads
     ]  # fmt: skip
     return spread(cases)
 

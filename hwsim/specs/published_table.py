@@ -177,7 +177,7 @@ def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
         fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
     except ValueError as error:
         faults.append(f"sequence_parallel: {error}")
-    if not any(fields[name] for name in FIGURES):
+    if not faults and not any(fields[name] for name in FIGURES):
         fields |= _headline(fields)
     return PublishedRun(file, number, **fields, fault="; ".join(faults))
 

@@ -102,6 +102,9 @@ class StackSpec(CatalogSpec):
         16-bit training keeps parameters, gradients and the residual stream in
         fp32; each product casts its inputs, and softmax, norms and losses run
         in fp32 (PyTorch's automatic mixed precision).
+    gradients : str or None
+        ``fp32``: gradients are accumulated, and reduced among data-parallel
+        devices, in fp32; None: in the dtype of the parameters.
     loss_metrics : int
         Training metrics that read all logits at each microbatch beside the loss,
         each a softmax that is not fused.
@@ -117,6 +120,7 @@ class StackSpec(CatalogSpec):
     fusion: Fusion = Fusion()
     overlap: Overlap = Overlap()
     autocast: bool = False
+    gradients: Literal["fp32"] | None = None
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

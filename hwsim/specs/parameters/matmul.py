@@ -123,6 +123,10 @@ class MatmulParameters(Spec):
         sustained_work)). [1]
     sustained_work : float
         Work of one product above which clocks begin to fall. [FLOP]
+    sustained_window : float
+        Length of one product whose benchmark (warm-up and repeats) lasts as
+        long as the power controller averages: work that goes on without a
+        pause runs at the clocks of such a product. [s]
     memory_efficiency : float
         Share of main-memory bandwidth that a long product reaches. [1]
     memory_mixing : float
@@ -153,6 +157,7 @@ class MatmulParameters(Spec):
     compute_efficiency: dict[Dtype, Efficiency]
     sustained_derate: NonNegative
     sustained_work: Flop
+    sustained_window: Seconds
     memory_efficiency: Efficiency
     memory_mixing: NonNegative
     mixing_rows: Count

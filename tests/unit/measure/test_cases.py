@@ -157,6 +157,10 @@ def test_host_plan_covers_threads_dtypes_and_operators(host_plan):
     sizes = [c["working_set_bytes"] for c in host_plan if c.op == "copy"]
     assert min(sizes) <= 32 * 1024
     assert max(sizes) >= 256 * 2**20
+    shared = [
+        c["working_set_bytes"] for c in host_plan if c.op == "copy" and c.threads == 2
+    ]
+    assert min(shared) >= 2 * 2**20  # smaller ones would time the interpreter's lock
     # NumPy runs these on one thread whatever BLAS does.
     assert {c.threads for c in host_plan if c.table == "elementwise"} == {1}
 

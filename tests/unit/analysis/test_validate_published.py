@@ -1,0 +1,208 @@
+"""Predictions beside tables of published training runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hwsim.analysis.published_flop import counted_flop
+from hwsim.analysis.published_rows import RunPredictor, completed
+from hwsim.analysis.training import run_training
+from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.errors import InputError
+from hwsim.report.page import render_page
+from hwsim.specs.catalogs import load_model, load_stack, load_system
+from hwsim.specs.published_map import load_mappings, mapped
+from hwsim.specs.published_table import PublishedRun, PublishedTable
+
+MAPPINGS = load_mappings()
+GPT = {
+    "source": "lab", "model": "gpt-2-124m", "seq_len": 1024, "global_batch": 32,
+    "micro_batch": 4, "device": "A100-80GB-SXM", "num_devices": 8, "dtype": "bf16",
+    "recompute": "none", "stack": "nanogpt-compile",
+}  # fmt: skip
+
+
+def run(row: int = 1, **cells: Any) -> PublishedRun:
+    return PublishedRun("runs.csv", row, **(GPT | cells))
+
+
+def compared(*runs: PublishedRun) -> PublishedValidation:
+    return validate_published(PublishedTable(runs, ("runs.csv",)))
+
+
+def step_s(**options: Any) -> float:
+    options = {
+        "devices": 8, "tp": 1, "dp": 8, "micro_batch": 4, "global_batch": 32,
+        "seq": 1024, "dtype": "bf16", "recompute": "none", "optimizer": "adamw",
+        "zero_stage": 0, "sequence_parallel": False,
+    } | options  # fmt: skip
+    return run_training(
+        load_model("gpt-2-124m"),
+        load_system("dgx-a100-80gb-hdr-128"),
+        load_stack("nanogpt-compile"),
+        engine="closed_form",
+        **options,
+    ).step_s
+
+
+def test_the_prediction_is_that_of_the_run() -> None:
+    row = compared(run(iter_time_s=0.1)).records[0]
+    assert row["predicted"] == pytest.approx(step_s())
+    assert row["measured"] == 0.1
+    assert row["metric"] == "step_time"
+    assert row["relative_error"] == pytest.approx(step_s() / 0.1 - 1.0)
+    assert "dp = 8" in row["assumed"]
+
+
+def test_a_rate_is_of_the_whole_batch() -> None:
+    row = compared(run(tokens_per_s_per_device=1e5)).records[0]
+    assert row["predicted"] == pytest.approx(32 * 1024 / 8 / step_s())
+    assert row["published_step_s"] == pytest.approx(32 * 1024 / 8 / 1e5)
+
+
+def test_interval_holds_the_prediction_whichever_way_it_counts() -> None:
+    for cells in ({"iter_time_s": 0.1}, {"tokens_per_s_per_device": 1e5}):
+        row = compared(run(**cells)).records[0]
+        assert row["lower"] < row["predicted"] < row["upper"]
+
+
+def test_open_micro_batch_is_the_fastest_that_fits() -> None:
+    row = compared(run(iter_time_s=0.1, micro_batch=None)).records[0]
+    sizes = {m: step_s(micro_batch=m) for m in (1, 2, 4)}
+    assert row["predicted"] == pytest.approx(min(sizes.values()))
+    best = min(sizes, key=lambda m: sizes[m])
+    assert f"micro_batch = {best}" in row["assumed"]
+
+
+def test_unanswered_rows_are_kept_with_their_reason() -> None:
+    result = compared(
+        run(1, iter_time_s=0.1),
+        run(2, iter_time_s=0.1, device="Z99"),
+        run(3),
+        run(4, iter_time_s=0.1, fault="tp: 'x' is not a number"),
+        run(5, iter_time_s=0.1, model="ResNet-50"),
+        run(6, iter_time_s=0.1, seq_len=None),
+        run(7, iter_time_s=0.1, dtype="fp3"),
+    )
+    reasons = {p.mapped.run.row: p.reason for p in result.unanswered}
+    assert set(reasons) == {2, 3, 4, 5, 6, 7}
+    for row, words in {
+        2: "Z99", 3: "neither", 4: "'x'", 5: "out of scope", 6: "seq_len", 7: "fp3",
+    }.items():  # fmt: skip
+        assert words in reasons[row]
+    data = result.to_dict()
+    assert (data["rows"], data["answered"], data["unanswered"]) == (1, 1, 6)
+    assert sum(data["unanswered_reasons"].values()) == 6
+    assert len(data["table"]) == 7
+
+
+def test_groups_and_worst() -> None:
+    result = compared(
+        run(1, iter_time_s=step_s() / 1.5),
+        run(2, iter_time_s=step_s() * 1.1, source="other lab"),
+    )
+    by = result.by("source")
+    assert by["lab"].bias == pytest.approx(0.5)
+    assert by["other lab"].mape == pytest.approx(1.0 - 1.0 / 1.1)
+    assert result.worst(1)[0]["row"] == 1
+    assert result.time_bias == pytest.approx((0.5 + 1.0 / 1.1 - 1.0) / 2)
+    with pytest.raises(InputError, match="no column 'colour'"):
+        result.by("colour")
+    assert json.loads(result.to_json())["by_source"]["lab"]["rows"] == 1
+
+
+def test_equal_runs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwsim.analysis import published_rows
+
+    calls = []
+    real = published_rows.run_training
+
+    def counting(*args: Any, **options: Any) -> Any:
+        calls.append(options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(published_rows, "run_training", counting)
+    predictor = RunPredictor()
+    for row in (1, 2, 3):
+        assert predictor.predict(mapped(run(row, iter_time_s=row), MAPPINGS)).value
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "dp", "pp"),
+    [
+        ({"tp": 2}, 4, 1),
+        ({"tp": 2, "dp": 4}, 4, 1),
+        ({"tp": 2, "pp": 2, "dp": 1}, 2, 2),
+        ({"tp": 4, "pp": 4, "dp": 1}, 1, 2),
+    ],
+)
+def test_degrees_are_made_to_fit_the_devices(
+    cells: dict[str, int], dp: int, pp: int
+) -> None:
+    filled, notes = completed(run(**cells))
+    assert (filled.dp, filled.pp) == (dp, pp)
+    changed = (filled.dp, filled.pp) != (cells.get("dp"), cells.get("pp", 1))
+    assert bool(notes) == changed
+    assert (filled.tp or 1) * (filled.pp or 1) * (filled.dp or 1) == 8
+
+
+def test_degrees_that_cannot_fit_are_said() -> None:
+    with pytest.raises(InputError, match="does not divide 8 devices"):
+        completed(run(tp=3))
+
+
+def test_flop_conventions() -> None:
+    model, seq, tokens = load_model("megatron-1.7b"), 2048, 16.0 * 2048
+    result = run_training(
+        model,
+        load_system("a100-80gb-sxm"),
+        load_stack("megatron-2021"),
+        devices=1, tp=1, dp=1, micro_batch=4, global_batch=16, seq=seq, dtype="fp16",
+        recompute="full", optimizer="adam", zero_stage=0, sequence_parallel=False,
+        engine="closed_form",
+    )  # fmt: skip
+
+    def flop(convention: str) -> float:
+        return counted_flop(convention, model, result, tokens, seq)
+
+    width, layers = float(model.hidden), model.layers
+    attention = 12.0 * tokens * seq * width * layers
+    # Narayanan et al. 2021, equation 3, counts the forward pass twice.
+    assert flop("hardware_full_recompute") == pytest.approx(
+        flop("model") * 4.0 / 3.0, rel=0.02
+    )
+    assert flop("model") - flop("model_causal") == pytest.approx(attention / 2.0)
+    assert flop("parameters_6") == pytest.approx(6.0 * model.num_parameters * tokens)
+    assert flop("parameters_8") / flop("parameters_6") == pytest.approx(4.0 / 3.0)
+
+
+def test_utilisation_is_over_the_peak_of_its_dtype() -> None:
+    both = compared(run(1, mfu=0.3), run(2, tflops_per_device=90.0)).records
+    assert both[0]["predicted"] == pytest.approx(both[1]["predicted"] / 312e12)
+    assert both[1]["measured"] == 90e12
+
+
+def test_a_binned_batch_is_computed_shorter_and_counted_whole() -> None:
+    cells = {
+        "source": "github NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT",
+        "model": "BERT-Large", "notes": "pre-training (LAMB)", "seq_len": 512,
+        "stack": "", "dtype": "fp16", "tokens_per_s_per_device": 1e5,
+    }  # fmt: skip
+    row = compared(run(**cells)).records[0]
+    assert "computed sequence = 288" in row["assumed"]
+    assert row["published_step_s"] == pytest.approx(32 * 512 / 8 / 1e5)
+
+
+def test_the_page_says_what_is_missing() -> None:
+    page = render_page(compared(run(1, iter_time_s=0.1), run(2)))
+    assert "neither a step time" in page
+    assert "Errors by source" in page
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(InputError, match="no row"):
+        compared()

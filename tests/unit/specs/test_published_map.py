@@ -1,0 +1,172 @@
+"""Mappings from a source's rows to models, systems and stacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hwsim.errors import InputError
+from hwsim.specs.catalogs import load_model, load_stack, load_system
+from hwsim.specs.published_map import Condition, PublishedMap, load_mappings, mapped
+from hwsim.specs.published_model import run_model
+from hwsim.specs.published_table import PublishedRun
+
+MAPPINGS = load_mappings()
+
+
+def run(**cells: Any) -> PublishedRun:
+    return PublishedRun("runs.csv", 1, **cells)
+
+
+def test_every_name_in_the_mappings_is_in_a_catalog() -> None:
+    for mapping in MAPPINGS:
+        for name in mapping.systems.values():
+            assert load_system(name).num_devices >= 1
+        for rule in mapping.rules:
+            if rule.stack:
+                load_stack(rule.stack)
+            if rule.system:
+                load_system(rule.system)
+            if rule.model:
+                load_model(rule.model)
+
+
+def test_the_general_mapping_comes_first() -> None:
+    assert MAPPINGS[0].id == "any"
+
+
+def test_conditions_need_every_field() -> None:
+    when = Condition(source=("lab",), device=("a100",), min_devices=8, blank=("tp",))
+    good = run(source="The LAB", device="A100-SXM", num_devices=8)
+    assert when.holds(good)
+    assert not when.holds(run(source="lab", device="H100", num_devices=8))
+    assert not when.holds(run(source="lab", device="A100", num_devices=4))
+    assert not when.holds(run(source="lab", device="A100", num_devices=8, tp=2))
+
+
+def test_fill_leaves_given_cells_and_change_does_not() -> None:
+    mapping = PublishedMap.model_validate(
+        {
+            "id": "m",
+            "name": "m",
+            "rules": [
+                {"fill": {"seq_len": 1024, "tp": 2}, "change": {"dtype": "fp8"}},
+                {"fill": {"seq_len": 512}},
+            ],
+            "sources": [{"kind": "assumed", "title": "t", "date": "2026-11-22"}],
+        }
+    )
+    found = mapped(run(tp=4, dtype="fp8_full"), (mapping,))
+    assert (found.run.tp, found.run.seq_len, found.run.dtype) == (4, 512, "fp8")
+    assert set(found.assumed) == {"seq_len = 512", "dtype = fp8"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "stack", "system"),
+    [
+        (
+            {"source": "llm-foundry README", "device": "A100-40GB-SXM"},
+            "llm-foundry-2023",
+            "a100-40gb-roce-1600",
+        ),
+        (
+            {"source": "Megatron-Bridge docs 26.02 NeMo Container", "device": "GB200"},
+            "nemo-graphs",
+            "gb200-nvl72-x8",
+        ),
+        (
+            {"source": "Megatron-Bridge 25.09 NeMo", "device": "H100-80GB-SXM"},
+            "nemo",
+            "eos",
+        ),
+        (
+            {"source": "bigscience / Megatron + Deepspeed ZeRO", "device": "V100-32GB"},
+            "deepspeed",
+            "jean-zay-v100",
+        ),
+        (
+            {"source": "some torchtitan page", "device": "H100-80GB-SXM"},
+            "torchtitan",
+            "eos",
+        ),
+        ({"source": "a blog", "device": "TPU-v6e"}, "maxtext", "tpu-v6e-256-x4"),
+    ],
+)
+def test_stack_and_system_by_source(
+    cells: dict[str, str], stack: str, system: str
+) -> None:
+    found = mapped(run(**cells), MAPPINGS)
+    assert found.stack == stack
+    assert found.system == system
+
+
+def test_columns_of_the_row_win() -> None:
+    cells = {"source": "llm-foundry", "device": "A100-40GB-SXM"}
+    found = mapped(run(**cells, stack="llm-c", system="dgx-a100-40gb"), MAPPINGS)
+    assert (found.stack, found.system) == ("llm-c", "dgx-a100-40gb")
+
+
+SHAPE = {"layers": 40, "hidden": 6144, "heads": 48, "kv_heads": 48, "ffn": 24576}
+
+
+def test_catalog_model_where_the_shape_agrees() -> None:
+    found = mapped(run(model="GPT-18B", vocab=51200, seq_len=2048, **SHAPE), MAPPINGS)
+    assert run_model(found).id == "megatron-18b"
+
+
+def test_built_from_the_shape_where_it_does_not() -> None:
+    shape = SHAPE | {"heads": 32, "kv_heads": 32}
+    found = mapped(
+        run(model="GPT-18B", vocab=50257, seq_len=1024, params_b=18.4, **shape),
+        MAPPINGS,
+    )
+    model = run_model(found)
+    assert (model.heads, model.vocab, model.position) == (32, 50257, "learned")
+    assert model.num_parameters == pytest.approx(18.4e9, rel=0.01)
+
+
+def test_parameters_tell_a_gated_block() -> None:
+    shape = {"layers": 32, "hidden": 4096, "heads": 32, "ffn": 11008}
+    found = mapped(run(model="GPT-7x", vocab=32000, params_b=6.74, **shape), MAPPINGS)
+    assert run_model(found).gated_ffn
+    far = mapped(run(model="GPT-7x", vocab=32000, params_b=70.0, **shape), MAPPINGS)
+    with pytest.raises(InputError, match="params_b says 70"):
+        run_model(far)
+
+
+def test_learned_positions_follow_the_sequence() -> None:
+    found = mapped(
+        run(model="MPT-7b", source="llm-foundry", seq_len=65536, layers=32), MAPPINGS
+    )
+    model = run_model(found)
+    assert model.id == "mpt-7b-foundry"
+    assert model.max_context == 65536
+    assert model.num_parameters == pytest.approx(6.9189e9, rel=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["18432 dense / 2048 per expert", "2048 per expert"])
+def test_mixture_widths_in_words(cell: str) -> None:
+    ffn = int(cell.split()[0])
+    found = mapped(run(model="DeepSeek-V3", ffn=ffn, ffn_words=cell), MAPPINGS)
+    assert run_model(found).id == "deepseek-v3"
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"model": "GPT-99B"}, "layers, hidden, heads of it is not given"),
+        ({"model": "zzz", **SHAPE}, "architecture of model 'zzz' is not known"),
+        (
+            {"model": "GPT-8x9B", "ffn_words": "2048 per expert", **SHAPE},
+            "how many experts",
+        ),
+    ],
+)
+def test_what_cannot_be_built_says_why(cells: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run_model(mapped(run(**cells), MAPPINGS))
+
+
+def test_other_networks_are_out_of_scope() -> None:
+    assert "convolutional" in mapped(run(model="ResNet-50 v1.5"), MAPPINGS).unanswered

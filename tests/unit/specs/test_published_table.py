@@ -1,0 +1,106 @@
+"""Tables of published training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwsim.errors import SpecError
+from hwsim.specs.published_table import read_published
+
+HEAD = (
+    "source,model,seq_len,device,num_devices,zero_stage,ffn,metric,value,unit,"
+    "iter_time_s,tokens_per_s_per_device,mfu,tflops_per_device\n"
+)
+
+
+def table(tmp_path: Path, *rows: str, head: str = HEAD) -> Path:
+    path = tmp_path / "runs.csv"
+    path.write_text(head + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_blank_cells_are_none_and_remarks_are_dropped(tmp_path: Path) -> None:
+    row = "lab,x,2048,A100,64,3 (ici_fsdp 64),18432 dense / 2048,t,1,s,1.5,,,"
+    run = read_published([table(tmp_path, row)]).runs[0]
+    assert (run.row, run.seq_len, run.zero_stage) == (1, 2048, 3)
+    assert (run.ffn, run.ffn_words) == (18432, "18432 dense / 2048")
+    assert run.tp is None
+    assert run.fault == ""
+
+
+@pytest.mark.parametrize(
+    ("cells", "figure"),
+    [
+        ("9,8,0.4,100", "iter_time_s"),
+        (",8,0.4,100", "tokens_per_s_per_device"),
+        (",,0.4,100", "tflops_per_device"),
+        (",,0.4,", "mfu"),
+    ],
+)
+def test_time_and_rate_come_before_utilisation(
+    tmp_path: Path, cells: str, figure: str
+) -> None:
+    run = read_published([table(tmp_path, f"lab,x,8,A100,1,,,t,1,s,{cells}")]).runs[0]
+    assert run.figure == figure
+
+
+@pytest.mark.parametrize(
+    ("headline", "name", "value"),
+    [
+        ("t,250,ms", "iter_time_s", 0.25),
+        ("t,800,tokens/s (whole system)", "tokens_per_s_per_device", 100.0),
+        ("t,800,tokens/s/device", "tokens_per_s_per_device", 800.0),
+        ("t,4,sequences/s (whole system)", "tokens_per_s_per_device", 64.0),
+        ("mfu,0.4,fraction", "mfu", 0.4),
+    ],
+)
+def test_headline_figure_stands_in_for_blank_columns(
+    tmp_path: Path, headline: str, name: str, value: float
+) -> None:
+    run = read_published([table(tmp_path, f"lab,x,128,A100,8,,,{headline},,,,")])
+    assert getattr(run.runs[0], name) == pytest.approx(value)
+
+
+def test_a_headline_of_another_kind_is_no_figure(tmp_path: Path) -> None:
+    run = read_published([table(tmp_path, "lab,x,1,A100,8,,,t,1e5,GPU-hours,,,,")])
+    assert run.runs[0].figure == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("lab,x,many,A100,8,,,t,1,s,1,,,", "seq_len: 'many' is not a number"),
+        ("lab,x,8,A100,0,,,t,1,s,1,,,", "num_devices: '0' is not a whole"),
+        ("lab,x,8,A100,1.5,,,t,1,s,1,,,", "num_devices: '1.5' is not a whole"),
+        ("lab,x,8,A100,8,,,t,1,s,-1,,,", "iter_time_s: '-1' is not above zero"),
+        ("lab,x,8", "has 3 values"),
+    ],
+)
+def test_a_bad_cell_is_said_and_kept(tmp_path: Path, row: str, fault: str) -> None:
+    good = "lab,x,8,A100,8,,,t,1,s,1,,,"
+    runs = read_published([table(tmp_path, good, row)]).runs
+    assert len(runs) == 2
+    assert fault in runs[1].fault
+    assert runs[0].fault == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("op,m,n,k,latency_us\n", "no column 'model'"),
+        ("model,device,num_device,iter_time_s\n", "is it 'num_device'"),
+        ("model,device,num_devices\n", "no column 'iter_time_s'"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(
+    tmp_path: Path, head: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        read_published([table(tmp_path, "1", head=head)])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="does not exist"):
+        read_published([tmp_path / "none.csv"])
