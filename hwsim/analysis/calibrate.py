@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from hwsim.analysis.fit_family import FamilyOutcome, FitPlan, fit_family
 from hwsim.analysis.fit_rows import SPLITS, TABLES, FitRows, fit_rows
 from hwsim.analysis.result import Result
 from hwsim.errors import HwsimError, InputError, nearest
+from hwsim.specs.base import Source
+from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import calibration_for, with_parameters
 from hwsim.specs.calibration_file import (
     CalibrationFile,
@@ -178,6 +180,7 @@ def calibrate(
         hwsim_version=__version__,
         date=dt.datetime.now(tz=dt.UTC).date(),
         families=fits,
+        sources=_sources(fits),
     )
     return CalibrateResult(spec, file, skipped, interrupted)
 
@@ -295,6 +298,14 @@ def _data(rows: FitRows, hashes: dict[str, str]) -> tuple[DataUsed, ...]:
             )
         )
     return tuple(used)
+
+
+def _sources(fits: Mapping[str, FamilyFit]) -> tuple[Source, ...]:
+    """Return where the tables come from, as far as their benchmarks say."""
+    names = {s for fit in fits.values() for data in fit.data for s in data.sources}
+    known = [benchmark_of(name) for name in sorted(names)]
+    found = {s.title: s for b in known if b.prefixes for s in b.sources}
+    return tuple(found.values())
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 from hwsim.errors import InputError, nearest
@@ -13,7 +14,9 @@ from hwsim.specs.model import ModelSpec
 
 def positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return a whole number of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)
+    elif isinstance(value, bool) or not isinstance(value, int):
         whole = (
             isinstance(value, float) and math.isfinite(value) and value == int(value)
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
-from hwsim.cost.interval import LogInterval, family_of, graph_interval
+from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
 from hwsim.errors import InputError
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
@@ -33,7 +33,7 @@ Engine = Literal["closed_form", "simulate"]
 PARTS = ("compute", "memory", "interconnect", "overhead", "idle")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GraphResult(Result):
     """A graph's time on a system and how it splits.
 
@@ -92,6 +92,14 @@ class GraphResult(Result):
     @functools.cached_property
     def log_interval(self) -> LogInterval | None:
         """90 % interval as logarithms around ``time_s``; a bound has none."""
+        inside = self.operator_interval
+        if inside is None:
+            return None
+        return beside(inside, outside(self.graph))
+
+    @functools.cached_property
+    def operator_interval(self) -> LogInterval | None:
+        """As ``log_interval``, of errors of the operators alone."""
         if self.fidelity == "roofline":
             return None
         hidden = self.played.exposed_comm_time
@@ -104,10 +112,13 @@ class GraphResult(Result):
             ]
         )
         return graph_interval(
-            self.costs.ops, self.costs.time, weight, self.time_s,
+            self.costs.ops,
+            self.costs.time,
+            weight,
+            self.time_s,
             calibration_for(self.system.device, self.fidelity),
-            outside(self.graph),
-        )  # fmt: skip
+            None,
+        )
 
     def _on_link(self) -> float:
         beside = np.array(

@@ -52,7 +52,7 @@ class InferConfig:
         return dict(vars(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InferResult(Result):
     """A batch of equal requests served together, from prompt to last token.
 
@@ -361,10 +361,17 @@ def _footprint(
 ) -> Footprint:
     now = {**vars(config), **changed}
     return inference_footprint(
-        model, batch=now["batch"], context=now["prompt"] + now["output"],
+        model, batch=now["batch"], context=_context(model, now),
         prompt=max(now["prompt"], 1), tp=now["tp"], dtype=now["dtype"],
         kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"], flash=flash,
     )  # fmt: skip
+
+
+def _context(model: ModelSpec, now: dict[str, Any]) -> int:
+    """Return the tokens whose keys a sequence's decoder keeps of its own."""
+    if model.kind == "encoder_decoder":
+        return max(int(now["output"]), 1)  # the prompt's stand in cross attention
+    return int(now["prompt"] + now["output"])
 
 
 def _changes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hwsim.errors import HwsimError
@@ -53,7 +53,7 @@ class MemoryFit:
         )
         if self.remedies:
             return f"{text}; would fit with {' or '.join(self.remedies)}"
-        return f"{text}; no single change of layout, batch or dtype makes it fit"
+        return f"{text}; no change that was tried makes it fit"
 
 
 def memory_fit(
@@ -61,6 +61,7 @@ def memory_fit(
     device: DeviceSpec,
     stack: StackSpec,
     changes: Iterable[tuple[str, Callable[[], float]]],
+    together: Iterable[tuple[str, Callable[[], float]]] = (),
 ) -> MemoryFit:
     """Compare a footprint with a device's memory, trying changes if too large.
 
@@ -71,22 +72,33 @@ def memory_fit(
     changes : iterable of (str, callable)
         What could be changed, and the footprint after it, tried in order; a
         change that is not possible raises :class:`HwsimError`.
+    together : iterable of (str, callable)
+        Several changes at once, tried where no single one is enough; the
+        first that fits is told.
     """
     capacity = device.main_memory.size
     usable = capacity * (1.0 - stack.memory_reserve)
     if needed <= usable:
         return MemoryFit(needed, capacity, usable)
-    remedies: list[str] = []
+    remedies = list(_fitting(changes, usable))
+    if not remedies:
+        remedies = list(_fitting(together, usable))[:1]
+    return MemoryFit(needed, capacity, usable, tuple(remedies))
+
+
+def _fitting(
+    changes: Iterable[tuple[str, Callable[[], float]]], usable: float
+) -> Iterator[str]:
+    """Yield the first change of each sort that fits."""
     seen: set[str] = set()
     for label, footprint in changes:
-        family = label.split()[0]
-        if family in seen:
+        sort = label.split()[0]
+        if sort in seen:
             continue
         try:
             smaller = footprint()
         except HwsimError:
             continue
         if smaller <= usable:
-            remedies.append(label)
-            seen.add(family)
-    return MemoryFit(needed, capacity, usable, tuple(remedies))
+            seen.add(sort)
+            yield label

@@ -35,7 +35,7 @@ COLLECTIVES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OpResult(Result):
     """The cost of one operator, or of an array of them.
 
@@ -143,7 +143,8 @@ def run_op(
     **shapes: Any,
 ) -> OpResult:
     """Cost one operator; see :func:`hwsim.op`."""
-    name = kind.casefold().replace("-", "_")
+    name = str(kind).casefold().replace("-", "_")
+    _broadcast(shapes)
     if name in COLLECTIVES:
         op = _collective(name, dtype, shapes)
     elif name in _BUILDERS:
@@ -186,6 +187,16 @@ _TAKES = {
 }  # fmt: skip
 
 
+def _broadcast(shapes: dict[str, Any]) -> None:
+    """Refuse arrays that do not fit each other."""
+    sizes = {k: np.shape(v) for k, v in shapes.items() if np.ndim(v)}
+    try:
+        np.broadcast_shapes(*sizes.values())
+    except ValueError:
+        told = ", ".join(f"{k} {list(v)}" for k, v in sizes.items())
+        raise InputError(f"shapes do not broadcast: {told}") from None
+
+
 def _shape(shapes: dict[str, Any], name: str, default: Any = None) -> Any:
     """Take one shape, a positive whole number or an array of them."""
     value = shapes.pop(name, None)
@@ -202,6 +213,14 @@ def _shape(shapes: dict[str, Any], name: str, default: Any = None) -> Any:
     if np.any(array > 1e12):
         raise InputError(f"{name} is {np.max(array):g}; that is beyond any machine")
     return float(array) if array.ndim == 0 else array
+
+
+def _scalar(shapes: dict[str, Any], name: str, default: Any = None) -> int:
+    """Take one shape that may not be an array: another one is another kernel."""
+    value = _shape(shapes, name, default)
+    if np.ndim(value):
+        raise InputError(f"{name} is an array; give one whole number per call")
+    return int(value)
 
 
 def _tensor(role: Any, numel: Any, dtype: str) -> Operand:
@@ -230,7 +249,7 @@ def _attention(mode: Any) -> Any:
     def build(dtype: str, shapes: dict[str, Any]) -> Op:
         batch, heads = _shape(shapes, "batch", 1), _shape(shapes, "heads")
         kv_heads = _shape(shapes, "kv_heads", heads)
-        head_dim = _shape(shapes, "head_dim", 128)
+        head_dim = _scalar(shapes, "head_dim", 128)
         seq_kv = _shape(shapes, "seq_kv")
         seq_q = 1.0 if mode == "decode" else _shape(shapes, "seq_q", seq_kv)
         kv_dtype = known_dtype("kv_dtype", shapes.pop("kv_dtype", None) or dtype)
@@ -285,8 +304,8 @@ def _rowwise(name: Any) -> Any:
 
 def _moe(dtype: str, shapes: dict[str, Any]) -> Op:
     m, n, k = (_shape(shapes, name) for name in ("m", "n", "k"))
-    experts, topk = int(_shape(shapes, "experts")), int(_shape(shapes, "topk", 1))
-    tp, ep = int(_shape(shapes, "tp", 1)), int(_shape(shapes, "ep", 1))
+    experts, topk = _scalar(shapes, "experts"), _scalar(shapes, "topk", 1)
+    tp, ep = _scalar(shapes, "tp", 1), _scalar(shapes, "ep", 1)
     gated = bool(shapes.pop("gated", True))
     weight = known_dtype("weight_dtype", shapes.pop("weight_dtype", None) or dtype)
     if topk > experts or experts % ep:
@@ -308,10 +327,10 @@ def _moe(dtype: str, shapes: dict[str, Any]) -> Op:
 
 
 def _collective(name: Any, dtype: str, shapes: dict[str, Any]) -> Op:
-    message, group = _shape(shapes, "bytes"), _shape(shapes, "group")
+    message, group = _shape(shapes, "bytes"), _scalar(shapes, "group")
     return Collective(
         name=name, dtype=known_dtype("dtype", dtype), collective=name,
-        message=message, group_size=int(group),
+        message=message, group_size=group,
     )  # fmt: skip
 
 

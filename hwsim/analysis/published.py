@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.graph_result import Engine
-from hwsim.analysis.inference import run_inference
+from hwsim.analysis.inference import InferResult, run_inference
 from hwsim.analysis.result import Result
-from hwsim.analysis.training import run_training
+from hwsim.analysis.training import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
@@ -79,7 +79,7 @@ class ComparedRow:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PublishedComparison(Result):
     """All published rows, answered or not."""
 
@@ -172,16 +172,33 @@ def compare_row(
             file, row, None, f"needs {', '.join(row.needs)}: not built yet"
         )
     try:
-        if row.task == "train":
-            seconds, bound = _train(row, fidelity, engine)
-        else:
-            seconds, bound = _infer(row, fidelity, engine)
+        result = published_result(row, fidelity, engine)
+        seconds, bound = _figure(row, result)
     except HwsimError as error:
         return ComparedRow(file, row, None, str(error))
     return ComparedRow(file, row, seconds, bound=bound)
 
 
-def _train(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> tuple[float, str]:
+def published_result(
+    row: PublishedRow, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
+) -> TrainResult | InferResult:
+    """Return the run that a published row describes."""
+    run = _train if row.task == "train" else _infer
+    return run(row, fidelity, engine)
+
+
+def _figure(row: PublishedRow, result: TrainResult | InferResult) -> tuple[float, str]:
+    """Return the time that a row's task names, and what binds it. [s]"""
+    if isinstance(result, TrainResult):
+        return result.step_s, result.bound
+    if row.task in {"forward", "prefill"}:
+        return result.ttft_s, result.graphs[0].bound
+    if row.task == "decode":
+        return float(result.tpot_s or 0.0), result.decode.bound if result.decode else ""
+    return result.latency_s, result.bound
+
+
+def _train(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> TrainResult:
     model, system, stack = (
         load_model(row.model), load_system(row.system), load_stack(row.stack),
     )  # fmt: skip
@@ -196,7 +213,7 @@ def _train(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> tuple[float
         )  # fmt: skip
         if result.fits:
             break
-    return result.step_s, result.bound
+    return result
 
 
 def _micro_batches(row: PublishedRow) -> list[int]:
@@ -206,19 +223,14 @@ def _micro_batches(row: PublishedRow) -> list[int]:
     return sizes or [1]
 
 
-def _infer(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> tuple[float, str]:
+def _infer(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> InferResult:
     model, system, stack = (
         load_model(row.model), load_system(row.system), load_stack(row.stack),
     )  # fmt: skip
     prompt = row.seq if row.task == "forward" else row.prompt
     output = {"forward": 0, "prefill": 1}.get(row.task, row.output or 1)
-    result = run_inference(
+    return run_inference(
         model, system, stack, batch=row.batch or 1, prompt=prompt or 0,
         output=output, tp=row.tp, dtype=row.dtype, weight_dtype=row.weight_dtype,
         kv_dtype=row.kv_dtype, fidelity=fidelity, engine=engine,
     )  # fmt: skip
-    if row.task in {"forward", "prefill"}:
-        return result.ttft_s, result.graphs[0].bound
-    if row.task == "decode":
-        return float(result.tpot_s or 0.0), result.decode.bound if result.decode else ""
-    return result.latency_s, result.bound

@@ -62,7 +62,7 @@ def counted_flop(
         shares = 1.0 + seq / (6.0 * hidden) + model.vocab / (16.0 * layers * hidden)
         return 96.0 * tokens * layers * hidden**2 * shares
     devices = result.config.devices
-    full = result.model_flop_per_s_per_device * result.step_s * devices
+    full = result.work("full_flop") * devices
     if convention == "model_causal":
         width = model.heads * model.head_dim
         full -= 6.0 * tokens * seq * width * model.layers

@@ -113,10 +113,11 @@ class RunPredictor:
 
     def _answer(self, mapped: MappedRun) -> RunPrediction:
         run, notes = completed(mapped.run)
-        if mapped.one_pass and run.micro_batch is None:
+        if mapped.one_pass:
             micro = max((run.global_batch or 1) // (run.dp or 1), 1)
+            if micro != run.micro_batch:
+                notes = (*notes, f"micro_batch = {micro}")
             run = dataclasses.replace(run, micro_batch=micro)
-            notes = (*notes, f"micro_batch = {micro}")
         model = run_model(dataclasses.replace(mapped, run=run))
         system = run_system(mapped, run)
         stack = load_stack(mapped.stack or "default-training")

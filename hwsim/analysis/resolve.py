@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from hwsim.errors import InputError
 from hwsim.specs import catalogs
 from hwsim.specs.base import Spec
 from hwsim.specs.device import DeviceSpec
@@ -50,6 +52,13 @@ def parsed(overrides: Iterable[str]) -> list[Override]:
     """Parse ``--set`` texts."""
     if isinstance(overrides, str):
         overrides = [overrides]
+    overrides = list(overrides)
+    for text in overrides:
+        if not isinstance(text, str):
+            raise InputError(
+                f"override {text!r} is not text; write for example "
+                '"device.memory.hbm.bandwidth=x2"'
+            )
     return [parse_override(text, TARGETS) for text in overrides]
 
 
@@ -73,7 +82,16 @@ def as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
         return system
     if isinstance(system, DeviceSpec):
         return single_device_system(system)
-    return catalogs.load_system(system)
+    return catalogs.load_system(named("system", system))
+
+
+def named(what: str, value: object) -> str:
+    """Return a name or a path as text; anything else is refused."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)  # type: ignore[return-value]
+    raise InputError(
+        f"{what} is {type(value).__name__}; give a name, a path or a loaded spec"
+    )
 
 
 def resolve(
@@ -84,8 +102,10 @@ def resolve(
 ) -> tuple[ModelSpec, SystemSpec, StackSpec]:
     """Load model, system and stack, and apply the changes."""
     changes = parsed(overrides)
-    loaded = catalogs.load_model(model) if isinstance(model, str) else model
-    software = catalogs.load_stack(stack) if isinstance(stack, str) else stack
+    loaded = model if isinstance(model, ModelSpec) else None
+    software = stack if isinstance(stack, StackSpec) else None
+    loaded = loaded or catalogs.load_model(named("model", model))
+    software = software or catalogs.load_stack(named("stack", stack))
     return (
         changed(loaded, "model", changes),
         changed_system(as_system(system), changes),

@@ -34,6 +34,15 @@ class Result:
             "hwsim_version": __version__,
         }
 
+    def __repr__(self) -> str:
+        """Return what it is and its headline figures, not all it holds."""
+        shown = [
+            f"{key}={_short(value)}"
+            for key, value in self.to_dict().items()
+            if isinstance(value, float | str | bool) and key != "hwsim_version"
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(key)}</th>"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+TRAINING_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
 
@@ -61,7 +62,7 @@ class TrainConfig:
         return {**vars(self), "num_microbatches": self.num_microbatches}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult(Result):
     """One optimizer step.
 
@@ -97,7 +98,8 @@ class TrainResult(Result):
         tokens = self.config.global_batch * self.config.seq
         return tokens / self.step_s / self.config.devices
 
-    def _flop(self, name: str) -> float:
+    def work(self, name: str) -> float:
+        """Work of one device in a step: ``flop``, ``model_flop`` or ``full_flop``."""
         last = float(getattr(self.step.graph, name))
         if self.accumulate is None:
             return last
@@ -106,8 +108,8 @@ class TrainResult(Result):
 
     @property
     def model_flop_per_s_per_device(self) -> float:
-        """Model FLOP, full attention and no recomputation. [FLOP/s]"""
-        return self._flop("model_flop") / self.step_s
+        """Model FLOP, masked attention and no recomputation. [FLOP/s]"""
+        return self.work("model_flop") / self.step_s
 
     @property
     def mfu(self) -> float:
@@ -119,7 +121,7 @@ class TrainResult(Result):
     def hfu(self) -> float:
         """As ``mfu``, with all the arithmetic that the kernels perform."""
         peak = self.system.device.peak(self.config.dtype)
-        return self._flop("flop") / self.step_s / peak
+        return self.work("flop") / self.step_s / peak
 
     @property
     def interval_90(self) -> dict[str, tuple[float, float]] | None:
@@ -246,8 +248,9 @@ def run_training(
         parts["overhead"] -= times * overhead
     footprint = _footprint(model, stack, config)
     memory = memory_fit(
-        footprint.total, system.device, stack, _changes(model, stack, config)
-    )
+        footprint.total, system.device, stack, _changes(model, stack, config),
+        _together(model, stack, config),
+    )  # fmt: skip
     return TrainResult(
         model, group, stack, config, step.fidelity, step, before, step_s, footprint,
         memory, parts,
@@ -290,6 +293,10 @@ def _checked(
         )
     seq = _sequence(model, seq)
     dtype_on(system.device, dtype)
+    if dtype not in TRAINING_DTYPES:
+        raise InputError(
+            f"dtype {dtype} is not one to train in; choose {', '.join(TRAINING_DTYPES)}"
+        )
     return TrainConfig(
         devices, tp, dp, micro_batch, global_batch, seq, dtype,
         cast("Recompute", recompute), optimizer, zero_stage, sequence_parallel,
@@ -360,3 +367,27 @@ def _changes(
     while tp <= config.devices and config.devices % tp == 0:
         yield f"tp {tp}", after(tp=tp, dp=config.devices // tp)
         tp *= 2
+
+
+def _together(
+    model: ModelSpec, stack: StackSpec, config: TrainConfig
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield several changes at once, on ever more devices."""
+    spared = {"zero_stage": 3, "recompute": "full", "micro_batch": 1}
+    more = 1
+    while config.devices * more <= 65_536:
+        for tp in (config.tp, 8):
+            if (config.devices * more) % tp:
+                continue
+            devices = config.devices * more
+            changed = {**spared, "tp": tp, "dp": devices // tp}
+            label = f"zero-stage 3, recompute full, micro-batch 1 and tp {tp}"
+            if more > 1:
+                label += f" on {devices} devices"
+            yield (
+                label,
+                lambda changed=changed: (
+                    _footprint(model, stack, config, **changed).total
+                ),
+            )
+        more *= 2

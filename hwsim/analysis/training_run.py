@@ -60,7 +60,7 @@ class RunConfig:
         return dict(vars(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingRun(Result):
     """A whole training run.
 

@@ -170,8 +170,9 @@ def op(
     Parameters
     ----------
     kind : str
-        ``matmul`` (m, n, k, batch), ``prefill`` and ``decode`` attention
-        (batch, heads, kv_heads, head_dim, seq_q, seq_kv), ``elementwise``,
+        ``matmul`` (m, n, k, batch), ``prefill`` attention
+        (batch, heads, kv_heads, head_dim, seq_q, seq_kv) and ``decode``
+        attention (without seq_q), ``elementwise``,
         ``layernorm``, ``rmsnorm``, ``softmax`` (m, n), ``moe`` (m, n, k,
         experts, topk, tp, ep), or a collective (bytes, group).
     device : str or spec

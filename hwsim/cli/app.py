@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ask.register(app)
@@ -66,6 +68,24 @@ def run(arguments: list[str] | None = None) -> None:
 
 def run_code(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if sys.stdout is None:
+        return _fail("standard output is closed: there is nowhere to answer", 2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: not an error, but nothing can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        return _fail(f"cannot write the answer: {error.strerror or error}", 2)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="hwsim")
         sys.stdout.flush()
@@ -75,10 +95,6 @@ def run_code(arguments: list[str] | None = None) -> int:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of a pipe has gone: not an error, but nothing can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if code == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED)
     return int(code or 0)

@@ -18,7 +18,7 @@ from hwsim.cli.options import (
     System,
     Trace,
 )
-from hwsim.cli.output import note_unread, save_outputs
+from hwsim.cli.output import check_outputs, note_unread, save_outputs
 from hwsim.cli.quantity import time_of, token_count
 from hwsim.errors import InputError
 
@@ -77,6 +77,7 @@ def infer(
     """Predict prompt, first token and output tokens of a batch of requests."""
     import hwsim
 
+    check_outputs(out, trace, report)
     result = hwsim.infer(
         model, system, batch=batch, prompt=prompt, output=output, tp=tp, dtype=dtype,
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, stack=stack,
@@ -143,6 +144,7 @@ def train(
     """
     import hwsim
 
+    check_outputs(out, trace, report)
     result = hwsim.train(
         model, system, devices=devices, tp=tp, dp=dp, micro_batch=micro_batch,
         global_batch=global_batch, seq=seq, dtype=dtype, recompute=recompute,
@@ -250,6 +252,7 @@ def run(
 
     if Path(scenario).suffix == ".py":
         raise InputError(f"{scenario} is a Python script; run it with python")
+    check_outputs(out, trace, report)
     result = hwsim.run_scenario(scenario, overrides=set_ or ())
     show.answer(result, json=json)
     save_outputs(result, out=out, trace=trace, report=report)

@@ -28,6 +28,10 @@ def demo(
 ) -> None:
     """Predict published runs and print predicted, published and signed error."""
     from hwsim.analysis.published import PublishedComparison, compare_each
+    from hwsim.report.write import make_folder
+
+    if out is not None:
+        make_folder(out)
 
     rows = tuple(compare_each(fidelity=fidelity.value))
     comparison = PublishedComparison(rows, fidelity.value)
@@ -86,9 +90,7 @@ def _print(comparison: Any) -> None:
 def _write(comparison: Any, folder: Path) -> None:
     from hwsim.report.figures import scatter_figure
     from hwsim.report.page import write_page
-    from hwsim.report.write import make_folder
 
-    make_folder(folder)
     write_page(comparison, folder / "published.html", command="hwsim demo")
     scatter_figure(comparison.answered, path=folder / "published.png")
     note(f"wrote {folder / 'published.html'} and {folder / 'published.png'}")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
-from hwsim.report.write import write_atomic
+from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
 
 
@@ -62,6 +62,13 @@ def table(
     for row in rows:
         drawn.add_row(*row)
     return drawn
+
+
+def check_outputs(*places: Path | None) -> None:
+    """Refuse outputs that cannot be written before the work is done."""
+    for place in places:
+        if place is not None:
+            check_place(place)
 
 
 def save_outputs(

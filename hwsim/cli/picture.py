@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hwsim.cli.options import Set, System
-from hwsim.cli.output import note
+from hwsim.cli.output import check_outputs, note
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +39,7 @@ def roofline(
     """Draw the ceilings of a device, and a model's operators under them."""
     import hwsim
 
+    check_outputs(out)
     results = []
     if model is not None:
         shapes: dict[str, Any] = {"tp": tp}

@@ -16,6 +16,18 @@ from hwsim.specs.device import DeviceSpec
 from hwsim.specs.parameters.attention import DecodeParameters, PrefillParameters
 
 
+# Thread blocks of attention that run side by side: where units are far more,
+# as on a wafer, several of them share one block.
+_MOST_BLOCKS = 1024
+
+
+def parallel_units(device: DeviceSpec) -> int:
+    """Return how many blocks of attention a device works on at once."""
+    if device.kind == "gpu":
+        return device.compute.units
+    return min(device.compute.units, _MOST_BLOCKS)
+
+
 def prefill_attention_cost(
     batch: ArrayLike,
     heads: ArrayLike,
@@ -84,7 +96,7 @@ def prefill_attention_cost(
     )
     if write_kv and not backward:
         written = b * sq * g * (dk + dv) * (element + kv_element)
-        tokens = p.token_time * b * sq / device.compute.units
+        tokens = p.token_time * b * sq / parallel_units(device)
         write = combine(levels={main: written / rate}, interconnect=tokens, exponent=2)
         cost = add(cost, interconnect_to_overhead(write))
     cost = corrected(
@@ -152,7 +164,7 @@ def decode_attention_cost(
     tokens = np.where((w > 0) & (sk > w), np.minimum(sk, w + p.window_padding), sk)
     io = b * h * (dk + dv) * element
     nbytes = work.units * tokens * kv_element * (dk if shared_kv else dk + dv) + io
-    splits, active = _splits(p, work, tokens, device.compute.units)
+    splits, active = _splits(p, work, tokens, parallel_units(device))
     rate = device.bandwidth * p.memory_efficiency
     memory = nbytes * (1 - held + held / p.cache_bandwidth_ratio) / rate
     alone = nbytes / (device.bandwidth * p.unit_bandwidth_ratio * active)
@@ -160,7 +172,7 @@ def decode_attention_cost(
     if p.regroups_heads and not work.narrow:
         regrouped = (work.group > 1) & (b > 1) & (g > 1)
         start = start + regrouped * (p.regroup_time + 2 * io / rate)
-    waves = work.units / device.compute.units
+    waves = work.units / parallel_units(device)
     start = start + p.fill_time * np.sqrt(np.minimum(1.0, waves))
     further = np.maximum(0.0, waves - 1) * (dk / 128) ** p.unit_width_exponent
     cost = combine(
@@ -262,7 +274,7 @@ def _busy(
     p: PrefillParameters, work: _PrefillWork, device: DeviceSpec, dtype: str
 ) -> FloatArray:
     """Return the time of all thread blocks on the execution units."""
-    units = device.compute.units
+    units = parallel_units(device)
     launched = _blocks(p, work, units)
     pad = device.compute.systolic.rows if device.compute.systolic else 1
     width = np.ceil(work.dk / pad) * pad + np.ceil(work.dv / pad) * pad

@@ -118,6 +118,14 @@ def quadrature(
     return LogInterval(centre - half, centre + half)
 
 
+def beside(inside: LogInterval, outside: LogInterval) -> LogInterval:
+    """Return an interval widened by errors independent of it, on each side."""
+    return LogInterval(
+        -float(np.hypot(min(inside.low, 0.0), outside.low)),
+        float(np.hypot(max(inside.high, 0.0), outside.high)),
+    )
+
+
 def weighted(parts: Sequence[tuple[LogInterval, float]]) -> LogInterval:
     """Return the interval of a sum of times whose errors go together."""
     total = sum(time for _, time in parts)

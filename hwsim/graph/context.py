@@ -98,9 +98,7 @@ def _exchanged(w: Writer, parts: Parts, c: Core) -> int:
         numel * w.act_bytes, "exchange", numel,
     )  # fmt: skip
     w.steps[-1].sliced = True
-    heads = Heads(
-        h.heads // cp, max(h.kv_heads // cp, 1), h.qk, h.v, h.shared, h.local
-    )
+    heads = Heads(h.heads // cp, max(h.kv_heads // cp, 1), h.qk, h.v, h.shared, h.local)
     seen = Pass(
         p.batch, p.seq_q * cp, p.seq_kv * cp, p.mode, causal=p.causal, cached=p.cached
     )
@@ -188,9 +186,7 @@ def _neighbours(w: Writer, parts: Parts, c: Core) -> int:
     window = _window(c, cp)
     before = min(window - 1, p.seq_kv * (cp - 1))
     seen = replace(p, seq_kv=p.seq_kv + before)
-    whole = replace(
-        c, seen=seen, window=window, full_pairs=_pairs_seen(c, cp)
-    )
+    whole = replace(c, seen=seen, window=window, full_pairs=_pairs_seen(c, cp))
     op = fused_kernel(w, whole)
     after = tuple({w.node_of[v] for v in parts.all if w.node_of[v] >= 0})
     numel = _keys(c, before)
@@ -199,4 +195,3 @@ def _neighbours(w: Writer, parts: Parts, c: Core) -> int:
     _attend(w, op, after)
     out = float(p.tokens * h.heads * h.v)
     return _record(w, parts, op, {"kv": numel}, out)
-

@@ -66,12 +66,20 @@ class Op:
 
     @property
     def model_flop(self) -> float:
-        """Arithmetic as the literature counts it for MFU. [FLOP]
+        """Arithmetic that the model needs, which MFU counts. [FLOP]
 
-        Recomputation, norms and activations count nothing; attention counts
-        in full, causal or not (PaLM, appendix B).
+        Recomputation, norms and activations count nothing; causal attention
+        counts what its mask lets through, so that no MFU exceeds 1.
         """
         return 0.0
+
+    @property
+    def full_flop(self) -> float:
+        """As ``model_flop``, attention in full, causal or not. [FLOP]
+
+        The convention of PaLM (appendix B) and Megatron.
+        """
+        return self.model_flop
 
     @property
     def nbytes_read(self) -> float:
@@ -178,7 +186,14 @@ class Attention(Op):
 
     @property
     def model_flop(self) -> float:
-        """Full attention, backward twice forward, no recomputation. [FLOP]"""
+        """Masked attention, backward twice forward, no recomputation. [FLOP]"""
+        if self.phase == "recompute":
+            return 0.0
+        return self.flop * (0.8 if self.phase == "backward" else 1.0)
+
+    @property
+    def full_flop(self) -> float:
+        """As ``model_flop``, as if there were no causal mask. [FLOP]"""
         if self.phase == "recompute":
             return 0.0
         seen = self.seq_kv if not self.window else np.minimum(self.seq_kv, self.window)

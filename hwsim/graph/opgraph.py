@@ -80,6 +80,11 @@ class OpGraph:
         return sum(n.op.model_flop * repeat for _, _, n, repeat in self.distinct())
 
     @property
+    def full_flop(self) -> float:
+        """As ``model_flop``, attention in full. [FLOP]"""
+        return sum(n.op.full_flop * repeat for _, _, n, repeat in self.distinct())
+
+    @property
     def nbytes(self) -> float:
         """Traffic of one device, every operand moved once. [B]"""
         return sum(node.op.nbytes * repeat for _, _, node, repeat in self.distinct())

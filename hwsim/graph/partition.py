@@ -177,5 +177,3 @@ def activation_message(
         tokens = float(seq + target if inside else seq)
     shared = cp * (tp if sequence_parallel else 1)
     return micro_batch * tokens * model.hidden * nbytes / shared
-
-

@@ -111,6 +111,4 @@ def resolve(
     if dtype in QUANTISED and kv == "fp8":
         attention = kv
     vector = "fp64" if dtype == "fp64" else "fp32"
-    return Precision(
-        dtype, act, weight, kv, grad, table, attention, vector, autocast
-    )
+    return Precision(dtype, act, weight, kv, grad, table, attention, vector, autocast)

@@ -135,7 +135,8 @@ def measure_cpu(
     try:
         tables = Tables(out, device=found, source=source)
         if redo_disturbed is not None:
-            tables.drop_disturbed(redo_disturbed)
+            dropped = tables.drop_disturbed(redo_disturbed)
+            tables.record({"dropped": dropped, "disturbed_above": redo_disturbed})
         facts = host.host_facts(command or " ".join(sys.argv))
         with WorkerPool(host.last_cache_bytes()) as pool:
             facts["blas"] = pool.ask(counts[0], {"facts": True})["facts"]

@@ -69,6 +69,29 @@ def _reason(place: Path, error: OSError) -> str:
     return f"{why}; choose another path"
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a place that a file cannot be written to, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If it is a folder, or its folder is missing or closed to us.
+    """
+    place = Path(os.path.realpath(Path(path).expanduser()))
+    if _is_special(place):
+        return
+    parent = place.parent
+    if place.is_dir():
+        problem = "it is a folder"
+    elif not parent.is_dir():
+        problem = f"there is no folder {parent}"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        problem = f"folder {parent} is closed to writing"
+    else:
+        return
+    raise OutputError(f"{path}: cannot be written: {problem}")
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder, and those above it, unless it is there.
 

@@ -262,6 +262,6 @@ def pipeline_order(
     return _built(schedule, PipelineShape(pp, num_microbatches, vpp))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _built(schedule: str, shape: PipelineShape[int]) -> PipelineOrder:
     return pipeline_schedule(schedule).build(shape)

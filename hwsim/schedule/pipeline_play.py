@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwsim.errors import InputError
-from hwsim.schedule.pipeline_tasks import FloatArray, PipelineOrder, StageTask
+from hwsim.schedule.pipeline_tasks import (
+    BACKWARD,
+    WEIGHT_GRADIENT,
+    FloatArray,
+    PipelineOrder,
+    StageTask,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +202,80 @@ def _played(
                 if blocking:
                     free[rank] = port[rank]
     return starts
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineEnds:
+    """When ranks are done, for many draws of task times at once.
+
+    Attributes
+    ----------
+    free : ndarray of float64, shape (pp, n_draw)
+        End of each rank's last task, and of the send that it waits for. [s]
+    gradients : dict of (rank, chunk) to ndarray of float64, shape (n_draw,)
+        When the gradients of a chunk are complete, in the order in which a
+        rank completes them. [s]
+    """
+
+    free: FloatArray
+    gradients: dict[tuple[int, int], FloatArray]
+
+
+def play_draws(
+    order: PipelineOrder,
+    durations: FloatArray,
+    send: ArrayLike = 0.0,
+    *,
+    blocking: bool = False,
+) -> PipelineEnds:
+    """Play many draws of task times at once; :func:`play_order` plays one.
+
+    Parameters
+    ----------
+    order : PipelineOrder
+        Tasks of each rank.
+    durations : ndarray of float64, shape (n_task, n_draw)
+        Time of each task, rank by rank in program order. [s]
+    send, blocking
+        As for :func:`play_order`.
+    """
+    plan, pp = order.plan, len(order)
+    sends, last = link_times("send", send, pp), last_gradients(order)
+    gradients: dict[tuple[int, int], FloatArray] = {}
+    arrival: dict[int, FloatArray] = {}
+    free = np.zeros((pp, durations.shape[1]))
+    port = np.zeros_like(free)
+    for task in plan.sequence:
+        rank, partner = plan.rank[task], plan.partner[task]
+        end = free[rank]
+        for waiter in (task, partner) if partner > task else (task,):
+            # Each result has one reader: what has been read can be dropped.
+            ready = arrival.pop(plan.producer[waiter], None)
+            if ready is not None:
+                np.maximum(end, ready, out=end)
+        end += durations[task]
+        if partner > task:
+            continue
+        done = end.copy()
+        for sender in (task,) if partner < 0 else (partner, task):
+            if sender in last:
+                gradients[rank, last[sender]] = done
+            hop = plan.hop[sender]
+            arrival[sender] = done
+            if hop >= 0:
+                np.maximum(port[rank], done, out=port[rank])
+                port[rank] += sends[hop]
+                arrival[sender] = port[rank].copy()
+                if blocking:
+                    end[:] = port[rank]
+    return PipelineEnds(free, gradients)
+
+
+def last_gradients(order: PipelineOrder) -> dict[int, int]:
+    """Return the tasks that complete the gradients of a chunk, and the chunk."""
+    plan, last = order.plan, dict[tuple[int, int], int]()
+    for rank, tasks in enumerate(order):
+        for index, task in enumerate(tasks, start=plan.first[rank]):
+            if plan.code[index] in (BACKWARD, WEIGHT_GRADIENT):
+                last[rank, task.chunk] = index
+    return {index: chunk for (_, chunk), index in last.items()}

@@ -121,6 +121,9 @@ class PipelineOrder(tuple[tuple[StageTask, ...], ...]):
     def __getnewargs__(self) -> tuple[Tasks, Placement, tuple[tuple[int, ...], ...]]:
         return tuple(self), self.placement, self.joined
 
+    def __getstate__(self) -> None:
+        """Keep nothing but the arguments: what is derived is derived again."""
+
     @functools.cached_property
     def chunks(self) -> int:
         """Model chunks on each rank."""

@@ -112,6 +112,8 @@ class GraphPlayer:
     ) -> None:
         if ranks < 1:
             raise InputError(f"ranks is {ranks}; play at least one")
+        if not all(0.0 < factor < float("inf") for factor in slowdown):
+            raise InputError(f"slowdown is {list(slowdown)}; give factors above 0")
         if slowdown and len(slowdown) != ranks:
             raise InputError(
                 f"slowdown names {len(slowdown)} ranks, but {ranks} are played"

@@ -12,24 +12,19 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import simpy
 
 from hwsim.errors import InputError
 from hwsim.schedule.pipeline_play import (
     as_order,
+    last_gradients,
     link_times,
     stage_table,
 )
-from hwsim.schedule.pipeline_tasks import (
-    BACKWARD,
-    WEIGHT_GRADIENT,
-    PipelineOrder,
-    StageTask,
-)
+from hwsim.schedule.pipeline_tasks import StageTask
 from hwsim.sim.links import FairLink
 from hwsim.sim.pipeline_costs import PipelineCosts, PipelineOptions, drawn_times
-from hwsim.sim.pipeline_result import PipelineReplications, PlayedPipeline, Timeline
+from hwsim.sim.pipeline_result import PlayedPipeline, Timeline
 
 _Finish = Callable[[float, float], None]
 _Events = Generator[simpy.Event, Any, None]
@@ -39,10 +34,8 @@ __all__ = [
     "PipelineCosts",
     "PipelineOptions",
     "PipelinePlayer",
-    "PipelineReplications",
     "PlayedPipeline",
     "play_pipeline",
-    "replicate_pipeline",
 ]
 
 
@@ -74,7 +67,7 @@ class PipelinePlayer:
         order: Sequence[Sequence[StageTask]],
         costs: PipelineCosts,
         options: PipelineOptions | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Generator | None = None,
     ) -> None:
         self.env, self.order = env, as_order(order)
         self.options = options or PipelineOptions()
@@ -91,6 +84,7 @@ class PipelinePlayer:
         self._line = Timeline(len(self._durations), pp, env.now)
         self._arrived: list[float | None] = [None] * len(self._durations)
         self._waiting: dict[int, simpy.Event] = {}
+        self._last = last_gradients(self.order)
         shared = self.options.shared_port
         self._links = [FairLink(env) if shared else None for _ in range(pp)]
         self._sends = [_Stream(env, link) for link in self._links]
@@ -106,7 +100,7 @@ class PipelinePlayer:
         sleeps once, through the wait and the task; ``free`` is its own clock.
         """
         env, plan, line = self.env, self._plan, self._line
-        last = _last_gradients(self.order, rank)
+        last = self._last
         shared = self.options.shared_port
         index, stop = plan.first[rank], plan.first[rank + 1]
         free = env.now
@@ -133,7 +127,7 @@ class PipelinePlayer:
             else:
                 free = self._pass_on(rank, range(index, after), last)
             index = after
-        yield from self._finish(rank, free, sorted(last.values()))
+        yield from self._finish(rank, free)
 
     def _pass_on(self, rank: int, tasks: range, last: dict[int, int]) -> float:
         """Send what has just been computed; return when the rank is free."""
@@ -196,12 +190,12 @@ class PipelinePlayer:
             finish = partial(self._line.reduced, rank, chunk)
             self._reductions[rank].put(when, 0.0, alone, finish)
 
-    def _finish(self, rank: int, free: float, chunks: list[int]) -> _Events:
+    def _finish(self, rank: int, free: float) -> _Events:
         """Wait for the gradients, update the parameters and gather them."""
         line = self._line
         if not self.options.overlap_gradients:
-            for chunk in chunks:
-                self._reduce(rank, chunk, free)
+            for task in sorted(t for t in self._last if self._plan.rank[t] == rank):
+                self._reduce(rank, self._last[task], free)
         reduced = yield from self._reductions[rank].drained(free)
         start = reduced
         if self.options.sync_optimizer:
@@ -265,20 +259,11 @@ class _Stream:
         return max(when, end)
 
 
-def _last_gradients(order: PipelineOrder, rank: int) -> dict[int, int]:
-    """Return the task that completes the gradients of each chunk of a rank."""
-    plan, last = order.plan, dict[int, int]()
-    for index, task in enumerate(order[rank], start=plan.first[rank]):
-        if plan.code[index] in (BACKWARD, WEIGHT_GRADIENT):
-            last[task.chunk] = index
-    return {index: chunk for chunk, index in last.items()}
-
-
 def play_pipeline(
     order: Sequence[Sequence[StageTask]],
     costs: PipelineCosts,
     options: PipelineOptions | None = None,
-    rng: np.random.Generator | None = None,
+    rng: Generator | None = None,
 ) -> PlayedPipeline:
     """Play one step in an environment of its own; see :class:`PipelinePlayer`.
 
@@ -294,33 +279,3 @@ def play_pipeline(
     player = PipelinePlayer(env, order, costs, options, rng)
     env.run(until=player.done)
     return player.result()
-
-
-def replicate_pipeline(
-    order: Sequence[Sequence[StageTask]],
-    costs: PipelineCosts,
-    options: PipelineOptions,
-    rng: np.random.Generator,
-    *,
-    replications: int = 20,
-) -> PipelineReplications:
-    """Play a step many times with independent jitter.
-
-    Replication k is what :func:`play_pipeline` gives with the k-th generator
-    that ``rng`` spawns.
-
-    Raises
-    ------
-    InputError
-        If there is no replication, or anything else does not fit.
-    """
-    if replications < 1:
-        raise InputError(f"replications={replications}; play at least one")
-    order = as_order(order)
-    played = [
-        play_pipeline(order, costs, options, child) for child in rng.spawn(replications)
-    ]
-    return PipelineReplications(
-        makespans=np.array([one.makespan for one in played]),
-        bubble_fractions=np.array([one.bubble_fraction for one in played]),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -125,29 +124,6 @@ class PlayedPipeline:
             rank, "pp", block, made.microbatch, f"{name} {made.microbatch}",
             "send_recv", "forward" if forward else "backward", start, end,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineReplications:
-    """A step played many times with independent jitter.
-
-    Attributes
-    ----------
-    makespans, bubble_fractions : ndarray of float64, shape (replications,)
-        Of each replication. [s], [1]
-    """
-
-    makespans: FloatArray
-    bubble_fractions: FloatArray
-
-    @property
-    def mean(self) -> float:
-        """Mean step time. [s]"""
-        return float(self.makespans.mean())
-
-    def percentile(self, percent: float | Sequence[float]) -> FloatArray:
-        """Return percentiles of the step time; 50 is the median. [s]"""
-        return np.asarray(np.percentile(self.makespans, percent), dtype=np.float64)
 
 
 class Timeline:

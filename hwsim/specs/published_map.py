@@ -104,8 +104,8 @@ class Rule(Spec):
         Interleaving is not stated: the fastest that fits. Where it is false, a
         blank ``vpp`` is no interleaving.
     one_pass : bool
-        Gradients are not accumulated: a blank micro-batch is the whole share of
-        a data-parallel rank.
+        Gradients are not accumulated: the micro-batch is the whole share of a
+        data-parallel rank, whatever is said of each device.
     mean_seq : int or None
         Tokens that a sequence is computed at, where batches are cut to their
         longest one; the figure still counts ``seq_len``.

@@ -134,14 +134,15 @@ class Residual:
         for start in range(0, table.shape[1], _CHUNK):
             part = slice(start, start + _CHUNK)
             between = [
-                np.searchsorted(found, column[part]).astype(width)
+                _below(found, column[part], width)
                 for found, column in zip(cuts, table, strict=True)
             ]
             for questions, own in zip(asked, leaves, strict=True):
                 leaf = np.zeros(len(between[0]), dtype=np.uint8)
-                for level, (i, place) in enumerate(questions):
-                    leaf |= (between[i] > place).view(np.uint8) << np.uint8(level)
-                summed[part] += own[leaf]
+                for i, place in reversed(questions):  # the first is the last bit
+                    leaf += leaf
+                    leaf += (between[i] > place).view(np.uint8)
+                summed[part] += own.take(leaf)
         return summed
 
     def _cuts(self, feature: int) -> FloatArray:
@@ -155,3 +156,11 @@ class Residual:
             (list(self.spec.feature[i : i + depth]), list(self.spec.cut[i : i + depth]))
             for i in starts
         ]
+
+
+def _below(cuts: FloatArray, values: FloatArray, width: type) -> NDArray[Any]:
+    """Return how many cuts are below each value: a search, without its branches."""
+    number = np.zeros(len(values), dtype=width)
+    for cut in cuts:
+        number += values > cut
+    return number

@@ -76,7 +76,7 @@ def test_any_training_graph_is_well_formed(
     model, kwargs = drawn
     graph = training_graph(model, **kwargs)
     verify(graph)
-    assert graph.model_flop <= graph.flop * 4
+    assert graph.model_flop <= graph.flop * (1 + 1e-12)
     del kwargs["stack"], kwargs["last"]
     footprint = training_footprint(model, **kwargs)
     assert all(value >= 0 for value in footprint.to_dict().values())

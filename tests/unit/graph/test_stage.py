@@ -47,7 +47,7 @@ def total(graphs: list[OpGraph], name: str) -> float:
     return sum(getattr(graph, name) for graph in graphs)
 
 
-NAMES = ("flop", "model_flop", "nbytes")
+NAMES = ("flop", "model_flop", "full_flop", "nbytes")
 
 
 @pytest.mark.parametrize("model", list(MODELS))

@@ -85,7 +85,7 @@ def test_palm_formula() -> None:
     for stack in (FUSED, UNFUSED):
         for recompute in ("none", "selective", "full"):
             graph = train(model, micro_batch=b, seq=s, stack=stack, recompute=recompute)
-            assert graph.model_flop == pytest.approx(formula, rel=1e-12)
+            assert graph.full_flop == pytest.approx(formula, rel=1e-12)
 
 
 def test_full_recomputation_adds_one_forward_of_the_layers() -> None:

@@ -352,7 +352,7 @@ def test_a_wrong_order_is_refused(ranks, said):
 
 def test_a_wrong_task_or_pair_is_refused():
     with pytest.raises(InputError, match="is no task"):
-        validate_order([[StageTask("forward", 0, 0), StageTask("back", 0, 0)]])
+        validate_order([[*order_of("f0.0 b0.0"), StageTask("back", 0, 0)]])
     tasks = order_of("f0.0 b0.0")
     for joined in ([1], [-1], [0, 0]):
         with pytest.raises(InputError, match="cannot join"):

@@ -1,0 +1,136 @@
+"""What operators do not explain of whole steps: from published figures.
+
+For each published figure, the least extra half width is found that an
+interval needs beside that of its operators; their quantiles make the term
+for host, framework and scheduling. Whole sources are left out in turn to see
+what it covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.analysis.inference import InferResult
+from hwsim.analysis.published import compare_row, published_result
+from hwsim.analysis.training import TrainResult
+from hwsim.cost.cost import FloatArray
+from hwsim.cost.evaluate import Fidelity
+from hwsim.cost.interval import LogInterval, beside, weighted
+from hwsim.errors import HwsimError
+from hwsim.specs.calibration_file import EndToEnd
+from hwsim.specs.published import iter_rows, load_published
+
+_TAIL = 0.05
+_LEAST_SOURCES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRow:
+    """One published figure: task, source, ln(measured / predicted), operators."""
+
+    task: str
+    source: str
+    ratio: float
+    inside: LogInterval
+
+    @property
+    def needed(self) -> tuple[float, float]:
+        """Half widths, down and up, that a covering interval needs beside."""
+        reach = -self.inside.low if self.ratio < 0 else self.inside.high
+        rest = float(np.sqrt(max(self.ratio**2 - max(reach, 0.0) ** 2, 0.0)))
+        return (rest, 0.0) if self.ratio < 0 else (0.0, rest)
+
+
+def outside_rows(
+    fidelity: Fidelity = "auto", progress: Callable[[str], None] | None = None
+) -> list[OutsideRow]:
+    """Predict every published figure; those that cannot be are left out."""
+    found = []
+    for file, row in iter_rows(load_published()):
+        compared = compare_row(file, row, fidelity, "closed_form")
+        seconds = compared.seconds
+        if not seconds or compared.predicted is None:
+            continue
+        try:
+            inside = operators(published_result(row, fidelity), row.task)
+        except HwsimError:
+            continue
+        if inside is None:
+            continue
+        rate = row.value_of(2 * seconds) < compared.predicted
+        ratio = float(np.log(row.value / compared.predicted)) * (-1 if rate else 1)
+        task = "train" if row.task == "train" else "infer"
+        found.append(OutsideRow(task, file.id, ratio, inside))
+        if progress is not None:
+            progress(f"{file.id} {row.id}: {np.expm1(-ratio):+.1%}")
+    return found
+
+
+def operators(result: TrainResult | InferResult, task: str) -> LogInterval | None:
+    """Return the interval of a run that the errors of its operators make."""
+    if isinstance(result, TrainResult):
+        return result.step.operator_interval
+    first = result.prefill.operator_interval if result.prefill else None
+    step = result.decode.operator_interval if result.decode else None
+    if task in {"forward", "prefill"} and first is not None:
+        return first
+    if task == "decode" and step is not None:
+        return step
+    times = (
+        (first, result.prefill_s),
+        (step, result.latency_s - result.prefill_s),
+    )
+    return weighted([(part, time) for part, time in times if part is not None])
+
+
+def outside_terms(rows: Sequence[OutsideRow]) -> dict[str, EndToEnd]:
+    """Return the term of each task, and of all together."""
+    tasks: dict[str, list[OutsideRow]] = {"every": list(rows)}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return {task: _term(some) for task, some in tasks.items()}
+
+
+def _term(rows: Sequence[OutsideRow]) -> EndToEnd:
+    sources = sorted({row.source for row in rows})
+    inside, width = [], []
+    for left_out in sources if len(sources) >= _LEAST_SOURCES else ():
+        kept = [row for row in rows if row.source != left_out]
+        term = LogInterval(*_half_widths(kept))
+        for row in rows:
+            if row.source == left_out:
+                both = beside(row.inside, LogInterval(-term.low, term.high))
+                inside.append(both.low <= row.ratio <= both.high)
+                width.append(np.exp(both.high) - np.exp(both.low))
+    low, high = _half_widths(rows)
+    return EndToEnd(
+        low=low, high=high, rows=len(rows), sources=len(sources),
+        coverage=round(float(np.mean(inside)), 4) if inside else 0.0,
+        width=round(float(np.mean(width)), 4) if width else 0.0,
+    )  # fmt: skip
+
+
+def _half_widths(rows: Sequence[OutsideRow]) -> tuple[float, float]:
+    needed = np.array([row.needed for row in rows])
+    weight = _even(row.source for row in rows)
+    return _quantile(needed[:, 0], weight), _quantile(needed[:, 1], weight)
+
+
+def _even(names: Iterable[str]) -> FloatArray:
+    """Return weights of rows: sources of many rows count less for each."""
+    known = np.array(list(names))
+    found, which, count = np.unique(known, return_inverse=True, return_counts=True)
+    del found
+    return np.asarray(1.0 / np.sqrt(count[which]), dtype=np.float64)
+
+
+def _quantile(values: FloatArray, weight: NDArray[np.float64]) -> float:
+    """Return the value that all but a tail of the rows, by weight, stay below."""
+    order = np.argsort(values)
+    share = np.cumsum(weight[order]) / weight.sum()
+    place = min(int(np.searchsorted(share, 1 - _TAIL)), len(values) - 1)
+    return round(float(values[order][place]), 4)
