@@ -14,20 +14,25 @@ from hwsim.specs.model import ModelSpec
 
 def positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return a whole number of at least ``minimum``."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        value = int(value)
-    elif isinstance(value, bool) or not isinstance(value, int):
-        whole = (
-            isinstance(value, float) and math.isfinite(value) and value == int(value)
-        )
-        if not whole:
-            raise InputError(f"{name} is {value!r}; give a whole number")
-        value = int(value)
-    if value < minimum:
-        raise InputError(f"{name} is {value}; give at least {minimum}")
-    if value > 10**12:
-        raise InputError(f"{name} is {value}; that is beyond any machine")
-    return int(value)
+    number = _whole(value)
+    if number is None:
+        raise InputError(f"{name} is {value!r}; give a whole number")
+    if number < minimum:
+        raise InputError(f"{name} is {number}; give at least {minimum}")
+    if number > 10**12:
+        raise InputError(f"{name} is {number}; that is beyond any machine")
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number as an int, NumPy's too; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return None
 
 
 def dtype_on(device: DeviceSpec, dtype: str, name: str = "dtype") -> str:

@@ -167,10 +167,6 @@ def compare_row(
     file: PublishedFile, row: PublishedRow, fidelity: Fidelity, engine: Engine
 ) -> ComparedRow:
     """Predict one row; what cannot be predicted says why."""
-    if row.needs:
-        return ComparedRow(
-            file, row, None, f"needs {', '.join(row.needs)}: not built yet"
-        )
     try:
         result = published_result(row, fidelity, engine)
         seconds, bound = _figure(row, result)
@@ -206,6 +202,7 @@ def _train(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> TrainResult
     for micro_batch in sizes:
         result = run_training(
             model, system, stack, devices=row.num_devices, tp=row.tp, dp=row.dp,
+            pp=row.pp, vpp=row.vpp, cp=row.cp, ep=row.ep,
             micro_batch=micro_batch, global_batch=row.global_batch, seq=row.seq,
             dtype=row.dtype, recompute=row.recompute, optimizer="adamw",
             zero_stage=row.zero_stage, sequence_parallel=row.sequence_parallel,

@@ -88,7 +88,7 @@ def as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
 def named(what: str, value: object) -> str:
     """Return a name or a path as text; anything else is refused."""
     if isinstance(value, str | os.PathLike):
-        return os.fspath(value)  # type: ignore[return-value]
+        return os.fspath(value)
     raise InputError(
         f"{what} is {type(value).__name__}; give a name, a path or a loaded spec"
     )

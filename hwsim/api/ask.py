@@ -102,14 +102,22 @@ def train(
     devices: int | None = None,
     tp: int = 1,
     dp: int | None = None,
+    pp: int = 1,
+    vpp: int = 1,
+    cp: int = 1,
+    ep: int = 1,
+    schedule: str | None = None,
     micro_batch: int = 1,
     global_batch: int | None = None,
     seq: int | None = None,
     dtype: str | None = None,
     recompute: str = "none",
+    recompute_every: int = 1,
     optimizer: str = "adamw",
     zero_stage: int = 0,
     sequence_parallel: bool = False,
+    offload_optimizer: bool = False,
+    offload_activations: bool = False,
     stack: str | StackSpec = "default-training",
     fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
@@ -122,18 +130,31 @@ def train(
     model, system : str or spec
         Names, paths or loaded specs.
     devices : int or None
-        Devices used; all of the system by default. ``tp`` x ``dp`` of them.
+        Devices used; all of the system by default: tp x cp x pp x dp of them.
+    tp, cp, pp, dp : int
+        Tensor-, context-, pipeline- and data-parallel degrees; ``dp`` takes
+        the devices that the others leave.
+    vpp : int
+        Model chunks of each pipeline rank (interleaved).
+    ep : int
+        Ranks, of the data- and context-parallel ones, that share out experts.
+    schedule : str or None
+        ``gpipe``, ``1f1b``, ``interleaved``, ``zero_bubble`` or ``dualpipe``;
+        1f1b by default, interleaved where ``vpp`` is above 1.
     micro_batch, global_batch : int
         Sequences per data-parallel rank and pass; per optimizer step.
     seq : int or None
         Tokens per sequence; the model's context up to 2048 by default.
-    recompute : str
-        ``none``, ``selective`` (attention only) or ``full``.
+    recompute, recompute_every
+        ``none``, ``selective`` (attention only) or ``full``; of every so many
+        layers.
     optimizer : str
-        ``sgd``, ``momentum``, ``adam`` or ``adamw``.
+        ``adamw``, ``adam``, ``lamb``, ``adafactor``, ``adam8bit``, ``sgd``, …
     zero_stage : int
         What data-parallel ranks shard: 1 optimizer states, 2 gradients too,
         3 parameters too (FSDP).
+    offload_optimizer, offload_activations : bool
+        Keep optimizer states, or activations, in host memory.
 
     Returns
     -------
@@ -147,11 +168,12 @@ def train(
     """
     model, system, stack = resolve(model, system, stack, overrides)
     return run_training(
-        model, system, stack, devices=devices, tp=tp, dp=dp,
-        micro_batch=micro_batch, global_batch=global_batch, seq=seq,
-        dtype=dtype or default_dtype(system.device), recompute=recompute,
-        optimizer=optimizer, zero_stage=zero_stage,
-        sequence_parallel=sequence_parallel, fidelity=fidelity, engine=engine,
+        model, system, stack, devices=devices, tp=tp, dp=dp, pp=pp, vpp=vpp, cp=cp,
+        ep=ep, schedule=schedule, micro_batch=micro_batch, global_batch=global_batch,
+        seq=seq, dtype=dtype or default_dtype(system.device), recompute=recompute,
+        recompute_every=recompute_every, optimizer=optimizer, zero_stage=zero_stage,
+        sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
+        offload_activations=offload_activations, fidelity=fidelity, engine=engine,
     )  # fmt: skip
 
 

@@ -96,7 +96,18 @@ def train(
     ] = None,
     tp: Annotated[int, typer.Option(help="Tensor-parallel degree.")] = 1,
     dp: Annotated[
-        int | None, typer.Option(help="Data-parallel degree.  [default: devices / tp]")
+        int | None,
+        typer.Option(help="Data-parallel degree.  [default: what the others leave]"),
+    ] = None,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    vpp: Annotated[int, typer.Option(help="Model chunks per pipeline rank.")] = 1,
+    cp: Annotated[int, typer.Option(help="Context-parallel degree.")] = 1,
+    ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="gpipe, 1f1b, interleaved, zero_bubble, dualpipe.  [default: 1f1b]"
+        ),
     ] = None,
     micro_batch: Annotated[int, typer.Option(help="Sequences per rank and pass.")] = 1,
     global_batch: Annotated[
@@ -111,8 +122,17 @@ def train(
         str, typer.Option(help="Activations: none, selective or full.")
     ] = "none",
     optimizer: Annotated[
-        str, typer.Option(help="sgd, momentum, adam or adamw.")
+        str, typer.Option(help="adamw, adam, lamb, adafactor, adam8bit, sgd, …")
     ] = "adamw",
+    recompute_every: Annotated[
+        int, typer.Option(help="Recompute only every so many layers.")
+    ] = 1,
+    offload_optimizer: Annotated[
+        bool, typer.Option(help="Keep optimizer states in host memory.")
+    ] = False,
+    offload_activations: Annotated[
+        bool, typer.Option(help="Keep activations in host memory.")
+    ] = False,
     zero_stage: Annotated[
         int,
         typer.Option(help="Sharded over dp: 1 optimizer, 2 gradients, 3 parameters."),
@@ -146,10 +166,12 @@ def train(
 
     check_outputs(out, trace, report)
     result = hwsim.train(
-        model, system, devices=devices, tp=tp, dp=dp, micro_batch=micro_batch,
-        global_batch=global_batch, seq=seq, dtype=dtype, recompute=recompute,
+        model, system, devices=devices, tp=tp, dp=dp, pp=pp, vpp=vpp, cp=cp, ep=ep,
+        schedule=schedule, micro_batch=micro_batch, global_batch=global_batch,
+        seq=seq, dtype=dtype, recompute=recompute, recompute_every=recompute_every,
         optimizer=optimizer, zero_stage=zero_stage,
-        sequence_parallel=sequence_parallel, stack=stack, fidelity=fidelity.value,
+        sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
+        offload_activations=offload_activations, stack=stack, fidelity=fidelity.value,
         overrides=set_ or (),
     )  # fmt: skip
     if tokens is None:
@@ -159,9 +181,10 @@ def train(
             "checkpoint_interval": checkpoint_interval, "device_mtbf": device_mtbf,
             "node_mtbf": node_mtbf, "restart_time": restart_time,
         }  # fmt: skip
+        seconds: dict[str, Any] = {k: time_of(k, v) for k, v in times.items()}
         run = hwsim.training_run(
             result, tokens=token_count(tokens), spares=spares, grid=grid, price=price,
-            pue=pue, seed=seed, **{k: time_of(k, v) for k, v in times.items()},
+            pue=pue, seed=seed, **seconds,
         )  # fmt: skip
         show.answer(run, json=json)
     note_unread(set_)

@@ -115,9 +115,15 @@ def _infer(result: InferResult) -> None:
 
 def _train(result: TrainResult) -> None:
     c = result.config
+    degrees = [("tp", c.tp), ("cp", c.cp), ("pp", c.pp), ("dp", c.dp)]
+    layout = " x ".join(f"{k} {v}" for k, v in degrees if v > 1) or "one device"
+    if c.ep > 1:
+        layout += f", ep {c.ep}"
+    if c.pp > 1:
+        layout += f", {c.schedule}" + (f" of {c.vpp} chunks" if c.vpp > 1 else "")
     _title(
         f"{result.model.name} on {c.devices} x {result.system.device.name}: "
-        f"tp {c.tp} x dp {c.dp}, global batch {c.global_batch} of {c.seq} tokens "
+        f"{layout}, global batch {c.global_batch} of {c.seq} tokens "
         f"({c.num_microbatches} microbatches of {c.micro_batch}), {c.dtype}"
     )
     flop = fmt.quantity(result.model_flop_per_s_per_device, "FLOP/s")

@@ -15,7 +15,6 @@ from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.parameters.attention import DecodeParameters, PrefillParameters
 
-
 # Thread blocks of attention that run side by side: where units are far more,
 # as on a wafer, several of them share one block.
 _MOST_BLOCKS = 1024

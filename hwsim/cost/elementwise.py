@@ -92,7 +92,7 @@ def _row_time(
     params: ElementwiseParameters,
 ) -> FloatArray:
     """Return the time of rows on the units: all of them, or one alone. [s]"""
-    number = np.asarray(rows, dtype=np.float64)
+    number = np.where(nbytes > 0, np.asarray(rows, dtype=np.float64), 0.0)
     units = device.compute.units
     every: FloatArray = params.row_time * number / units
     clock = device.compute.clock

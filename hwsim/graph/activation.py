@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwsim.graph.setting import Pass, Setting
 from hwsim.specs.base import DTYPE_BYTES
@@ -26,7 +26,8 @@ class Kept:
     batch: int
     seq: int
     decoder_seq: int
-    scores_dropped: bool
+    flash: bool
+    selective: bool
 
     @classmethod
     def of(
@@ -34,7 +35,12 @@ class Kept:
     ) -> Kept:
         """Return what the passes of a microbatch keep."""
         first, last = passes[0], passes[-1]
-        return cls(setting, first.batch, first.seq_q, last.seq_q, flash or selective)
+        return cls(setting, first.batch, first.seq_q, last.seq_q, flash, selective)
+
+    @property
+    def scores_dropped(self) -> bool:
+        """Whether scores are made again in backward."""
+        return self.flash or self.selective
 
     @property
     def act(self) -> float:
@@ -51,8 +57,15 @@ class Kept:
         """Bytes of one value kept for a linear layer's weight gradient."""
         return DTYPE_BYTES[self.setting.precision.math]
 
-    def layer(self, kind: LayerKind, *, full: bool = False) -> float:
-        """Return what one layer keeps; recomputed in full, its input. [B]"""
+    def layer(
+        self, kind: LayerKind, *, full: bool = False, again: bool = True
+    ) -> float:
+        """Return what one layer keeps; recomputed in full, its input. [B]
+
+        ``again``: recomputation as chosen reaches this layer.
+        """
+        if self.selective and not again:
+            return replace(self, selective=False).layer(kind)
         setting, seq = self.setting, self._seq(kind)
         hidden = setting.model.hidden
         if full:

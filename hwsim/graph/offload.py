@@ -22,7 +22,7 @@ def kept_bytes(plan: Plan, unit: Unit) -> float:
         setting, plan.passes, flash=setting.fusion.attention == "fused",
         selective=plan.recompute == "selective",
     )  # fmt: skip
-    return kept.layer(unit.kind, full=unit.recomputed)
+    return kept.layer(unit.kind, full=unit.recomputed, again=unit.again)
 
 
 def _copy(plan: Plan, nbytes: float, *, back: bool) -> Copy:

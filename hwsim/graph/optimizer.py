@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hwsim.errors import UnknownNameError
@@ -26,6 +26,10 @@ from hwsim.specs.base import DTYPE_BYTES
 # PyTorch's multi-tensor kernels take 320 blocks of 65536 values per launch
 # (aten/src/ATen/native/cuda/ForeachFunctors.cuh, MultiTensorApply.cuh).
 VALUES_PER_LAUNCH = 320 * 65536
+
+
+# Offloaded states are updated in so many pieces.
+OFFLOAD_PIECES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +156,12 @@ class Update:
         return self.numel * master_bytes(self.setting.precision) + states
 
 
-def optimizer_block(u: Update) -> Block:
-    """Return the block that ends a step; it waits for all that came before."""
+def optimizer_blocks(u: Update) -> list[Block]:
+    """Return the blocks that end a step; they wait for all that came before.
+
+    States in host memory come and go piece by piece, each written back while
+    the next ones are fetched.
+    """
     nodes: list[Node] = []
 
     def add(op: Op, stream: str = COMPUTE) -> None:
@@ -163,14 +171,34 @@ def optimizer_block(u: Update) -> Block:
     for op in (*_repeated_gradients(u), *_global_norm(u)):
         add(op, op.axis if isinstance(op, Collective) else COMPUTE)
     if u.offload:
-        add(_host_copy(u, back=False), "copy")
+        update = _pieces(u)
+        after = _handed_out(u)
+        blocks = [Block("gradient_norm", tuple(nodes)), update]
+        return [*blocks, Block("optimizer", tuple(after))] if after else blocks
     for op in _updates(u):
         add(op)
+    nodes += [
+        replace(n, deps=tuple(d + len(nodes) for d in n.deps) or (len(nodes) - 1,))
+        for n in _handed_out(u)
+    ]
+    return [Block("optimizer", tuple(nodes))]
+
+
+def _pieces(u: Update) -> Block:
+    part = replace(u, trained=Held(*(p * (1.0 / OFFLOAD_PIECES) for p in u.trained)))
+    nodes = [Node(_host_copy(part, back=False), (), "copy")]
+    for op in _updates(part):
+        nodes.append(Node(op, (len(nodes) - 1,)))
     updated = len(nodes) - 1
-    if u.offload:
-        add(_host_copy(u, back=True), "copy_out")
+    nodes.append(Node(_host_copy(part, back=True), (updated,), "copy_out"))
+    return Block("optimizer_pieces", tuple(nodes), OFFLOAD_PIECES, updated)
+
+
+def _handed_out(u: Update) -> list[Node]:
+    """Return what follows the update: shards gathered, weights quantised."""
     layout = u.setting.layout
     dense, expert = u.trained
+    nodes: list[Node] = []
     for name, numel, size, stride in (
         ("parameters", dense.total, layout.replicas, layout.tp),
         (
@@ -181,10 +209,10 @@ def optimizer_block(u: Update) -> Block:
         if u.zero_stage in {1, 2} and size > 1 and numel:
             nbytes = numel * DTYPE_BYTES[u.setting.precision.parameter]
             op = _collective(u, name, "all_gather", nbytes, "dp", size, stride)
-            nodes.append(Node(op, (updated,), "dp"))
+            nodes.append(Node(op, (), "dp"))
     if u.setting.precision.quantised:
-        add(_quantise(u))
-    return Block("optimizer", tuple(nodes))
+        nodes.append(Node(_quantise(u), tuple(range(len(nodes)))))
+    return nodes
 
 
 def _repeated_gradients(u: Update) -> list[Op]:

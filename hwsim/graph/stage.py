@@ -10,7 +10,7 @@ from typing import Any
 from hwsim.errors import InputError
 from hwsim.graph.lora import Lora
 from hwsim.graph.opgraph import Block, OpGraph
-from hwsim.graph.optimizer import Update, optimizer_block, optimizer_named
+from hwsim.graph.optimizer import Update, optimizer_blocks, optimizer_named
 from hwsim.graph.parameters import Held
 from hwsim.graph.partition import activation_message, layers_per_stage
 from hwsim.graph.reduce import reduced_at_end
@@ -145,7 +145,7 @@ class StageGraphs:
             plan.setting, self.optimizer, self.trained, plan.zero_stage, ranks,
             tied, self.offload_optimizer,
         )  # fmt: skip
-        return self._graph("update", [optimizer_block(update)])
+        return self._graph("update", optimizer_blocks(update))
 
 
 def _tied(plan: Plan) -> tuple[float, int]:
@@ -225,7 +225,7 @@ def stage_graphs(
         If a dtype, optimizer or kind of recomputation is not known.
     """
     optimizer_named(optimizer)
-    indices = _indices(model, layers)
+    indices = layer_indices(model, layers)
     if pp is None:
         pp = 1 if first and last and len(indices) == len(model.layer_kinds) else 2
     plan = training_plan(
@@ -239,9 +239,10 @@ def stage_graphs(
     return StageGraphs(plan, optimizer, offload_optimizer, units(plan))
 
 
-def _indices(
+def layer_indices(
     model: ModelSpec, layers: tuple[int, int] | Sequence[int]
 ) -> Sequence[int]:
+    """Return the checked indices of a stage's layers."""
     count = len(model.layer_kinds)
     if isinstance(layers, tuple):
         if len(layers) != 2:

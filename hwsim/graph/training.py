@@ -10,7 +10,7 @@ from hwsim.graph.inference import check_context
 from hwsim.graph.layout import Layout, layout_of, local_sequence
 from hwsim.graph.lora import Lora
 from hwsim.graph.opgraph import OpGraph
-from hwsim.graph.optimizer import Update, optimizer_block, optimizer_named
+from hwsim.graph.optimizer import Update, optimizer_blocks, optimizer_named
 from hwsim.graph.parameters import Held
 from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass, Setting
@@ -106,7 +106,7 @@ def training_graph(
             plan.setting, optimizer, trained_parameters(plan), zero_stage,
             offload=offload_optimizer,
         )  # fmt: skip
-        blocks.append(optimizer_block(update))
+        blocks += optimizer_blocks(update)
     tokens = sum(p.tokens for p in plan.passes)
     replicas = plan.setting.layout.replicas
     return OpGraph("training", tuple(blocks), float(tokens * replicas))
@@ -132,6 +132,7 @@ def training_plan(
     recompute_every: int = 1,
     lora: Lora | None = None,
     offload_activations: bool = False,
+    check_attention: bool = True,
     **degrees: Any,
 ) -> Plan:
     """Return the checked plan of one microbatch through some layers."""
@@ -145,7 +146,8 @@ def training_plan(
     if decoder_seq is not None and model.kind != "encoder_decoder":
         raise InputError(f"decoder_seq is given but {model.id} has no encoder")
     check_context(model, max(seq, target))
-    _check_ring(layout, stack)
+    if check_attention:
+        _check_ring(layout, stack)
     split = sequence_parallel and layout.tp > 1
     setting = Setting(
         model,

@@ -140,6 +140,8 @@ class Unit:
         Parameters of one instance: all, and those that get gradients.
     recomputed : bool
         Backward begins with forward again.
+    again : bool
+        Recomputation of whatever extent reaches these layers.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Unit:
     held: Held
     trained: Held
     recomputed: bool = False
+    again: bool = False
     kind: LayerKind | None = None
 
 
@@ -209,7 +212,10 @@ def _unit(
         # No adapter stands before it in its stack: no gradient goes further.
         return Unit(name, forward, None, held, NOTHING)
     backward = Block(f"{name}_backward", tuple(nodes), repeat, end)
-    return Unit(name, forward, backward, held, _trained(w, held), full)
+    trained = _trained(w, held)
+    if plan.setting.lora is not None:
+        held = Held(held.dense + trained.dense, held.expert)
+    return Unit(name, forward, backward, held, trained, full, again)
 
 
 def _recomputed(node: Node) -> Node:
@@ -271,12 +277,16 @@ def _head_unit(plan: Plan, p: Pass) -> Unit:
         for n in head.nodes[head.cut :]
     )
     backward = Block("head_backward", later, 1, max(head.end - head.cut, 0))
-    return Unit("head", forward, backward, held, _trained(w, held))
+    trained = _trained(w, held)
+    if plan.setting.lora is not None:
+        held = Held(dense + trained.dense, held.expert)
+    return Unit("head", forward, backward, held, trained)
 
 
 def joined(head: Unit) -> Block:
     """Return forward and backward of the head as one block."""
-    assert head.forward is not None and head.backward is not None
+    assert head.forward is not None
+    assert head.backward is not None
     cut = len(head.forward.nodes)
     first, *rest = head.backward.nodes
     shifted = [replace(first, deps=(cut - 1,))]

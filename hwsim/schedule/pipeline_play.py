@@ -260,9 +260,7 @@ def play_draws(
         for sender in (task,) if partner < 0 else (partner, task):
             if sender in last:
                 gradients[rank, last[sender]] = done
-            hop = plan.hop[sender]
-            arrival[sender] = done
-            if hop >= 0:
+            if (hop := plan.hop[sender]) >= 0:
                 np.maximum(port[rank], done, out=port[rank])
                 port[rank] += sends[hop]
                 arrival[sender] = port[rank].copy()

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import simpy
 
-from hwsim.errors import InputError
 from hwsim.schedule.pipeline_play import (
     as_order,
     last_gradients,
@@ -28,7 +28,6 @@ from hwsim.sim.pipeline_result import PlayedPipeline, Timeline
 
 _Finish = Callable[[float, float], None]
 _Events = Generator[simpy.Event, Any, None]
-
 
 __all__ = [
     "PipelineCosts",
@@ -67,7 +66,7 @@ class PipelinePlayer:
         order: Sequence[Sequence[StageTask]],
         costs: PipelineCosts,
         options: PipelineOptions | None = None,
-        rng: Generator | None = None,
+        rng: np.random.Generator | None = None,
     ) -> None:
         self.env, self.order = env, as_order(order)
         self.options = options or PipelineOptions()
@@ -263,7 +262,7 @@ def play_pipeline(
     order: Sequence[Sequence[StageTask]],
     costs: PipelineCosts,
     options: PipelineOptions | None = None,
-    rng: Generator | None = None,
+    rng: np.random.Generator | None = None,
 ) -> PlayedPipeline:
     """Play one step in an environment of its own; see :class:`PipelinePlayer`.
 

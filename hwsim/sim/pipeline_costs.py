@@ -93,12 +93,20 @@ def drawn_times(
                 f"of the {pp} pipeline ranks"
             )
         times = times * factors[np.array(order.plan.rank)]
-    sigma = options.jitter
-    if not 0.0 <= sigma < np.inf:
-        raise InputError(f"jitter={sigma} must be a number of at least 0")
-    if sigma == 0.0:
+    if options.jitter == 0.0:
         return times
     if rng is None:
         raise InputError("jitter needs rng, a seeded numpy.random.Generator")
-    drawn: FloatArray = rng.lognormal(-0.5 * sigma**2, sigma, times.size)
-    return times * drawn
+    return times * jitter_factors(options.jitter, rng, times.shape)
+
+
+def jitter_factors(
+    sigma: float, rng: np.random.Generator, shape: tuple[int, ...]
+) -> FloatArray:
+    """Draw log-normal factors of mean 1."""
+    if not 0.0 <= sigma < np.inf:
+        raise InputError(f"jitter={sigma} must be a number of at least 0")
+    if sigma == 0.0:
+        return np.ones(shape)
+    drawn: FloatArray = rng.lognormal(-0.5 * sigma**2, sigma, shape)
+    return drawn

@@ -160,7 +160,7 @@ class Residual:
 
 def _below(cuts: FloatArray, values: FloatArray, width: type) -> NDArray[Any]:
     """Return how many cuts are below each value: a search, without its branches."""
-    number = np.zeros(len(values), dtype=width)
+    number: NDArray[Any] = np.zeros(len(values), dtype=width)
     for cut in cuts:
         number += values > cut
     return number

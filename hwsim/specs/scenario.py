@@ -33,12 +33,20 @@ class TrainQuestion(Spec):
     devices: Count | None = None
     tp: Count = 1
     dp: Count | None = None
+    pp: Count = 1
+    vpp: Count = 1
+    cp: Count = 1
+    ep: Count = 1
+    schedule: Name | None = None
     micro_batch: Count = 1
     global_batch: Count | None = None
     seq: Count | None = None
     dtype: Name | None = None
     recompute: Name = "none"
     optimizer: Name = "adamw"
+    recompute_every: Count = 1
+    offload_optimizer: bool = False
+    offload_activations: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
 

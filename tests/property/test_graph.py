@@ -8,12 +8,17 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.cost.footprint import inference_footprint, training_footprint
+from hwsim.cost.footprint import (
+    inference_footprint,
+    stage_footprint,
+    training_footprint,
+)
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.graph.op import Attention, Matmul, MoeExperts
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.parameters import device_parameters
 from hwsim.graph.shard import shard
+from hwsim.graph.stage import layers_per_stage, stage_graphs
 from hwsim.graph.training import training_graph
 from hwsim.graph.verify import verify
 from hwsim.specs.model import ModelSpec
@@ -23,6 +28,8 @@ from tests.strategies.graphs import (
     dense_decoders,
     divisible_models,
     inference_inputs,
+    spread_inputs,
+    stage_inputs,
     training_inputs,
 )
 from tests.strategies.models import model_specs
@@ -164,3 +171,69 @@ def test_backward_is_twice_forward(model: ModelSpec, stack) -> None:
             work[node.op.phase] += node.op.flop * repeat
     assert math.isclose(work["backward"], 2 * work["forward"], rel_tol=1e-12)
     assert work["recompute"] == 0.0
+
+
+@common
+@given(stage_inputs(), st.floats(0.5, 16.0))
+def test_any_stage_is_well_formed(
+    drawn: tuple[ModelSpec, dict[str, Any]], in_flight: float
+) -> None:
+    """Halves of backward make the whole; memory is never negative."""
+    model, kwargs = drawn
+    stage = stage_graphs(model, **kwargs)
+    whole, parts = stage.last_backward, (
+        stage.last_input_gradients, stage.last_weight_gradients,
+    )  # fmt: skip
+    graphs = [stage.forward, stage.backward, whole, stage.update, stage.reduction]
+    for graph in (*graphs, *parts):
+        if graph is not None and graph.blocks:
+            verify(graph)
+    for name in ("flop", "nbytes"):
+        halves = sum(getattr(g, name) for g in parts if g is not None)
+        assert math.isclose(halves, getattr(whole, name), rel_tol=1e-9)
+    del kwargs["stack"]
+    found = stage_footprint(model, in_flight=in_flight, **kwargs)
+    assert all(value >= 0 for value in found.to_dict().values())
+
+
+@common
+@given(model_specs(), st.integers(1, 12), st.sampled_from([FUSED, SEPARATE]))
+def test_stages_add_up(model: ModelSpec, pp: int, stack) -> None:
+    pp = min(pp, len(model.layer_kinds))
+    given_ = {"micro_batch": 1, "seq": 1, "stack": stack, "recompute": "full"}
+    parts = layers_per_stage(model, pp)
+    assert [i for part in parts for i in part] == list(range(len(model.layer_kinds)))
+    stages = [
+        stage_graphs(model, layers=r, first=i == 0, last=i == pp - 1, **given_)
+        for i, r in enumerate(parts)
+    ]
+    whole = training_graph(model, last=False, **given_)
+    for name in ("flop", "model_flop", "nbytes"):
+        total = sum(getattr(g, name) for s in stages for g in (s.forward, s.backward))
+        assert math.isclose(total, getattr(whole, name), rel_tol=1e-9)
+
+
+@common
+@given(spread_inputs())
+def test_ranks_do_the_whole_work_between_them(
+    drawn: tuple[ModelSpec, dict[str, Any], bool],
+) -> None:
+    """Tensor-, context- and expert-parallel ranks; only routers are repeated."""
+    model, layout, split = drawn
+
+    def work(**kwargs: Any) -> float:
+        graph = training_graph(
+            model, micro_batch=2, seq=64, stack=FUSED, dropout=False, **kwargs
+        )
+        verify(graph)
+        return sum(
+            node.op.flop * repeat
+            for b, _, node, repeat in graph.distinct()
+            if isinstance(node.op, Matmul | MoeExperts | Attention)
+            and not node.op.name.startswith(("router", "shared_gate"))
+            and graph.blocks[b].name != "head"
+        )
+
+    ranks = layout["tp"] * layout["cp"]
+    part = work(sequence_parallel=split, **layout)
+    assert math.isclose(work(), ranks * part, rel_tol=1e-9)

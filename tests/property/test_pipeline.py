@@ -12,6 +12,7 @@ from hwsim.schedule.pipeline_check import in_flight, validate_order
 from hwsim.schedule.pipeline_play import play_order
 from hwsim.schedule.pipeline_time import peak_in_flight, pipeline_time
 from hwsim.sim.pipeline import PipelineCosts, PipelineOptions, play_pipeline
+from hwsim.sim.pipeline_replicas import replicate_pipeline
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe")
 
@@ -133,7 +134,7 @@ class SlowPlay:
         raise AssertionError("the relaxation does not settle")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(layouts(), seeds, st.booleans())
 def test_recurrence_is_the_longest_path(layout, seed, blocking):
     order = order_of(layout)
@@ -143,7 +144,7 @@ def test_recurrence_is_the_longest_path(layout, seed, blocking):
     assert math.isclose(played.makespan, slow, rel_tol=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(layouts(), seeds, st.booleans(), st.booleans())
 def test_simulator_equals_recurrence(layout, seed, blocking, shared):
     order = order_of(layout)
@@ -167,7 +168,29 @@ def test_simulator_equals_recurrence(layout, seed, blocking, shared):
     np.testing.assert_allclose(spent, played.makespan, rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+@given(layouts(), seeds, st.booleans(), st.booleans(), st.booleans())
+def test_replications_equal_single_plays(layout, seed, blocking, overlap, sync):
+    order = order_of(layout)
+    (forward, backward, weight), send = uneven(order, seed)
+    costs = PipelineCosts(
+        forward=forward, backward=backward, weight=weight, transfer=send,
+        gradients=2.0 * weight, optimizer=send, gather=0.5 * send,
+    )  # fmt: skip
+    options = PipelineOptions(
+        blocking=blocking, overlap_gradients=overlap, sync_optimizer=sync, jitter=0.3
+    )
+    many = replicate_pipeline(
+        order, costs, options, np.random.default_rng(seed), replications=3
+    )
+    for made, child in zip(
+        many.makespans, np.random.default_rng(seed).spawn(3), strict=True
+    ):
+        alone = play_pipeline(order, costs, options, child)
+        assert math.isclose(alone.makespan, made, rel_tol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
 @given(layouts(), seeds)
 def test_one_input_gives_one_timeline_bit_for_bit(layout, seed):
     order = order_of(layout)
@@ -185,7 +208,7 @@ def test_one_input_gives_one_timeline_bit_for_bit(layout, seed):
     assert first.makespan == second.makespan
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(layouts(), seeds)
 def test_every_schedule_is_complete_and_cannot_deadlock(layout, seed):
     order = validate_order(order_of(layout))
@@ -198,7 +221,7 @@ def test_every_schedule_is_complete_and_cannot_deadlock(layout, seed):
     assert longest.makespan <= played.busy.sum() + len(order.plan.rank) * send.sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(layouts(), seeds, st.floats(0.1, 10.0))
 def test_rates_scale_and_slower_tasks_never_help(layout, seed, factor):
     order = order_of(layout)
@@ -211,7 +234,7 @@ def test_rates_scale_and_slower_tasks_never_help(layout, seed, factor):
     assert play_order(order, *slower, send).makespan >= base * (1 - 1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(layouts(least_groups=1))
 def test_closed_form_of_memory_is_the_order_s(layout):
     schedule, pp, count, vpp = layout
@@ -248,7 +271,7 @@ def closed_and_exact(layout, rng, spread, slowest_p2p, *, blocking, head=0.0):
     return float(closed), exact
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(layouts(("gpipe", "1f1b")), seeds, st.booleans())
 def test_closed_forms_of_flushed_schedules_are_exact(layout, seed, blocking):
     rng = np.random.default_rng(seed)
@@ -283,7 +306,7 @@ ERRORS = [
 def test_closed_forms_err_by_no_more_than_documented(
     schedule, spread, p2p, bound, blocking
 ):
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(layouts((schedule,), least_groups=1), seeds)
     def check(layout, seed):
         rng = np.random.default_rng(seed)

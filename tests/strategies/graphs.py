@@ -7,6 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from hwsim.errors import InputError
+from hwsim.graph.layout import layout_of, local_sequence
+from hwsim.graph.lora import TARGETS, Lora
 from hwsim.graph.shard import shard
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import Fusion, Overlap, StackSpec
@@ -15,7 +17,9 @@ from tests.strategies.models import SOURCE, model_specs
 DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
 
 
-def stack_with(*, dp: bool = True, tp: bool = False, **fusion: Any) -> StackSpec:
+def stack_with(
+    *, dp: bool = True, tp: bool = False, autocast: bool = False, **fusion: Any
+) -> StackSpec:
     """A stack with the given fusion flags; the rest as they are by default."""
     return StackSpec.model_validate(
         {
@@ -24,6 +28,7 @@ def stack_with(*, dp: bool = True, tp: bool = False, **fusion: Any) -> StackSpec
             "sources": (SOURCE,),
             "fusion": Fusion(**fusion),
             "overlap": Overlap(dp=dp, tp=tp),
+            "autocast": autocast,
         }
     )
 
@@ -38,6 +43,7 @@ stacks = st.builds(
     stack_with,
     dp=st.booleans(),
     tp=st.booleans(),
+    autocast=st.booleans(),
     attention=st.sampled_from(["fused", "unfused"]),
     **{
         name: st.booleans()
@@ -120,3 +126,97 @@ def dense_decoders(draw: st.DrawFn) -> ModelSpec:
     fields = draw(model_specs()).model_dump()
     only = {"kind": "decoder", "encoder_layers": 0, "moe": None}
     return ModelSpec.model_validate(fields | only)
+
+
+@st.composite
+def layouts(draw: st.DrawFn, model: ModelSpec, *, fused: bool) -> dict[str, Any]:
+    """Degrees of every kind of parallelism that fit a model, and a sequence."""
+    tp = draw(st.sampled_from(degrees(model)))
+    found = {
+        "tp": tp,
+        "cp": draw(st.sampled_from([1, 2, 4])),
+        "dp": draw(st.sampled_from([1, 2, 6])),
+        "ep": draw(st.sampled_from([1, 2, 3, 4])),
+        "etp": draw(st.sampled_from([tp, 1])),
+        "cp_mode": draw(st.sampled_from(["ring", "all_to_all", "all_gather"])),
+        "imbalance": draw(st.floats(1.0, 3.0)),
+        "capacity_factor": draw(st.none() | st.floats(0.5, 2.0)),
+    }
+    if not fused and found["cp_mode"] == "ring":
+        found["cp_mode"] = "all_gather"
+    try:
+        layout_of(model, **found)
+    except InputError:
+        found |= {"ep": 1, "cp": 1}
+    return found
+
+
+@st.composite
+def stage_inputs(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, Any]]:
+    """A model, and keywords of the stage builder."""
+    model = draw(model_specs())
+    stack = draw(stacks)
+    layout = draw(layouts(model, fused=stack.fusion.attention == "fused"))
+    count = len(model.layer_kinds)
+    start = draw(st.integers(0, count - 1))
+    stop = draw(st.integers(start + 1, count))
+    split = draw(st.booleans())
+    unit = 2 * layout["cp"] * layout["tp"]
+    longest = min(model.max_context or 4096, 4096)
+    seq = unit * max(longest // unit, 1)
+    try:
+        local_sequence(model, seq, layout_of(model, **layout), split)
+    except InputError:
+        layout["cp"], split = 1, False
+    if seq > longest:
+        layout |= {"cp": 1, "ep": 1}
+        seq, split = longest, False
+    targets = draw(st.lists(st.sampled_from(list(TARGETS)), unique=True))
+    lora = draw(
+        st.none() | st.builds(Lora, st.integers(1, 64), st.just(tuple(targets)))
+    )
+    return model, layout | {
+        "layers": (start, stop),
+        "first": start == 0,
+        "last": stop == count,
+        "micro_batch": draw(st.integers(1, 4)),
+        "seq": seq,
+        "pp": draw(st.integers(2, 8)) if stop - start < count else 1,
+        "dtype": draw(st.sampled_from(DTYPES)),
+        "recompute": draw(st.sampled_from(["none", "selective", "full"])),
+        "recompute_every": draw(st.integers(1, 3)),
+        "optimizer": draw(
+            st.sampled_from(["sgd", "adam", "lamb", "adafactor", "adam8bit"])
+        ),
+        "zero_stage": draw(st.integers(0, 3)),
+        "sequence_parallel": split,
+        "lora": lora,
+        "offload_optimizer": draw(st.booleans()),
+        "offload_activations": draw(st.booleans()),
+        "stack": stack,
+    }
+
+
+@st.composite
+def spread_inputs(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, Any], bool]:
+    """A model whose sizes divide by 4, a layout, and whether it is split."""
+    model = draw(divisible_models(4))
+    tp = draw(st.sampled_from([1, 2, 4]))
+    ep = draw(st.sampled_from([1, 2, 4]))
+    fields = model.model_dump()
+    fields |= {"sliding_window": None, "full_attention_every": 0}
+    fields |= {"full_attention_layers": (), "position": "rotary"}
+    fields |= {"position_rows": 0, "relative_buckets": 0, "max_context": None}
+    if fields["moe"] is not None:
+        fields["moe"]["experts"] *= 4
+    else:
+        ep = 1
+    mode = draw(st.sampled_from(["ring", "all_to_all", "all_gather"]))
+    layout = {
+        "tp": tp, "cp": draw(st.sampled_from([1, 2])), "ep": ep, "dp": 4,
+        "etp": draw(st.sampled_from([1, tp])), "cp_mode": mode,
+    }  # fmt: skip
+    made = ModelSpec.model_validate(fields)
+    if mode == "all_to_all" and made.kv_heads // tp % layout["cp"]:
+        layout["cp_mode"] = "ring"
+    return made, layout, draw(st.booleans())

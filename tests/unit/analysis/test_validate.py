@@ -94,7 +94,10 @@ def test_activation_quantisation_adds_a_kernel(tmp_path: Path) -> None:
     without, including = times(rows)
     device = load_device("h100")
     kernel = elementwise_cost(
-        3.0 * 512 * 4096, device=device, calibration=calibration_for(device), rows=512
+        3.0 * 512 * 4096,
+        device=device,
+        calibration=calibration_for(device),
+        rows=512,
     )
     assert including - without == pytest.approx(float(kernel.time))
 
@@ -370,7 +373,7 @@ def test_another_model_may_predict(tmp_path: Path) -> None:
         return dataclasses.replace(model, calibration=changed)
 
     path = table(tmp_path, "lab,h100,linear,bf16,64,64,64,5")
-    assert validate(path, models=slower).columns["predicted"][0] > 1.0
+    assert validate(path, models=slower).columns["predicted"][0] > 0.5
 
 
 def test_page_shows_groups_worst_and_skipped(tmp_path: Path) -> None:

@@ -86,3 +86,26 @@ def test_meets_measured_conversions(gpu: DeviceSpec) -> None:
     nbytes, measured = np.array(MEASURED).T
     cost = elementwise_cost(nbytes, device=gpu, calibration=calibration_for(gpu))
     np.testing.assert_allclose(cost.time, measured, rtol=0.06)
+
+
+def test_rows_of_their_own_blocks_take_time(gpu):
+    calibration = calibration_for(gpu)
+    params = calibration.elementwise
+    by_row = {"row_time": 1e-7, "row_rate": 20.0}
+    calibration = calibration.model_copy(
+        update={"elementwise": params.model_copy(update=by_row)}
+    )
+
+    def time(nbytes, rows):
+        return float(
+            elementwise_cost(
+                nbytes, device=gpu, calibration=calibration, rows=rows
+            ).time
+        )
+
+    many, few = time(1e6, 1e6), time(1e6, 1.0)
+    assert many >= 1e6 * 1e-7 / gpu.compute.units
+    assert few >= 1e6 / (20.0 * gpu.compute.clock)
+    assert time(1e6, 1000.0) < min(many, few)
+    assert time(1e6, 0.0) <= time(1e6, 1000.0)
+    assert time(0.0, 100.0) == 0.0

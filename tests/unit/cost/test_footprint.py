@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from hwsim.cost.footprint import inference_footprint, training_footprint
+from hwsim.cost.footprint import (
+    inference_footprint,
+    stage_footprint,
+    training_footprint,
+)
 from hwsim.errors import InputError
+from hwsim.graph.lora import Lora
 from hwsim.specs.catalogs import MODELS, load_model
 from hwsim.specs.model import ModelSpec
 from tests.strategies.models import SOURCE
@@ -151,3 +156,149 @@ def test_bad_counts(change: dict) -> None:
     kwargs = {"batch": 1, "context": 10, "prompt": 5} | change
     with pytest.raises(InputError, match=next(iter(change))):
         inference_footprint(gpt(), **kwargs)
+
+
+# Stages of a pipeline ---------------------------------------------------------
+
+
+def stage(model: ModelSpec, layers: tuple[int, int], **kwargs):
+    first, last = layers[0] == 0, layers[1] == len(model.layer_kinds)
+    given = {"micro_batch": 4, "seq": 512, "first": first, "last": last} | kwargs
+    return stage_footprint(model, layers=layers, **given)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_first_stage_holds_all_microbatches(split: bool) -> None:
+    """Korthikanti et al., 2022, section 4.2: L layers' worth, whatever pp is."""
+    s, b, h, a, tp, pp, layers = 512, 4, 1024, 16, 4, 5, 10
+    model = gpt(layers=layers)
+    found = stage(
+        model, (0, layers // pp), in_flight=pp, tp=tp, pp=pp, flash=False,
+        sequence_parallel=split,
+    )  # fmt: skip
+    whole = 10 / (tp if split else 1)
+    layer = s * b * h * (whole + 24 / tp + 5 * a * s / h / tp)
+    # Dropout masks of the embedding, of each microbatch (section 4.3).
+    masks = s * b * h * pp / (tp if split else 1)
+    assert found.activations == layers * layer + masks
+    last = stage(
+        model, (8, 10), in_flight=1, tp=tp, pp=pp, flash=False,
+        sequence_parallel=split,
+    )  # fmt: skip
+    ends = s * b * h * (4 / (tp if split else 1)) + 4 * s * b * 51200 / tp
+    assert last.activations == 2 * layer + ends
+
+
+def test_recomputed_stages_keep_inputs_and_one_layer() -> None:
+    s, b, h = 512, 4, 1024
+    full = stage(gpt(), (2, 6), in_flight=3, recompute="full", pp=3)
+    whole = stage(gpt(), (2, 6), in_flight=3, pp=3)
+    assert full.activations == 3 * 4 * 2 * s * b * h + whole.activations / 12
+    half = stage(gpt(), (2, 6), in_flight=3, recompute="full", recompute_every=2, pp=3)
+    kept = 2 * whole.activations / 12 + 2 * 2 * s * b * h
+    assert half.activations == 3 * kept + whole.activations / 12
+    scores = stage(gpt(), (2, 6), flash=False, pp=3).activations
+    some, none = (
+        stage(
+            gpt(), (2, 6), flash=False, recompute="selective", recompute_every=k, pp=3
+        ).activations
+        for k in (2, 1)
+    )
+    assert some == (scores + none) / 2
+
+
+def test_stages_hold_the_model_between_them() -> None:
+    model = load_model("llama-2-7b")
+    parts = [stage(model, layers, pp=2) for layers in ((0, 16), (16, 32))]
+    assert sum(p.weights for p in parts) == 2 * model.num_parameters
+    message = 2.0 * 4 * 512 * 4096
+    assert all(p.buffers == 2 * message for p in parts)
+    tied = gpt()
+    parts = [stage(tied, layers, pp=2) for layers in ((0, 5), (5, 10))]
+    copy = 51200 * 1024
+    assert sum(p.weights for p in parts) == 2 * (tied.num_parameters + copy)
+
+
+def test_context_parallel_ranks_hold_shares() -> None:
+    model = load_model("llama-2-7b")
+    kwargs = {"micro_batch": 1, "seq": 4096}
+    one = training_footprint(model, **kwargs)
+    four = training_footprint(model, cp=4, **kwargs)
+    assert four.activations == one.activations / 4
+    assert four.weights == one.weights
+    keys = 1024 * 2 * 4096 * 2
+    assert four.buffers == 4 * keys
+    shared = training_footprint(model, cp=4, zero_stage=1, **kwargs)
+    assert shared.optimizer_states == 12 * model.num_parameters / 4
+    # Scores of one rank's queries by all keys.
+    for mode in ("all_gather", "all_to_all"):
+        plain = training_footprint(model, cp=4, cp_mode=mode, flash=False, **kwargs)
+        scores = training_footprint(model, flash=False, **kwargs)
+        rows = 4.0 * 4096 * 32 * 32
+        extra = scores.activations - one.activations + rows
+        assert plain.activations == four.activations + (extra - rows) / 4
+
+
+def test_expert_ranks_hold_shares() -> None:
+    model = load_model("mixtral-8x7b")
+    kwargs = {"micro_batch": 1, "seq": 1024, "dp": 8}
+    routed = 32 * 8 * 3 * 4096 * 14336
+    spread = training_footprint(model, ep=8, **kwargs)
+    assert spread.weights == 2 * (model.num_parameters - routed * 7 / 8)
+    assert spread.buffers == 2 * 1024 * 2 * 4096 * 2
+    shared = training_footprint(model, ep=8, zero_stage=3, **kwargs)
+    assert shared.weights == 2 * model.num_parameters / 8
+    padded = training_footprint(model, ep=8, capacity_factor=1.5, **kwargs)
+    assert padded.buffers == 1.5 * spread.buffers
+
+
+def test_states_of_other_optimizers() -> None:
+    model = load_model("llama-2-7b")
+    n = model.num_parameters
+    kwargs = {"micro_batch": 1, "seq": 128}
+
+    def states(optimizer: str, **more) -> float:
+        found = training_footprint(model, optimizer=optimizer, **kwargs, **more)
+        return found.optimizer_states - 4 * n
+
+    assert states("lamb") == states("adam") == 8 * n
+    assert states("momentum") == 4 * n
+    assert states("sgd") == 0
+    # Two bytes, and two fp32 scales for each block of 2048.
+    assert states("adam8bit") == pytest.approx(n * (2 + 8 / 2048))
+    layer = 4 * 2 * 4096 + 3 * (4096 + 11008) + 2 * 4096
+    assert states("adafactor") == 4.0 * (32 * layer + 2 * (32000 + 4096) + 4096)
+
+
+def test_offloaded_states_and_activations_leave_the_device() -> None:
+    model = load_model("llama-2-7b")
+    kwargs = {"micro_batch": 1, "seq": 4096}
+    here = training_footprint(model, **kwargs)
+    away = training_footprint(
+        model, offload_optimizer=True, offload_activations=True, **kwargs
+    )
+    assert away.optimizer_states == here.optimizer_states * 3 / 16
+    ends = 4096 * 4096 * 4 + 4 * 4096 * 32000
+    assert away.activations - ends == (here.activations - ends) / 16
+
+
+def test_adapters_are_all_that_is_trained() -> None:
+    model = load_model("llama-2-7b")
+    found = training_footprint(
+        model, micro_batch=1, seq=128, lora=Lora(8, ("qkv", "out"))
+    )
+    adapters = 32 * 8 * (4096 + 3 * 4096 + 4096 + 4096)
+    assert found.gradients == 2 * adapters
+    assert found.optimizer_states == 12 * adapters
+    assert found.weights == 2 * (model.num_parameters + adapters)
+
+
+def test_what_dominates_is_named() -> None:
+    found = training_footprint(gpt(), micro_batch=1, seq=16)
+    assert found.largest == "optimizer_states"
+    assert training_footprint(gpt(), micro_batch=64, seq=2048).largest == "activations"
+
+
+def test_bad_flights() -> None:
+    with pytest.raises(InputError, match="in_flight is 0"):
+        stage(gpt(), (0, 5), in_flight=0)

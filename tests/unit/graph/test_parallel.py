@@ -148,7 +148,8 @@ def test_rows_are_exchanged_and_gradients_divided() -> None:
     ] * 2
     assert len([s for s in exchanges if s[0] == "decoder_backward"]) == 2
     dense, experts = [s for s in sent(graph, "dp") if s[0] == "decoder_backward"]
-    assert experts[3:] == (2, 2 * 4) and dense[3:] == (8, 2)
+    assert experts[3:] == (2, 2 * 4)
+    assert dense[3:] == (8, 2)
     assert experts[2] == 2.0 * 8 / 4 * 3 * 4096 * 14336 / 2
     whole = train(MIXTRAL, tp=1, dp=8, ep=4)
     update = next(
@@ -193,7 +194,10 @@ def test_expert_parallel_inference() -> None:
 
 def test_parts_of_a_pipeline_serve_the_whole() -> None:
     model = load_model("llama-3-8b")
-    for build, seen in ((decode_graph, {"context": 64}), (prefill_graph, {"prompt": 64})):
+    for build, seen in (
+        (decode_graph, {"context": 64}),
+        (prefill_graph, {"prompt": 64}),
+    ):
         kwargs: dict[str, Any] = {"batch": 4, "stack": FUSED, **seen}
         whole = build(model, **kwargs)
         parts = [

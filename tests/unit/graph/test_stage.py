@@ -28,9 +28,7 @@ def stages(model: ModelSpec, pp: int, **kwargs: Any) -> list[StageGraphs]:
     given = GIVEN | kwargs
     parts = layers_per_stage(model, pp)
     found = [
-        stage_graphs(
-            model, layers=part, first=i == 0, last=i == pp - 1, pp=pp, **given
-        )
+        stage_graphs(model, layers=part, first=i == 0, last=i == pp - 1, pp=pp, **given)
         for i, part in enumerate(parts)
     ]
     for stage in found:
@@ -156,15 +154,18 @@ def test_even_and_uneven_stages() -> None:
     assert [len(r) for r in layers_per_stage(llama, 9)] == [14] * 9
     uneven = [len(r) for r in layers_per_stage(llama, 16)]
     assert sum(uneven) == 126
-    assert uneven[-1] == min(uneven) and max(uneven) == 8
+    assert uneven[-1] == min(uneven)
+    assert max(uneven) == 8
     parts = layers_per_stage(llama, 7, 3)
-    assert parts[0] == range(6) and parts[-1] == range(120, 126)
+    assert parts[0] == range(6)
+    assert parts[-1] == range(120, 126)
     given = layers_per_stage(llama, 2, counts=[60, 66])
     assert given == [range(60), range(60, 126)]
     # A head as wide as several layers takes layers off the last stage.
     small = load_model("gpt-2-124m")
     flop = [len(r) for r in layers_per_stage(small, 4, balance="flop")]
-    assert sum(flop) == 12 and flop[-1] < 3
+    assert sum(flop) == 12
+    assert flop[-1] < 3
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hwsim.sim.pipeline import (
     PipelineOptions,
     PipelinePlayer,
     play_pipeline,
-    replicate_pipeline,
 )
+from hwsim.sim.pipeline_replicas import replicate_pipeline
 from hwsim.sim.trace import trace_json
 
 UNIT = PipelineCosts(forward=1.0, backward=2.0)
@@ -162,9 +162,37 @@ def test_replications_have_percentiles_and_can_be_replayed(order):
     assert low < median < high
     # Waiting for the slowest makes the mean worse than the nominal time.
     assert many.mean > 36.0
+    assert many.nominal == 36.0
     child = np.random.default_rng(3).spawn(30)[17]
-    assert play_pipeline(order, UNIT, options, child).makespan == many.makespans[17]
-    assert np.all((many.bubble_fractions > 0) & (many.bubble_fractions < 1))
+    again = play_pipeline(order, UNIT, options, child)
+    assert again.makespan == pytest.approx(many.makespans[17], rel=1e-12)
+
+
+def test_replications_over_a_shared_port_are_simulated(order):
+    options = PipelineOptions(jitter=0.1, shared_port=True)
+    many = replicate_pipeline(
+        order, costs(transfer=0.1), options, np.random.default_rng(3), replications=3
+    )
+    child = np.random.default_rng(3).spawn(3)[2]
+    again = play_pipeline(order, costs(transfer=0.1), options, child)
+    assert again.makespan == many.makespans[2]
+
+
+def test_more_replicas_wait_longer_for_the_slowest(order):
+    options = PipelineOptions(jitter=0.1)
+    means = [
+        replicate_pipeline(
+            order, costs(gradients=1.0), options, np.random.default_rng(3),
+            replications=50, replicas=replicas,
+        ).mean
+        for replicas in (1, 8, 64)
+    ]  # fmt: skip
+    assert 37.0 < means[0] < means[1] < means[2]
+    calm = replicate_pipeline(
+        order, costs(gradients=1.0), PipelineOptions(), np.random.default_rng(3),
+        replications=2, replicas=4,
+    )  # fmt: skip
+    assert calm.makespans.tolist() == [37.0, 37.0]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +205,9 @@ def test_replications_have_percentiles_and_can_be_replayed(order):
     ],
 )
 def test_wrong_options_are_refused(order, options, said):
+    rng = None if options == {"jitter": 0.1} else np.random.default_rng(0)
     with pytest.raises(InputError, match=said):
-        play_pipeline(order, UNIT, PipelineOptions(**options))
+        play_pipeline(order, UNIT, PipelineOptions(**options), rng)
 
 
 def test_wrong_costs_are_refused(order):
@@ -190,6 +219,11 @@ def test_wrong_costs_are_refused(order):
         replicate_pipeline(
             order, UNIT, PipelineOptions(), np.random.default_rng(0), replications=0
         )
+    with pytest.raises(InputError, match="cannot be played with shared_port"):
+        replicate_pipeline(
+            order, UNIT, PipelineOptions(shared_port=True), np.random.default_rng(0),
+            replicas=2,
+        )  # fmt: skip
 
 
 def test_the_player_shares_a_clock_with_others(order):

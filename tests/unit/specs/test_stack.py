@@ -39,6 +39,7 @@ def test_ids_are_their_files_and_names_are_unique(stacks: dict[str, StackSpec]) 
         "pytorch-fsdp",
         "deepspeed",
         "nemo",
+        "nemo-graphs",
         "maxtext",
         "torchtitan",
         "nanogpt-eager",
@@ -68,9 +69,16 @@ def test_every_figure_has_a_source(stacks: dict[str, StackSpec]) -> None:
     assert bare == []
 
 
-def test_no_stack_has_an_efficiency_of_its_own(stacks: dict[str, StackSpec]) -> None:
-    derates = {(s.matmul_derate, s.attention_derate) for s in stacks.values()}
-    assert derates == {(1.0, 1.0)}
+@pytest.mark.parametrize("field", ["matmul_derate", "attention_derate"])
+def test_slower_kernels_have_a_source_of_their_own(
+    stacks: dict[str, StackSpec], field: str
+) -> None:
+    for name, stack in stacks.items():
+        source = stack.source_of(field)
+        assert source is not None, name
+        if getattr(stack, field) < 1.0:
+            assert field in source.covers, name
+            assert source.url, name
 
 
 def test_eager_stacks_say_what_a_launch_costs(stacks: dict[str, StackSpec]) -> None:
@@ -78,8 +86,6 @@ def test_eager_stacks_say_what_a_launch_costs(stacks: dict[str, StackSpec]) -> N
         if stack.launch.mode == "eager":
             assert stack.launch.host_time is not None, name
             assert 1e-6 <= stack.launch.host_time <= 20e-6, name
-        else:
-            assert stack.launch.host_time is None, name
         assert stack.launch.step_overhead <= 1e-3, name
         assert 0.0 < stack.memory_reserve <= 0.2, name
 
@@ -113,7 +119,9 @@ def test_overlap_as_documented(stacks: dict[str, StackSpec]) -> None:
     assert not stacks["megatron-2021"].overlap.dp
     assert stacks["megatron-core"].overlap.dp
     hidden_tp = {name for name, stack in stacks.items() if stack.overlap.tp}
-    assert hidden_tp == {"nemo", "maxtext", "xla-inference"}
+    assert hidden_tp == {
+        "megatron-core", "nemo", "nemo-graphs", "maxtext", "xla-inference",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
