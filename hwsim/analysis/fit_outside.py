@@ -26,6 +26,7 @@ from hwsim.specs.published import iter_rows, load_published
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3
+_OWN_SOURCES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,16 @@ def operators(result: TrainResult | InferResult, task: str) -> LogInterval | Non
 
 
 def outside_terms(rows: Sequence[OutsideRow]) -> dict[str, EndToEnd]:
-    """Return the term of each task, and of all together."""
+    """Return the term of all tasks together, and of those with many sources."""
     tasks: dict[str, list[OutsideRow]] = {"every": list(rows)}
     for row in rows:
         tasks.setdefault(row.task, []).append(row)
-    return {task: _term(some) for task, some in tasks.items()}
+    terms = {task: _term(some) for task, some in tasks.items()}
+    return {
+        task: term
+        for task, term in terms.items()
+        if task == "every" or term.sources >= _OWN_SOURCES
+    }
 
 
 def _term(rows: Sequence[OutsideRow]) -> EndToEnd:
@@ -132,5 +138,7 @@ def _quantile(values: FloatArray, weight: NDArray[np.float64]) -> float:
     """Return the value that all but a tail of the rows, by weight, stay below."""
     order = np.argsort(values)
     share = np.cumsum(weight[order]) / weight.sum()
-    place = min(int(np.searchsorted(share, 1 - _TAIL)), len(values) - 1)
+    # The next row is one more of the same: its rank is uniform over n + 1.
+    level = (1 - _TAIL) * (1 + 1 / len(values))
+    place = min(int(np.searchsorted(share, level)), len(values) - 1)
     return round(float(values[order][place]), 4)

@@ -168,7 +168,7 @@ def fit_rows(
     keep = np.isin(rows["device"].astype(str), list(names))
     if ops:
         keep &= np.isin(rows["op"].astype(str), ops)
-    rows = rows.take(np.flatnonzero(keep))
+    rows = rows.take(np.flatnonzero(keep & _all_units(rows, device)))
     found = _grouped(rows, device) if len(rows) else []
     if not found:
         return None
@@ -178,6 +178,15 @@ def fit_rows(
     groups = tuple((group, place[where]) for group, where in found)
     kept = rows.take(index)
     return FitRows(family, kept, groups, kept["time"], _blocks(kept, family))
+
+
+def _all_units(rows: FamilyRows, device: DeviceSpec) -> NDArray[np.bool_]:
+    """Mark rows measured with all cores of a CPU, as the cost forms mean them."""
+    threads = rows.extra.get("threads", rows.columns.get("threads"))
+    if threads is None or device.kind != "cpu":
+        return np.ones(len(rows), dtype=bool)
+    known = {"", "nan", str(device.compute.units), f"{device.compute.units}.0"}
+    return np.array([str(number) in known for number in threads], dtype=bool)
 
 
 def _grouped(

@@ -11,6 +11,7 @@ from hwsim.cost.attention import decode_attention_cost, prefill_attention_cost
 from hwsim.cost.collective import collective_bound, collective_cost
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.elementwise import elementwise_cost
+from hwsim.cost.expert_products import expert_products_cost
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
@@ -304,12 +305,20 @@ def _attention(ops: Sequence[Op], context: _Context) -> Cost:
 def _moe(ops: Sequence[Op], context: _Context) -> Cost:
     first = ops[0]
     assert isinstance(first, MoeExperts)
+    shape = _column(ops, "tokens"), _column(ops, "ffn"), _column(ops, "hidden")
+    if context.stack.fusion.experts == "library":
+        cost = expert_products_cost(
+            *shape, experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
+            gated=first.gated, backward=first.passes > 1.0,
+            device=context.system.device, calibration=context.calibration,
+            dtype=first.dtype, sustained_flop=context.sustained_flop,
+        )  # fmt: skip
+        return _derated(cost, context.stack.matmul_derate)
     cost = moe_ffn_cost(
-        _column(ops, "tokens"), _column(ops, "ffn"), _column(ops, "hidden"),
-        experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
+        *shape, experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
         gated=first.gated, device=context.system.device,
         calibration=context.calibration, dtype=first.dtype,
-        weight_bytes=DTYPE_BYTES[first.weight_dtype],
+        weight_bytes=DTYPE_BYTES[first.weight_dtype], exchanged=first.ep > 1,
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.
     return _derated(cost, 1.0 / first.passes)

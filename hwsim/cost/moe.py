@@ -36,6 +36,7 @@ def moe_ffn_cost(
     dtype: str,
     weight_bytes: float | None = None,
     resident: ArrayLike = 0.0,
+    exchanged: bool = False,
 ) -> Cost:
     """Return the cost of the routed experts' feed-forward network on one rank.
 
@@ -63,6 +64,9 @@ def moe_ffn_cost(
         Bytes of one weight (default: of ``dtype``). [B]
     resident : array_like
         Share of the weights that the shared on-chip cache holds. [1]
+    exchanged : bool
+        Rows were sent to their experts' ranks before: none of other ranks' pairs
+        pass through this one.
 
     Returns
     -------
@@ -85,6 +89,7 @@ def moe_ffn_cost(
     down_cost = _grouped_product(load, kk, hidden, held, p, device, dtype)
     narrow = stored < 2
     foreign = p.narrow_foreign_pair_share if narrow else p.foreign_pair_share
+    foreign = 0.0 if exchanged else foreign
     pairs = load.rows_total + foreign * np.maximum(0.0, mm * tk - load.rows_total)
     moved = pairs * (up + hidden + 2 * kk) * max(element, 2.0)
     copying = p.narrow_row_copy_efficiency if narrow else p.row_copy_efficiency

@@ -232,7 +232,7 @@ class Backward:
         self.grads.setdefault(skip, []).append(dy)
         if step.extra.get("mask"):
             dy = self.put(function_gradient(self.w, step, saved=False), (dy,))
-        elif step.source != step.dtype and step.op is not None:
+        elif step.source != step.dtype and isinstance(step.op, Elementwise):
             # The branch was narrower than the stream.
             cast = replace(
                 step.op, name="gradient_cast", phase="backward", flop_per_value=0.0,
@@ -289,7 +289,7 @@ class Backward:
         """Routed experts."""
         op = expert_gradient(self.w, step)
         if self.frozen:
-            op = expert_halves(op)[0]
+            op, _ = expert_halves(op)
         self.give(step, self.put(op, (dy,)))
 
     def exchange(self, step: Step, dy: int) -> None:

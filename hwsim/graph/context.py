@@ -147,7 +147,7 @@ def ring_kernels(w: Writer, c: Core) -> tuple[Attention, Attention]:
     """
     p, h = c.seen, c.heads
     own = fused_kernel(w, c)
-    keys = p.seq_kv / 2 if p.causal else p.seq_kv
+    keys = p.seq_kv // 2 if p.causal else p.seq_kv
     other = replace(
         c, seen=replace(p, seq_kv=keys, causal=False),
         full_pairs=float(p.seq_q * p.seq_kv),

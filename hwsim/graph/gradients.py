@@ -245,7 +245,7 @@ def norm_gradient(w: Writer, step: Step) -> Op:
     )
 
 
-def expert_gradient(w: Writer, step: Step) -> Op:
+def expert_gradient(w: Writer, step: Step) -> MoeExperts:
     """Gradients of the routed experts' inputs and weights.
 
     Each of forward's products becomes two; every expert's gradient is

@@ -80,6 +80,9 @@ class Layout:
         return self.capacity_factor or self.imbalance
 
 
+ONE_DEVICE = Layout()
+
+
 def layout_of(
     model: ModelSpec,
     *,
@@ -166,7 +169,7 @@ def _check_heads(model: ModelSpec, layout: Layout) -> None:
         )
 
 
-def local_sequence(model: ModelSpec, seq: int, layout: Layout, split: bool) -> int:
+def local_sequence(seq: int, layout: Layout, split: bool) -> int:
     """Return the tokens of a sequence that one context-parallel rank holds.
 
     Raises

@@ -48,6 +48,7 @@ def expert_traffic(
 def experts(w: Writer, x: int, tokens: int, dense: Dense) -> int:
     """Append router, routed experts and shared experts up to partial sums."""
     moe = _spec(w)
+    x = w.narrowed(x, tokens * w.setting.model.hidden)
     chosen = _router(w, x, tokens, moe)
     rows = _dispatch(w, (x, chosen), tokens, moe.experts_per_token)
     y = _experts(w, rows, tokens, moe)
@@ -74,6 +75,7 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     tp, layout = setting.shard.tp, setting.layout
     topk, hidden = moe.experts_per_token, setting.model.hidden
     split, shared = setting.sequence_parallel, tp > 1 and layout.etp == 1
+    x = w.narrowed(x, setting.outer(tokens) * hidden)
     own, mine = x, float(tokens)
     if split or shared:
         mine = tokens / tp

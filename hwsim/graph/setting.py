@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hwsim.graph.layout import Layout
+from hwsim.graph.layout import ONE_DEVICE, Layout
 from hwsim.graph.lora import Lora
 from hwsim.graph.precision import Precision
 from hwsim.graph.shard import Shard
@@ -34,7 +34,7 @@ class Setting:
     sequence_parallel: bool = False
     dropout: bool = False
     accumulate: bool = False
-    layout: Layout = Layout()
+    layout: Layout = ONE_DEVICE
     lora: Lora | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hwsim.graph.op import Elementwise, Matmul, MoeExperts, Op, Operand
+from hwsim.graph.op import Elementwise, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import COMPUTE, Block, Node
 
 
@@ -23,7 +23,7 @@ def accumulating(block: Block) -> Block:
 
 def _adding(op: Op) -> Op:
     stored = tuple(o for o in op.writes if o.role == "gradient")
-    if not stored or not isinstance(op, Op):
+    if not stored:
         return op
     return replace(op, reads=(*op.reads, *stored))
 
@@ -45,7 +45,6 @@ def divided(block: Block) -> tuple[Block | None, Block | None]:
     later = _weight_nodes(nodes)
     if not later:
         return block, None
-    output = len(nodes) - len(block.nodes) + block.output_index
     output = _moved(block.nodes, nodes, block.output_index)
     now = [i for i in range(len(nodes)) if i not in later]
     return (
@@ -130,7 +129,7 @@ def _weight_nodes(nodes: Sequence[Node]) -> set[int]:
 
 
 def _makes_weights(op: Op) -> bool:
-    if op.phase != "backward" or isinstance(op, Operand):
+    if op.phase != "backward":
         return False
     if isinstance(op, Matmul | MoeExperts):
         if op.name.endswith("weight_gradient"):

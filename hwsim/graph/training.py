@@ -141,37 +141,37 @@ def training_plan(
     check_recompute(recompute)
     layout = layout_of(model, **degrees)
     local = shard(model, layout.tp, layout.etp)
-    target = seq if decoder_seq is None else decoder_seq
-    check_positive(decoder_seq=target)
-    if decoder_seq is not None and model.kind != "encoder_decoder":
-        raise InputError(f"decoder_seq is given but {model.id} has no encoder")
-    check_context(model, max(seq, target))
+    target = _target(model, seq, decoder_seq)
     if check_attention:
         _check_ring(layout, stack)
     split = sequence_parallel and layout.tp > 1
-    setting = Setting(
-        model,
-        local,
-        resolve(
-            dtype, grad_dtype=grad_dtype or stack.gradients, autocast=stack.autocast
-        ),
-        stack,
-        training=True,
-        sequence_parallel=split,
-        dropout=uses_dropout(model) if dropout is None else dropout,
-        accumulate=not last,
-        layout=layout,
-        lora=lora,
+    precision = resolve(
+        dtype, grad_dtype=grad_dtype or stack.gradients, autocast=stack.autocast
     )
+    setting = Setting(
+        model, local, precision, stack, training=True, sequence_parallel=split,
+        dropout=uses_dropout(model) if dropout is None else dropout,
+        accumulate=not last, layout=layout, lora=lora,
+    )  # fmt: skip
     passes = _passes(
-        model, micro_batch, local_sequence(model, seq, layout, split),
-        local_sequence(model, target, layout, split),
+        model, micro_batch, local_sequence(seq, layout, split),
+        local_sequence(target, layout, split),
     )  # fmt: skip
     return Plan(
         setting, passes, recompute, zero_stage, last,
         MASKED_SHARE if model.kind == "encoder" else 1.0, layers, first, final,
         recompute_every, offload_activations,
     )  # fmt: skip
+
+
+def _target(model: ModelSpec, seq: int, decoder_seq: int | None) -> int:
+    """Return the tokens of a sequence that the decoder sees."""
+    target = seq if decoder_seq is None else decoder_seq
+    check_positive(decoder_seq=target)
+    if decoder_seq is not None and model.kind != "encoder_decoder":
+        raise InputError(f"decoder_seq is given but {model.id} has no encoder")
+    check_context(model, max(seq, target))
+    return target
 
 
 def trained_parameters(plan: Plan) -> Held:

@@ -61,6 +61,10 @@ class Fusion(Spec):
         Loss from logits in one kernel; all parameters' update in one pass.
     quantize : bool
         The operator before a product writes its quantised input.
+    experts : str
+        Routed experts: ``fused``, one serving kernel that sorts, multiplies and
+        activates; ``library``, grouped products as good as dense ones, after
+        rows were sorted.
     """
 
     attention: Literal["fused", "unfused"] = "fused"
@@ -76,6 +80,7 @@ class Fusion(Spec):
     cross_entropy: bool = False
     optimizer: bool = True
     quantize: bool = False
+    experts: Literal["fused", "library"] = "fused"
 
 
 class Overlap(Spec):

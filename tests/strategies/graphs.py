@@ -165,7 +165,7 @@ def stage_inputs(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, Any]]:
     longest = min(model.max_context or 4096, 4096)
     seq = unit * max(longest // unit, 1)
     try:
-        local_sequence(model, seq, layout_of(model, **layout), split)
+        local_sequence(seq, layout_of(model, **layout), split)
     except InputError:
         layout["cp"], split = 1, False
     if seq > longest:

@@ -12,7 +12,9 @@ from hwsim.analysis.fit_trees import Boosting, factors, grow
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.errors import HwsimError, InputError, SpecError
 from hwsim.specs.calibration import (
+    FAMILIES,
     calibration_for,
+    calibration_path,
     load_calibration_file,
     resolved_fidelity,
     with_parameters,
@@ -296,19 +298,30 @@ def test_results_carry_intervals_and_what_they_rest_on():
 
 
 def test_an_unmeasured_kind_is_less_sure_than_a_measured_one():
-    def width(device):
-        ends = hwsim.op(
-            "matmul", device=device, m=512, n=4096, k=4096, fidelity="structured"
-        )
-        low, high = ends.interval_90["time_s"]
-        return (high - low) / ends.time_s
+    names = ("h100-80gb-sxm", "v100-sxm2-32gb", "tpu-v4")
+    found = [calibration_for(load_device(name)) for name in names]
+    assert [c.origin for c in found] == ["generation", "kind", "assumed"]
+    for family in FAMILIES:
+        every = [c.spread[family].table.regimes["every"] for c in found]
+        widths = [regime.high - regime.low for regime in every]
+        assert widths == sorted(widths), family
 
-    assert width("h100-80gb-sxm") < width("v100-sxm2-32gb") < width("tpu-v4")
-    origins = [
-        calibration_for(load_device(name)).origin
-        for name in ("h100-80gb-sxm", "v100-sxm2-32gb", "tpu-v4")
-    ]
-    assert origins == ["generation", "kind", "assumed"]
+
+@pytest.mark.parametrize(
+    "name", ["a100-80gb-sxm", "h100-80gb-sxm", "h200-sxm", "l40s", "b200-sxm"]
+)
+def test_shipped_calibrations_state_what_they_are_worth(name):
+    calibration = calibration_for(load_device(name), "calibrated")
+    assert "gemm" in calibration.calibrated
+    path = calibration_path(load_device(name))
+    assert path is not None
+    file = load_calibration_file(path)
+    assert "Apache-2.0" in " ".join(s.title for s in file.sources)
+    for fit in file.families.values():
+        assert fit.held_out is not None
+        assert fit.physics_held_out is not None
+        assert fit.held_out.mape <= fit.physics_held_out.mape
+        assert 0.84 <= fit.interval.coverage <= 0.96
 
 
 def test_a_plan_without_trees_has_none(tables):

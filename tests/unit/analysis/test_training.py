@@ -38,9 +38,10 @@ def test_microbatches_follow_one_another():
     one = hwsim.train("gpt-2-124m", "a100-80gb-sxm", global_batch=8, **GPT)
     many = hwsim.train("gpt-2-124m", "a100-80gb-sxm", global_batch=80, **GPT)
     overhead = many.stack.launch.step_overhead
-    expected = one.step_s + 9 * (many.accumulate.time_s - overhead)
+    before = many.made.runs[1][0]
+    expected = one.step_s + 9 * (before.time_s - overhead)
     assert math.isclose(many.step_s, expected, rel_tol=1e-9)
-    assert one.accumulate is None
+    assert len(one.made.runs) == 1
 
 
 def test_model_flop_follow_the_palm_convention(result):
@@ -130,3 +131,71 @@ def test_what_does_not_fit_says_what_would_help():
     sentence = result.memory.sentence()
     assert "too much" in sentence
     assert "would fit with" in sentence or "no single change" in sentence
+
+
+PIPELINE = {
+    "devices": 64, "tp": 8, "pp": 8, "micro_batch": 1, "global_batch": 64,
+    "seq": 2048, "recompute": "full",
+}  # fmt: skip
+
+
+def test_a_pipeline_adds_its_bubble():
+    result = hwsim.train("gpt-3-175b", "selene", **PIPELINE)
+    assert result.bubble_fraction == pytest.approx(7 / (64 + 7), rel=0.25)
+    assert math.isclose(sum(result.parts.values()), result.step_s, rel_tol=1e-9)
+    streams = {(r.rank, r.stream) for r in result.made.records}
+    assert {(rank, "compute") for rank in range(8)} <= streams
+    assert len(result.timeline) == len(result.made.records)
+
+
+def test_a_pipeline_does_the_work_of_the_whole():
+    piped = hwsim.train("gpt-3-175b", "selene", **PIPELINE)
+    flat = hwsim.train("gpt-3-175b", "selene", **{**PIPELINE, "pp": 1, "devices": 8})
+    assert piped.work("full_flop") * 64 == pytest.approx(
+        flat.work("full_flop") * 8, rel=1e-9
+    )
+
+
+def test_interleaving_shrinks_the_bubble():
+    plain = hwsim.train("gpt-3-175b", "selene", **PIPELINE)
+    chunks = hwsim.train("gpt-3-175b", "selene", vpp=3, **PIPELINE)
+    assert chunks.config.schedule == "interleaved"
+    assert chunks.bubble_fraction < 0.6 * plain.bubble_fraction
+    assert chunks.step_s < plain.step_s
+
+
+def test_zero_bubble_is_faster_than_1f1b():
+    plain = hwsim.train("gpt-3-175b", "selene", **PIPELINE)
+    split = hwsim.train("gpt-3-175b", "selene", schedule="zero_bubble", **PIPELINE)
+    assert split.bubble_fraction < plain.bubble_fraction
+
+
+def test_the_fullest_rank_is_told():
+    result = hwsim.train("gpt-3-175b", "selene", **{**PIPELINE, "recompute": "none"})
+    assert result.memory_rank == 0  # it holds most microbatches and the embedding
+
+
+@pytest.mark.parametrize("axis", [{"cp": 4}, {"ep": 8, "dp": 16}])
+def test_context_and_expert_parallel_steps_are_answered(axis):
+    model = "mixtral-8x7b" if "ep" in axis else "llama-3.1-8b"
+    result = hwsim.train(model, "dgx-h100-ndr-64", devices=16, seq=8192, **axis)
+    assert result.step_s > 0
+    assert {n.stream for g in result.graphs for b in g.graph.blocks for n in b.nodes} & {
+        "cp", "ep",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pp": 3}, "does not divide"),
+        ({"pp": 2, "dp": 64}, "must equal devices"),
+        ({"pp": 200, "tp": 1, "devices": 200}, "pp"),
+        ({"vpp": 40}, "vpp"),
+        ({"schedule": "interleved"}, "interleaved"),
+        ({"ep": 4}, "no experts"),
+    ],
+)
+def test_impossible_pipelines_are_refused(change, message):
+    with pytest.raises(hwsim.HwsimError, match=message):
+        hwsim.train("gpt-3-175b", "selene", **{**PIPELINE, **change})

@@ -1,0 +1,111 @@
+"""Collectives that tensor-, context- and expert-parallel ranks begin and end with."""
+
+from __future__ import annotations
+
+from hwsim.graph.op import Collective, CollectiveName, Matmul, Operand
+from hwsim.graph.opgraph import Node
+from hwsim.graph.record import Recorder, Rule
+from hwsim.graph.setting import Setting
+from hwsim.specs.base import DTYPE_BYTES
+
+
+class Communicator(Recorder):
+    """Appends collectives to a block."""
+
+    def among(
+        self,
+        axis: str,
+        name: str,
+        collective: CollectiveName,
+        inputs: tuple[int, ...],
+        nbytes: float,
+        rule: Rule,
+        numel: float,
+    ) -> int:
+        """Append a collective of the context- or expert-parallel group."""
+        op = group_collective(self.setting, axis, name, collective, nbytes)
+        return self.put(op, inputs, rule, numel=numel, stream=axis)
+
+    def collective(
+        self,
+        name: str,
+        collective: CollectiveName,
+        inputs: tuple[int, ...],
+        nbytes: float,
+        rule: Rule = "none",
+        numel: float = 0.0,
+    ) -> int:
+        """Append a collective of the tensor-parallel group."""
+        act, dtype = self.setting.precision.act, self.dtype_of[inputs[0]]
+        if dtype != act and rule != "none":
+            nbytes *= DTYPE_BYTES[dtype] / self.act_bytes
+        op = tp_collective(name, collective, nbytes, self.setting.shard.tp, dtype)
+        return self.put(op, inputs, rule, numel=numel, stream="tp", dtype=dtype)
+
+    def enter(self, x: int, name: str, tokens: float) -> int:
+        """Begin a tensor-parallel region: gather the sequence if it is split."""
+        setting = self.setting
+        if setting.shard.tp == 1 or not setting.training:
+            return x
+        numel = tokens * setting.model.hidden
+        if not setting.sequence_parallel:
+            return self.alias(x, "enter", numel)
+        nbytes = numel * self.act_bytes
+        return self.collective(name, "all_gather", (x,), nbytes, "enter", numel)
+
+    def leave(self, x: int, name: str, tokens: float) -> int:
+        """End a tensor-parallel region: sum the devices' partial results."""
+        setting = self.setting
+        if setting.shard.tp == 1:
+            return x
+        numel = tokens * setting.model.hidden
+        nbytes = numel * self.act_bytes
+        kind: CollectiveName = (
+            "reduce_scatter" if setting.sequence_parallel else "all_reduce"
+        )
+        out = self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
+        if setting.stack.overlap.tp:
+            self._beside_product(self.node_of[out])
+        return out
+
+    def _beside_product(self, index: int) -> None:
+        """Let a collective start with the product whose parts it sends."""
+        node = self.nodes[index]
+        source = self.nodes[node.deps[-1]] if node.deps else node
+        if isinstance(source.op, Matmul):
+            self.nodes[index] = Node(node.op, source.deps, node.stream)
+
+
+def group_collective(
+    setting: Setting, axis: str, name: str, collective: CollectiveName, nbytes: float
+) -> Collective:
+    """Return a collective of the context- or expert-parallel group."""
+    layout, dtype = setting.layout, setting.precision.act
+    moved = (Operand("activation", nbytes, dtype),)
+    return Collective(
+        name=name,
+        dtype=dtype,
+        collective=collective,
+        message=nbytes,
+        group_size=layout.cp if axis == "cp" else layout.ep,
+        stride=layout.tp if axis == "cp" else layout.expert_stride,
+        axis=axis,
+        reads=moved,
+        writes=moved,
+    )
+
+
+def tp_collective(
+    name: str, collective: CollectiveName, nbytes: float, tp: int, dtype: str
+) -> Collective:
+    """Return a collective of the tensor-parallel group."""
+    moved = (Operand("activation", nbytes, dtype),)
+    return Collective(
+        name=name,
+        dtype=dtype,
+        collective=collective,
+        message=nbytes,
+        group_size=tp,
+        reads=moved,
+        writes=moved,
+    )
