@@ -165,8 +165,9 @@ def cost_op(
     calibration: Calibration | None = None,
 ) -> Cost:
     """Return the cost of one operator, whose shapes may be arrays."""
-    parameters = _parameters(system, fidelity, calibration)
-    context = _Context(system, parameters, stack, warm=False)
+    context = _Context(
+        system, _parameters(system, fidelity, calibration), stack, warm=False
+    )
     cost = _COSTS[str(_group_key(op, fidelity)[0])]([op], context)
     light = _COSTS[str(_group_key(op, "roofline")[0])]([op], context)
     short = np.maximum(light.time - cost.time, 0.0)[0]

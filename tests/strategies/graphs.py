@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
@@ -45,10 +45,11 @@ stacks = st.builds(
     tp=st.booleans(),
     autocast=st.booleans(),
     attention=st.sampled_from(["fused", "unfused"]),
+    experts=st.sampled_from(get_args(Fusion.model_fields["experts"].annotation)),
     **{
         name: st.booleans()
-        for name in Fusion.model_fields
-        if name != "attention"
+        for name, field in Fusion.model_fields.items()
+        if field.annotation is bool
     },
 )  # fmt: skip
 
