@@ -86,7 +86,7 @@ class GraphResult(Result):
         used = dict.fromkeys(family_of(op) for op in self.costs.ops)
         if self.fidelity in {"roofline", "structured"}:
             return dict.fromkeys(used, self.fidelity)
-        known = calibration_for(self.system.device, "calibrated").fidelities()
+        known = calibration_for(self.system.device, self.fidelity).fidelities()
         return {family: known.get(family, "structured") for family in used}
 
     @functools.cached_property

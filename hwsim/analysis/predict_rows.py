@@ -22,8 +22,10 @@ from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement_table import FamilyRows
 
-RowFidelity = Literal["roofline", "structured", "calibrated"]
-FIDELITIES: tuple[RowFidelity, ...] = ("roofline", "structured", "calibrated")
+RowFidelity = Literal["roofline", "structured", "borrowed", "calibrated"]
+FIDELITIES: tuple[RowFidelity, ...] = (
+    "roofline", "structured", "borrowed", "calibrated",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,7 @@ def device_model(
     if fidelity == "roofline":
         return DeviceModel(None, "roofline")
     used = resolved_fidelity(device, fidelity or "auto")
-    if used == "calibrated":
-        return DeviceModel(calibration_for(device, "calibrated"), "calibrated")
-    return DeviceModel(calibration_for(device), "structured")
+    return DeviceModel(calibration_for(device, used), used)
 
 
 Models = Callable[[DeviceSpec, RowFidelity | None], DeviceModel]

@@ -13,7 +13,8 @@ from hwsim.analysis.published_flop import (
     figure_scale,
     measured_figure,
 )
-from hwsim.analysis.training import TrainConfig, TrainResult, run_training
+from hwsim.analysis.training import TrainResult, run_training
+from hwsim.analysis.training_config import TrainConfig
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_stack, load_system

@@ -34,6 +34,7 @@ class FidelityChoice(StrEnum):
     auto = "auto"
     roofline = "roofline"
     structured = "structured"
+    borrowed = "borrowed"
     calibrated = "calibrated"
 
 

@@ -26,6 +26,7 @@ class RowFidelityChoice(StrEnum):
 
     roofline = "roofline"
     structured = "structured"
+    borrowed = "borrowed"
     calibrated = "calibrated"
 
 

@@ -204,7 +204,7 @@ def _within_window(
     products = [op.dtype for op in ops if isinstance(op, Matmul)]
     if not products:
         return 0.0
-    return min(flop, system.device.peak(products[0]) * window)
+    return float(min(flop, system.device.peak(products[0]) * window))
 
 
 def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
@@ -310,9 +310,9 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
     if context.stack.fusion.experts == "library":
         cost = expert_products_cost(
             *shape, experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
-            gated=first.gated, backward=first.passes > 1.0,
+            gated=first.gated, backward=first.passes > 1.0, dtype=first.dtype,
             device=context.system.device, calibration=context.calibration,
-            dtype=first.dtype, sustained_flop=context.sustained_flop,
+            sustained_flop=context.sustained_flop,
         )  # fmt: skip
         return _derated(cost, context.stack.matmul_derate)
     cost = moe_ffn_cost(

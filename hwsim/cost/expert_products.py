@@ -63,6 +63,7 @@ def expert_products_cost(
             sustained_flop=sustained_flop,
         )  # fmt: skip
 
+    products: tuple[Cost, ...]
     if backward:
         products = (
             grouped(rows, inner, outer), grouped(inner, outer, rows),

@@ -31,9 +31,11 @@ from hwsim.specs.parameters.matmul import MatmulParameters
 from hwsim.specs.parameters.moe import MoeParameters
 from hwsim.specs.residual import Residual
 
-Fidelity = Literal["auto", "roofline", "structured", "calibrated"]
-Resolved = Literal["roofline", "structured", "calibrated"]
-FIDELITIES: tuple[Fidelity, ...] = ("auto", "roofline", "structured", "calibrated")
+Fidelity = Literal["auto", "roofline", "structured", "borrowed", "calibrated"]
+Resolved = Literal["roofline", "structured", "borrowed", "calibrated"]
+FIDELITIES: tuple[Fidelity, ...] = (
+    "auto", "roofline", "structured", "borrowed", "calibrated",
+)  # fmt: skip
 FILE = "calibration.json"
 FAMILIES = (
     "gemm", "attention_prefill", "attention_decode", "elementwise", "moe",
@@ -59,6 +61,8 @@ class Calibration(CatalogSpec):
     calibrated : tuple of str
         Families whose parameters were fitted to this very device; the others
         are its generation's.
+    borrowed : tuple of str
+        Families whose parameters were fitted to a device with the same chip.
     origin : str
         How near the data behind the generation's values are: ``generation``
         (this generation was measured), ``kind`` (devices of its kind were)
@@ -80,6 +84,7 @@ class Calibration(CatalogSpec):
         default={}, exclude=True, repr=False
     )
     calibrated: tuple[Name, ...] = ()
+    borrowed: tuple[Name, ...] = ()
     origin: Origin = "assumed"
 
     def reach(self, family: str) -> float:
@@ -88,10 +93,10 @@ class Calibration(CatalogSpec):
 
     def fidelities(self) -> dict[str, Resolved]:
         """Return which values each operator family uses."""
-        return {
-            family: "calibrated" if family in self.calibrated else "structured"
-            for family in FAMILIES
-        }
+        used: dict[str, Resolved] = dict.fromkeys(FAMILIES, "structured")
+        used |= dict.fromkeys(self.borrowed, "borrowed")
+        used |= dict.fromkeys(self.calibrated, "calibrated")
+        return used
 
 
 GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml")
@@ -109,7 +114,9 @@ def calibration_for(
     fidelity : str
         ``structured``: the values of its architecture, else of its kind.
         ``calibrated`` or ``auto``: those of the ``calibration.json`` beside
-        its spec for the families that it covers. A speed of light has no
+        its spec for the families that it covers. ``borrowed``, or ``auto``
+        where a device has none: those of the device with the same chip that
+        the spec names in ``calibrated_as``. A speed of light has no
         parameters: for ``roofline`` they are those of ``structured``.
 
     Raises
@@ -120,8 +127,9 @@ def calibration_for(
         If a calibration file is faulty.
     """
     user_path = os.environ.get(USER_PATH)
-    fitted = fidelity in {"auto", "calibrated"}
-    path = calibration_path(device) if fitted else None
+    path = calibration_path(device) if fidelity in {"auto", "calibrated"} else None
+    if path is None and fidelity in {"auto", "borrowed"}:
+        path = borrowed_path(device)
     stamp = 0 if path is None else path.stat().st_mtime_ns
     return _calibration(
         device.id, device.architecture, device.kind, path, stamp, user_path
@@ -134,7 +142,18 @@ def calibration_path(device: DeviceSpec) -> Path | None:
     It stands in ``devices/<kind>/<id>/``, beside the spec or in a folder of
     the user's own (``HWSIM_PATH``), which goes first.
     """
-    for path in _candidates(device.kind, device.id, os.environ.get(USER_PATH)):
+    return _first_file(device.kind, device.id)
+
+
+def borrowed_path(device: DeviceSpec) -> Path | None:
+    """Return the calibration file of the device that this one borrows from."""
+    if device.calibrated_as is None:
+        return None
+    return _first_file(device.kind, device.calibrated_as)
+
+
+def _first_file(kind: str, device: str) -> Path | None:
+    for path in _candidates(kind, device, os.environ.get(USER_PATH)):
         if path.is_file():
             return path
     return None
@@ -166,10 +185,17 @@ def resolved_fidelity(device: DeviceSpec, fidelity: str) -> Resolved:
         )
     if fidelity in {"roofline", "structured"}:
         return cast("Resolved", fidelity)
-    if calibration_path(device) is not None:
+    if fidelity != "borrowed" and calibration_path(device) is not None:
         return "calibrated"
+    if fidelity != "calibrated" and borrowed_path(device) is not None:
+        return "borrowed"
     if fidelity == "auto":
         return "structured"
+    if fidelity == "borrowed":
+        raise InputError(
+            f"device {device.id} borrows no calibration; name a device with the same "
+            "chip in its spec (calibrated_as), or use fidelity structured"
+        )
     raise InputError(
         f"device {device.id} has no {FILE}; make one with hwsim calibrate "
         f"{device.id} --measurements FILE, or use fidelity structured"
@@ -190,11 +216,18 @@ def _calibration(
     if path is None:
         return base
     file = load_calibration_file(path)
-    if file.device != device:
+    if file.device != path.parent.name:
         raise SpecError(
-            f"{path}: device", f"{file.device!r} is not {device!r}", "put it right"
-        )
-    return apply_file(base, file)
+            f"{path}: device", f"{file.device!r} is not {path.parent.name!r}",
+            "put it right",
+        )  # fmt: skip
+    found = apply_file(base, file)
+    if file.device == device:
+        return found
+    # Errors on a device that was not measured are those of its generation.
+    return found.model_copy(
+        update={"calibrated": (), "borrowed": found.calibrated, "spread": base.spread}
+    )
 
 
 def apply_file(base: Calibration, file: CalibrationFile) -> Calibration:

@@ -16,6 +16,7 @@ from hwsim.specs.base import (
     Dtype,
     FlopPerSecond,
     Hertz,
+    Identifier,
     Name,
     Seconds,
     Spec,
@@ -141,7 +142,9 @@ class DeviceSpec(CatalogSpec):
     """One device: peaks, memories, links, power, launch costs, with sources.
 
     ``memory`` lists levels from the innermost to the outermost; the last one
-    is the main memory, which holds weights and caches.
+    is the main memory, which holds weights and caches. ``calibrated_as`` names
+    a device with the same chip, whose calibration is borrowed while there is
+    none of this one.
     """
 
     kind: DeviceKind
@@ -155,6 +158,7 @@ class DeviceSpec(CatalogSpec):
     host_link: Link | None = None
     power: Power = Power()
     launch: Launch | None = None
+    calibrated_as: Identifier | None = None
 
     @model_validator(mode="after")
     def _check(self) -> DeviceSpec:

@@ -70,7 +70,9 @@ class Scenario(Spec):
     model: Name
     system: Name
     stack: Name | None = None
-    fidelity: Literal["auto", "roofline", "structured", "calibrated"] = "auto"
+    fidelity: Literal["auto", "roofline", "structured", "borrowed", "calibrated"] = (
+        "auto"
+    )
     overrides: tuple[Text, ...] = ()
     infer: InferQuestion | None = None
     train: TrainQuestion | None = None

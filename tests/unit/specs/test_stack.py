@@ -85,7 +85,7 @@ def test_eager_stacks_say_what_a_launch_costs(stacks: dict[str, StackSpec]) -> N
     for name, stack in stacks.items():
         if stack.launch.mode == "eager":
             assert stack.launch.host_time is not None, name
-            assert 1e-6 <= stack.launch.host_time <= 20e-6, name
+            assert 1e-6 <= stack.launch.host_time <= 100e-6, name
         assert stack.launch.step_overhead <= 1e-3, name
         assert 0.0 < stack.memory_reserve <= 0.2, name
 
