@@ -135,7 +135,7 @@ def _split(text: str, dimension: Dimension) -> tuple[float, str]:
     # quantiphy takes no prefix after an exponent: it reads the unit of 1, and the
     # number in front is multiplied in. Binary prefixes are read only on request.
     power = _EXPONENT.match(text)
-    number = float(power[1]) if power else 1.0
+    scale = float(power[1]) if power else 1.0
     text = f"1 {power[2]}" if power else text
     try:
         quantity = _quantity_class()(text, binary=True)
@@ -143,7 +143,7 @@ def _split(text: str, dimension: Dimension) -> tuple[float, str]:
         raise ValueError(
             f"{text!r} is not a quantity; write it as {dimension.example!r}"
         ) from None
-    return number * float(quantity), str(quantity.units)
+    return scale * float(quantity), str(quantity.units)
 
 
 def check_magnitude(

@@ -199,12 +199,9 @@ def _within_window(
 ) -> float:
     """Return work no longer than the power controller looks back."""
     window = calibration.matmul.sustained_window
-    if not window or not flop:
-        return 0.0
-    products = [op.dtype for op in ops if isinstance(op, Matmul)]
-    if not products:
-        return 0.0
-    return float(min(flop, system.device.peak(products[0]) * window))
+    dtypes = [op.dtype for op in ops if isinstance(op, Matmul)]
+    peak = system.device.peak(dtypes[0]) if dtypes else 0.0
+    return float(min(flop, peak * window))
 
 
 def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:

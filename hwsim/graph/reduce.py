@@ -45,15 +45,20 @@ def gathered(plan: Plan, block: Block, held: Held) -> Block:
     if not shares:
         return block
     act = plan.setting.precision.parameter
+    backward = block.name.endswith("backward")
+    early = plan.setting.stack.overlap.backward_prefetch or not backward
+    ahead = 2 if plan.overlaps and early else 1
     nodes = []
     for group, numel in shares:
         op = axis_collective(
             f"{group.prefix}parameter_gather", "all_gather",
             numel * DTYPE_BYTES[act], group.size, stride=group.stride, axis="dp",
             dtype=act,
-            phase="backward" if block.name.endswith("backward") else "forward",
+            phase="backward" if backward else "forward",
         )  # fmt: skip
-        nodes.append(Node(op, (), "dp", after=2 if plan.overlaps else 1))
+        # A stream of its own: a gather is issued before the reduction of the
+        # gradients of the layer before it, and must not queue behind it.
+        nodes.append(Node(op, (), "gather", after=ahead))
     count, waits = len(nodes), True
     for node in block.nodes:
         deps = tuple(d + count for d in node.deps)

@@ -11,7 +11,9 @@ from hwsim.graph.op import Collective, CollectiveName, Op, Operand, Phase, Role
 from hwsim.graph.opgraph import Block, Node, OpGraph
 from hwsim.specs.base import DTYPE_BYTES, DTYPES
 
-STREAMS = frozenset({"compute", "tp", "cp", "ep", "dp", "pp", "copy", "copy_out"})
+STREAMS = frozenset(
+    {"compute", "tp", "cp", "ep", "dp", "gather", "pp", "copy", "copy_out"}
+)
 _DTYPES = frozenset(DTYPES)
 # Stored, but never computed in: block formats of weights, indices.
 _STORED = frozenset(DTYPE_BYTES) | {"int32", "int64"}

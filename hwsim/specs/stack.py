@@ -92,10 +92,14 @@ class Overlap(Spec):
         Gradient reduction and parameter gathering of data parallelism.
     tp : bool
         Tensor-parallel collectives, cut up beside their products.
+    backward_prefetch : bool
+        Sharded parameters of a layer are fetched while the backward of the one
+        before it runs, not after it (FSDP: BACKWARD_PRE against POST).
     """
 
     dp: bool = True
     tp: bool = False
+    backward_prefetch: bool = True
 
 
 class StackSpec(CatalogSpec):

@@ -1,0 +1,68 @@
+"""Serving engines: how they batch, cache keys and values, and what hosts cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Seconds
+from hwsim.specs.load import Catalog, load_spec
+
+Slots = Annotated[int, Field(ge=1, le=10**6, strict=True)]
+Tokens = Annotated[int, Field(ge=1, le=10**7, strict=True)]
+
+
+class EngineSpec(CatalogSpec):
+    """A serving engine: few parameters, each a documented behaviour.
+
+    Attributes
+    ----------
+    stack : str
+        Software stack whose kernels it runs and whose ``launch.step_overhead``
+        each step pays.
+    policy : str
+        Name of a batching policy: ``mixed``, ``prefill_first`` or ``static``.
+    chunked_prefill : bool
+        Long prompts are cut to the budget of a step; else a prompt that is
+        longer than the budget takes a step alone.
+    max_num_seqs : int
+        Most requests that run at a time.
+    max_num_batched_tokens : int
+        Most tokens of a step, one for each running request that decodes.
+    block_size : int
+        Tokens whose keys and values are kept in one block.
+    watermark : float
+        Share of blocks that stays free when a request is admitted beside others.
+    reserve : float
+        Share of a request's output that its admission sets aside: 0 admits on
+        the prompt alone and may preempt later; 1 never preempts.
+    captured_batches : tuple of int
+        Batch sizes for which decode steps are captured: smaller batches are
+        padded to the next one, larger ones are not padded. Empty: no padding.
+    sequence_overhead : float
+        Host time of a step per request in it, that nothing hides. [s]
+    request_overhead : float
+        Time between a request's arrival and its entering the queue (transport,
+        tokenising); the engine is not kept busy by it. [s]
+    """
+
+    stack: Identifier
+    policy: Literal["mixed", "prefill_first", "static"]
+    chunked_prefill: bool
+    max_num_seqs: Slots
+    max_num_batched_tokens: Tokens
+    block_size: Annotated[int, Field(ge=1, le=4096, strict=True)]
+    watermark: Fraction = 0.0
+    reserve: Fraction = 0.0
+    captured_batches: tuple[Slots, ...] = ()
+    sequence_overhead: Seconds = 0.0
+    request_overhead: Seconds = 0.0
+
+
+ENGINES = Catalog("engine", EngineSpec, "workloads", "engines/*.toml")
+
+
+def load_engine(name: str) -> EngineSpec:
+    """Load a serving engine by id, alias or path."""
+    return load_spec(ENGINES, EngineSpec, name)
