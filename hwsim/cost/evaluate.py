@@ -304,19 +304,17 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
     first = ops[0]
     assert isinstance(first, MoeExperts)
     shape = _column(ops, "tokens"), _column(ops, "ffn"), _column(ops, "hidden")
+    names = "experts", "topk", "tp", "ep", "gated", "dtype"
+    common = context.common() | {name: getattr(first, name) for name in names}
     if context.stack.fusion.experts == "library":
         cost = expert_products_cost(
-            *shape, experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
-            gated=first.gated, backward=first.passes > 1.0, dtype=first.dtype,
-            device=context.system.device, calibration=context.calibration,
+            *shape, **common, backward=first.passes > 1.0,
             sustained_flop=context.sustained_flop,
         )  # fmt: skip
         return _derated(cost, context.stack.matmul_derate)
     cost = moe_ffn_cost(
-        *shape, experts=first.experts, topk=first.topk, tp=first.tp, ep=first.ep,
-        gated=first.gated, device=context.system.device,
-        calibration=context.calibration, dtype=first.dtype,
-        weight_bytes=DTYPE_BYTES[first.weight_dtype], exchanged=first.ep > 1,
+        *shape, **common, exchanged=first.ep > 1,
+        weight_bytes=DTYPE_BYTES[first.weight_dtype],
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.
     return _derated(cost, 1.0 / first.passes)

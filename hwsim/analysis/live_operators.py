@@ -1,0 +1,426 @@
+"""Times of a processor's NumPy operators, learned from a table of measured ones.
+
+Each law is a sum of physical terms with coefficients that are not negative:
+dispatch, work, rows, and traffic at the rate at which a copy of the same
+working set runs. A value that something else has pushed out of the caches in
+the meantime is charged at the rate of the working set that did so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.errors import InputError
+from hwsim.specs.measurement_table import FamilyRows, MeasurementTable
+
+Floats = NDArray[np.float64]
+PRODUCTS = ("linear", "bmm")
+# Rows and columns of the inner kernel of a product: sides are padded to it.
+# Which one a BLAS has is chosen on held-out blocks. OpenBLAS: 8 x 4 on AVX2.
+TILES = ((1, 1), (8, 4), (4, 12), (4, 4), (16, 4), (8, 8))
+# Below so many multiplications OpenBLAS stays on one thread.
+ONE_THREAD = 2.0**18
+FAR = 1e13  # working set of operands that are cold: larger than any cache. [B]
+LEAST_ROWS = 4  # for a law
+_ROUNDS, _SMALL = 10, 0.03
+_TAILS = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far held-out measured times lie from predicted ones.
+
+    Attributes
+    ----------
+    logs : ndarray
+        ln(measured / predicted) of rows whose block the fit had not seen.
+    """
+
+    logs: Floats
+
+    @property
+    def median_ape(self) -> float:
+        """Median of the absolute relative error."""
+        return float(np.median(np.abs(np.expm1(-self.logs))))
+
+    @property
+    def mape(self) -> float:
+        """Mean of the absolute relative error."""
+        return float(np.mean(np.abs(np.expm1(-self.logs))))
+
+    def factors(self) -> tuple[float, float]:
+        """Return the factors on a prediction that 90 % of rows lie between."""
+        low, high = np.exp(np.quantile(self.logs, _TAILS))
+        return min(float(low), 1.0), max(float(high), 1.0)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Shapes of matrix products, and what each operand's values wait behind.
+
+    Attributes
+    ----------
+    m, n, k, batch : ndarray
+        Shape.
+    reuse_a, reuse_b, reuse_c : ndarray
+        Bytes touched since an operand was: its working set. [B]
+    itemsize : int
+        Bytes of a value.
+    """
+
+    m: Floats
+    n: Floats
+    k: Floats
+    batch: Floats
+    reuse_a: Floats
+    reuse_b: Floats
+    reuse_c: Floats
+    itemsize: int = 4
+
+    def take(self, index: NDArray[Any]) -> Products:
+        """Return some of them."""
+        names = ("m", "n", "k", "batch", "reuse_a", "reuse_b", "reuse_c")
+        picked = {name: getattr(self, name)[index] for name in names}
+        return Products(**picked, itemsize=self.itemsize)
+
+    @property
+    def own(self) -> Floats:
+        """Bytes of all operands."""
+        sides = self.m * self.k + self.k * self.n + self.m * self.n
+        return np.asarray(self.itemsize * self.batch * sides)
+
+    @property
+    def vector(self) -> NDArray[np.bool_]:
+        """Whether one side is a vector: another routine, bound by memory."""
+        return np.asarray((self.m == 1) | (self.n == 1))
+
+
+@dataclass(frozen=True)
+class CopyRate:
+    """Time of a byte copied, by working set: caches, then memory.
+
+    Attributes
+    ----------
+    log_sizes, log_times : ndarray
+        ln of bytes and of seconds per byte, both ascending.
+    """
+
+    log_sizes: Floats
+    log_times: Floats
+
+    @classmethod
+    def of(cls, rows: FamilyRows) -> CopyRate:
+        """Read it off streams of one thread."""
+        keep = (rows["op"] == "copy") & (np.nan_to_num(rows["threads"], nan=1) == 1)
+        if not keep.any():
+            raise InputError("the table has no copies: hwsim measure cpu --only memory")
+        sizes = rows["working_set_bytes"][keep]
+        times = (rows["time"] / rows["nbytes"])[keep]
+        order = np.argsort(sizes, kind="stable")
+        sizes, times = sizes[order], times[order]
+        first = int(np.argmin(times))  # smaller ones are all dispatch
+        times = np.maximum.accumulate(times[first:])
+        return cls(np.log(sizes[first:]), np.log(times))
+
+    def per_byte(self, working_set: Floats) -> Floats:
+        """Return the time of a byte. [s/B]"""
+        sizes = np.log(np.maximum(working_set, 1.0))
+        return np.exp(np.interp(sizes, self.log_sizes, self.log_times))
+
+
+def fit_terms(terms: Floats, times: Floats) -> Floats:
+    """Return coefficients >= 0 with the least sum of absolute relative errors."""
+    from scipy.optimize import nnls
+
+    weight = np.ones(len(times))
+    found = np.zeros(terms.shape[1])
+    for _ in range(_ROUNDS):
+        scaled = terms / times[:, None] * weight[:, None]
+        size = np.sqrt((scaled**2).sum(axis=0))
+        size[size == 0] = 1.0
+        found = nnls(scaled / size, weight)[0] / size
+        error = np.abs(terms @ found / times - 1.0)
+        weight = 1.0 / np.sqrt(np.maximum(error, _SMALL))
+    return np.asarray(found)
+
+
+def held_out(terms: Floats, times: Floats, blocks: Sequence[Any]) -> Floats:
+    """Return ln(measured / predicted), each block by a fit that did not see it."""
+    _, code = np.unique(np.asarray(blocks, dtype=str), return_inverse=True)
+    predicted = np.zeros(len(times))
+    for block in range(int(code.max()) + 1):
+        inside = code == block
+        if inside.all():
+            inside = inside & False  # a single block: nothing can be held out
+            predicted[:] = terms @ fit_terms(terms, times)
+            continue
+        predicted[inside] = terms[inside] @ fit_terms(terms[~inside], times[~inside])
+    return np.log(times / np.maximum(predicted, 1e-12))
+
+
+def product_terms(shape: Products, rate: CopyRate, tile: tuple[int, int]) -> Floats:
+    """Return the terms of matrix products on one thread."""
+    m, n, k, batch = shape.m, shape.n, shape.k, shape.batch
+    padded = np.ceil(m / tile[0]) * tile[0] * np.ceil(n / tile[1]) * tile[1]
+    traffic = (
+        m * k * rate.per_byte(shape.reuse_a)
+        + k * n * rate.per_byte(shape.reuse_b)
+        + m * n * rate.per_byte(shape.reuse_c)
+    )
+    return np.stack(
+        [np.ones_like(m), batch, batch * padded * k, batch * m * k, batch * k * n,
+         batch * m * n, shape.itemsize * batch * traffic],
+        axis=1,
+    )  # fmt: skip
+
+
+def shared_terms(shape: Products, alone: Floats) -> Floats:
+    """Return the terms of products on several threads, given their time on one."""
+    large = (shape.m * shape.n * shape.k > ONE_THREAD).astype(np.float64)
+    return np.stack([alone * (1.0 - large), alone * large, shape.batch * large], axis=1)
+
+
+def value_terms(
+    m: Floats, n: Floats, nbytes: Floats, reuse: Floats, rate: CopyRate
+) -> Floats:
+    """Return the terms of an operator on m x n values."""
+    return np.stack(
+        [np.ones_like(m), m, m * n, nbytes * rate.per_byte(reuse)], axis=1
+    )
+
+
+@dataclass(frozen=True)
+class ProductLaw:
+    """Products on one thread, of matrices or of vectors."""
+
+    tile: tuple[int, int]
+    found: Floats
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class ValueLaw:
+    """One operator on values."""
+
+    found: Floats
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class HostOperators:
+    """Laws of one processor's operators.
+
+    Attributes
+    ----------
+    rate : CopyRate
+        Of one thread.
+    alone : mapping of bool to ProductLaw
+        Products on one thread; True for vectors.
+    shared : mapping of (threads, vector) to ValueLaw
+        Products on several threads.
+    values : mapping of str to ValueLaw
+        Everything else; NumPy runs it on one thread.
+    dispatch : float
+        Of one NumPy call. [s]
+    rows : int
+        Rows behind it.
+    """
+
+    rate: CopyRate
+    alone: Mapping[bool, ProductLaw]
+    shared: Mapping[tuple[int, bool], ValueLaw]
+    values: Mapping[str, ValueLaw]
+    dispatch: float
+    rows: int
+
+    def products(self, shape: Products, threads: int) -> tuple[Floats, list[str]]:
+        """Return the times of products, and the name of the law behind each."""
+        times, names = np.zeros(len(shape.m)), [""] * len(shape.m)
+        for vector in (False, True):
+            index = np.flatnonzero(shape.vector == vector)
+            if not len(index):
+                continue
+            part = shape.take(index)
+            times[index] = self._alone(part, vector)
+            if threads > 1:
+                if (threads, vector) not in self.shared:
+                    raise InputError(
+                        f"the table has no products on {threads} threads; measure "
+                        f"some: hwsim measure cpu --only gemm --threads 1,{threads}"
+                    )
+                law = self.shared[threads, vector]
+                times[index] = shared_terms(part, times[index]) @ law.found
+            for i in index:
+                names[i] = law_name(vector, threads)
+        return times, names
+
+    def _alone(self, shape: Products, vector: bool) -> Floats:
+        if vector not in self.alone:
+            raise InputError(
+                f"the table has too few {law_name(vector, 1)}; "
+                "hwsim measure cpu --only gemm"
+            )
+        law = self.alone[vector]
+        return np.asarray(product_terms(shape, self.rate, law.tile) @ law.found)
+
+    def value_times(
+        self, op: str, m: Floats, n: Floats, nbytes: Floats, reuse: Floats
+    ) -> Floats:
+        """Return the times of an operator on values."""
+        if op not in self.values:
+            raise InputError(
+                f"the table has too few rows of {op}; hwsim measure cpu --only "
+                "elementwise"
+            )
+        terms = value_terms(m, n, nbytes, reuse, self.rate)
+        return np.asarray(terms @ self.values[op].found)
+
+    def spreads(self) -> dict[str, Spread]:
+        """Return the held-out spread of each law, by its name."""
+        named = {law_name(v, 1): law.spread for v, law in self.alone.items()}
+        named |= {law_name(v, t): law.spread for (t, v), law in self.shared.items()}
+        return named | {op: law.spread for op, law in self.values.items()}
+
+
+def law_name(vector: bool, threads: int) -> str:
+    """Return the name of a law of products."""
+    kind = "vector products" if vector else "matrix products"
+    return f"{kind}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def fit_operators(table: MeasurementTable, dtype: str = "fp32") -> HostOperators:
+    """Learn the laws of a processor's operators from measured ones.
+
+    Parameters
+    ----------
+    table : MeasurementTable
+        Rows of products, elementwise operators, streams and dispatch of one
+        processor, as ``hwsim measure cpu`` writes them.
+    dtype : str
+        Arithmetic.
+
+    Raises
+    ------
+    InputError
+        If a family is missing.
+    """
+    for family in ("gemm", "elementwise", "memory"):
+        if family not in table.families:
+            raise InputError(f"the table has no {family} rows; hwsim measure cpu")
+    rate = CopyRate.of(table.families["memory"])
+    gemm = _numpy_rows(table.families["gemm"], dtype)
+    values = _numpy_rows(table.families["elementwise"], dtype)
+    threads = _threads(gemm)
+    alone = _product_laws(gemm.take(threads == 1), rate)
+    shared: dict[tuple[int, bool], ValueLaw] = {}
+    for count in sorted({int(t) for t in threads} - {1}):
+        shared |= _shared_laws(gemm.take(threads == count), rate, alone, count)
+    return HostOperators(
+        rate, {v: law for v, (law, _) in alone.items()}, shared,
+        _value_laws(values, rate), _dispatch(table), len(gemm) + len(values),
+    )  # fmt: skip
+
+
+def _numpy_rows(rows: FamilyRows, dtype: str) -> FamilyRows:
+    return rows.take((rows["dtype"] == dtype) & (rows["kernel"] == "numpy"))
+
+
+def _threads(rows: FamilyRows) -> Floats:
+    given = rows.extra.get("threads", np.full(len(rows), "1", dtype=object))
+    return np.array([float(text or 1) for text in given])
+
+
+def _dispatch(table: MeasurementTable) -> float:
+    rows = table.families.get("launch")
+    if rows is None:
+        return 0.0
+    keep = rows["kernel"] == "add_one_value"
+    return float(np.median(rows["time"][keep])) if keep.any() else 0.0
+
+
+def _shapes(rows: FamilyRows) -> Products:
+    m, n, k = rows["m"], rows["n"], rows["k"]
+    batch = np.nan_to_num(rows["batch"], nan=1.0)
+    none = np.zeros_like(m)
+    found = Products(m, n, k, batch, none, none, none)
+    reuse = _own_or_far(rows, found.own)
+    return Products(m, n, k, batch, reuse, reuse, reuse)
+
+
+def _own_or_far(rows: FamilyRows, own: Floats) -> Floats:
+    """Return the working set of rows that replay operands, or rotate them."""
+    return np.where(np.nan_to_num(rows["hot"], nan=1.0) > 0, own, FAR)
+
+
+def _blocks(shape: Products) -> list[str]:
+    return [f"{n:g} {k:g} {b:g}" for n, k, b in zip(
+        shape.n, shape.k, shape.batch, strict=True)]  # fmt: skip
+
+
+def _product_laws(
+    rows: FamilyRows, rate: CopyRate
+) -> dict[bool, tuple[ProductLaw, Products]]:
+    shape = _shapes(rows)
+    laws: dict[bool, tuple[ProductLaw, Products]] = {}
+    for vector in (False, True):
+        index = np.flatnonzero(shape.vector == vector)
+        if len(index) >= LEAST_ROWS:
+            part = shape.take(index)
+            laws[vector] = (_product_law(part, rows["time"][index], rate), part)
+    return laws
+
+
+def _product_law(shape: Products, times: Floats, rate: CopyRate) -> ProductLaw:
+    best: tuple[float, tuple[int, int], Floats] | None = None
+    vectors = bool(shape.vector.all())
+    for tile in TILES[:1] if vectors else TILES:
+        logs = held_out(product_terms(shape, rate, tile), times, _blocks(shape))
+        score = float(np.mean(np.abs(logs)))
+        if best is None or score < best[0]:
+            best = (score, tile, logs)
+    assert best is not None  # noqa: S101 -- TILES is not empty
+    found = fit_terms(product_terms(shape, rate, best[1]), times)
+    return ProductLaw(best[1], found, Spread(best[2]))
+
+
+def _shared_laws(
+    rows: FamilyRows,
+    rate: CopyRate,
+    alone: Mapping[bool, tuple[ProductLaw, Products]],
+    threads: int,
+) -> dict[tuple[int, bool], ValueLaw]:
+    shape = _shapes(rows)
+    laws: dict[tuple[int, bool], ValueLaw] = {}
+    for vector, (law, _) in alone.items():
+        index = np.flatnonzero(shape.vector == vector)
+        if len(index) < LEAST_ROWS:
+            continue
+        part, times = shape.take(index), rows["time"][index]
+        single = product_terms(part, rate, law.tile) @ law.found
+        terms = shared_terms(part, single)
+        logs = held_out(terms, times, _blocks(part))
+        laws[threads, vector] = ValueLaw(fit_terms(terms, times), Spread(logs))
+    return laws
+
+
+def _value_laws(rows: FamilyRows, rate: CopyRate) -> dict[str, ValueLaw]:
+    laws: dict[str, ValueLaw] = {}
+    for (op,), index in _by_op(rows):
+        if len(index) < LEAST_ROWS:
+            continue
+        part = rows.take(index)
+        m, n, nbytes = part["m"], part["n"], part["nbytes"]
+        terms = value_terms(m, n, nbytes, _own_or_far(part, nbytes), rate)
+        blocks = [f"{a:g} {b:g}" for a, b in zip(m, n, strict=True)]
+        logs = held_out(terms, part["time"], blocks)
+        laws[str(op)] = ValueLaw(fit_terms(terms, part["time"]), Spread(logs))
+    return laws
+
+
+def _by_op(rows: FamilyRows) -> Iterable[tuple[tuple[Any, ...], NDArray[np.int64]]]:
+    return rows.group_indices("op")
