@@ -155,10 +155,9 @@ def held_out(terms: Floats, times: Floats, blocks: Sequence[Any]) -> Floats:
     predicted = np.zeros(len(times))
     for block in range(int(code.max()) + 1):
         inside = code == block
-        if inside.all():
-            inside = inside & False  # a single block: nothing can be held out
+        if inside.all():  # a single block: nothing can be held out
             predicted[:] = terms @ fit_terms(terms, times)
-            continue
+            break
         predicted[inside] = terms[inside] @ fit_terms(terms[~inside], times[~inside])
     return np.log(times / np.maximum(predicted, 1e-12))
 
@@ -180,18 +179,21 @@ def product_terms(shape: Products, rate: CopyRate, tile: tuple[int, int]) -> Flo
 
 
 def shared_terms(shape: Products, alone: Floats) -> Floats:
-    """Return the terms of products on several threads, given their time on one."""
-    large = (shape.m * shape.n * shape.k > ONE_THREAD).astype(np.float64)
-    return np.stack([alone * (1.0 - large), alone * large, shape.batch * large], axis=1)
+    """Return the terms of products on several threads, given their time on one.
+
+    Large ones share the arithmetic, less so what is copied around it.
+    """
+    m, n, k, batch = shape.m, shape.n, shape.k, shape.batch
+    large = (m * n * k > ONE_THREAD).astype(np.float64)
+    shared = [alone, batch, batch * m * n, batch * k * n, batch * m * k]
+    return np.stack([alone * (1.0 - large), *(part * large for part in shared)], axis=1)
 
 
 def value_terms(
     m: Floats, n: Floats, nbytes: Floats, reuse: Floats, rate: CopyRate
 ) -> Floats:
     """Return the terms of an operator on m x n values."""
-    return np.stack(
-        [np.ones_like(m), m, m * n, nbytes * rate.per_byte(reuse)], axis=1
-    )
+    return np.stack([np.ones_like(m), m, m * n, nbytes * rate.per_byte(reuse)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -376,16 +378,15 @@ def _product_laws(
 
 
 def _product_law(shape: Products, times: Floats, rate: CopyRate) -> ProductLaw:
-    best: tuple[float, tuple[int, int], Floats] | None = None
-    vectors = bool(shape.vector.all())
-    for tile in TILES[:1] if vectors else TILES:
-        logs = held_out(product_terms(shape, rate, tile), times, _blocks(shape))
-        score = float(np.mean(np.abs(logs)))
-        if best is None or score < best[0]:
-            best = (score, tile, logs)
-    assert best is not None  # noqa: S101 -- TILES is not empty
-    found = fit_terms(product_terms(shape, rate, best[1]), times)
-    return ProductLaw(best[1], found, Spread(best[2]))
+    tiles = TILES[:1] if shape.vector.all() else TILES
+    blocks = _blocks(shape)
+    tried = [
+        (tile, held_out(product_terms(shape, rate, tile), times, blocks))
+        for tile in tiles
+    ]
+    tile, logs = min(tried, key=lambda pair: float(np.mean(np.abs(pair[1]))))
+    found = fit_terms(product_terms(shape, rate, tile), times)
+    return ProductLaw(tile, found, Spread(logs))
 
 
 def _shared_laws(

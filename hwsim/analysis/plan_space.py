@@ -18,7 +18,7 @@ from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.int32]
 RECOMPUTE = ("none", "selective", "full")
 DEGREES = ("tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch")
 FIELDS = (
@@ -85,7 +85,7 @@ class Space:
 
     Attributes
     ----------
-    columns : dict of str to ndarray of int64
+    columns : dict of str to ndarray of int32
         By name of ``FIELDS``; ``recompute`` and ``schedule`` are indices of
         ``RECOMPUTE`` and ``schedules``.
     invalid : int
@@ -152,7 +152,7 @@ class Enumerator:
         parts = list(maker.parts())
         columns = {
             name: np.concatenate([p[:, i] for p in parts])
-            if parts else np.zeros(0, np.int64)
+            if parts else np.zeros(0, np.int32)
             for i, name in enumerate(FIELDS)
         }  # fmt: skip
         return Space(
@@ -171,9 +171,11 @@ class _Maker:
         self.choices, self.model = asked.choices, asked.model
         self.fused = asked.stack.fusion.attention == "fused"
         self.layers = len(asked.model.layer_kinds)
+        self.plugins = [pipeline_schedule(name) for name in schedules]
         self.invalid = 0
         self.why: list[str] = []
         self._runs = lru_cache(maxsize=None)(self._runs_of)
+        self._split = lru_cache(maxsize=None)(self._cannot_split)
 
     def parts(self) -> Iterator[IntArray]:
         """Yield one array of layouts for each (tp, cp, pp)."""
@@ -201,8 +203,8 @@ class _Maker:
         runs, eps = self._runs(dp, pp), self._experts(cp * dp)
         if not len(runs) or not eps:
             return
-        table = _crossed(np.array(eps, dtype=np.int64)[:, None], runs, rest)
-        made = np.empty((len(table), len(FIELDS)), dtype=np.int64)
+        table = _crossed(np.array(eps, dtype=np.int32)[:, None], runs, rest)
+        made = np.empty((len(table), len(FIELDS)), dtype=np.int32)
         made[:, :3] = tp, cp, pp
         made[:, 3], made[:, 4], made[:, 5] = table[:, 2], table[:, 0], dp
         made[:, 6], made[:, 9] = table[:, 1], table[:, 3]
@@ -230,7 +232,7 @@ class _Maker:
                 f"global_batch {self.asked.global_batch} is not a multiple of "
                 f"dp {dp}; use {near}"
             )
-        return self._cannot_split(tp) or self._cannot_share(cp)
+        return self._split(tp) or self._cannot_share(cp)
 
     def _cannot_split(self, tp: int) -> str:
         try:
@@ -286,11 +288,11 @@ class _Maker:
                 (size, vpp, place)
                 for place, name in enumerate(self.schedules)
                 for vpp in self._chunks(name, pp)
-                if self._runs_on(name, PipelineShape(pp, share // size, vpp))
+                if self._runs_on(place, PipelineShape(pp, share // size, vpp))
             ]
         if pp == 1:  # nothing is scheduled: one name stands for all
             found = list({row[0]: row for row in reversed(found)}.values())
-        return np.array(found, dtype=np.int64).reshape(-1, 3)
+        return np.array(found, dtype=np.int32).reshape(-1, 3)
 
     def _chunks(self, schedule: str, pp: int) -> Iterable[int]:
         if self.choices.vpp is not None:
@@ -299,11 +301,11 @@ class _Maker:
             return (1,)
         return range(1, min(MAX_VPP, self.layers // pp) + 1)
 
-    def _runs_on(self, schedule: str, shape: PipelineShape[int]) -> bool:
+    def _runs_on(self, place: int, shape: PipelineShape[int]) -> bool:
         if shape.pp == 1:
             return shape.vpp == 1
         try:
-            pipeline_schedule(schedule).check(shape)
+            self.plugins[place].check(shape)
         except InputError as error:
             self.invalid += 1
             self.why.append(str(error))
@@ -332,7 +334,7 @@ class _Maker:
 
     def _product(self, *values: Sequence[int]) -> IntArray:
         grids = np.meshgrid(*map(np.array, values), indexing="ij")
-        return np.stack([g.ravel() for g in grids], axis=1).astype(np.int64)
+        return np.stack([g.ravel() for g in grids], axis=1).astype(np.int32)
 
 
 def _crossed(*tables: IntArray) -> IntArray:

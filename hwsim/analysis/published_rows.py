@@ -227,6 +227,11 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
     if batch is None or run.seq_len is None:
         what = "seq_len" if run.seq_len is None else "global_batch"
         raise InputError(f"{what} is not given")
+    unit = dp * (run.micro_batch or 1)
+    if batch % unit and batch > unit:
+        # A published batch is often a round number of tokens.
+        batch = round(batch / unit) * unit
+        notes.append(f"global_batch = {batch}")
     return dataclasses.replace(
         run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
         global_batch=batch,
@@ -290,6 +295,8 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     lacking = [n for n, d in degrees.items() if d > 1 and n not in _OPTIONS]
     if lacking:
         raise InputError(f"needs {_PARALLEL[lacking[0]]}")
+    if run.offload_optimizer:
+        options["offload_optimizer"] = True
     return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
 
 

@@ -177,7 +177,7 @@ def whole_run(
     repair_time: float | None = None,
     write_time: float | None = None,
     checkpoint_interval: float | None = None,
-    spares: int = 1,
+    spares: int | None = None,
     seed: int = 0,
     replications: int = 20,
 ) -> TrainingRun:
@@ -209,6 +209,8 @@ def whole_run(
     interval = max(interval, step.step_s)
     steps = math.ceil(tokens / (step.config.global_batch * step.config.seq))
     useful = steps * step.step_s
+    if spares is None:
+        spares = _usual_spares(chosen["repair_time"], mtbf)
     plan = FailurePlan(
         useful, interval, write, chosen["restart_time"], chosen["repair_time"], mtbf,
         positive_int("spares", spares, minimum=0),
@@ -234,6 +236,12 @@ def whole_run(
         economics.host_share if host is None else host,
         tuple(s.now for s in states), states,
     )  # fmt: skip
+
+
+def _usual_spares(repair_time: float, mtbf: float) -> int:
+    """Return nodes that are seldom all in repair: their mean and three deviations."""
+    repaired = repair_time / mtbf  # a Poisson number
+    return math.ceil(repaired + 3.0 * math.sqrt(repaired)) if repaired else 0
 
 
 def _positive_time(name: str, value: float) -> float:

@@ -44,7 +44,7 @@ def training_run(
     checkpoint_interval : float
         Useful work between checkpoints; Daly's optimum by default. [s]
     spares : int
-        Spare nodes; 1 by default.
+        Spare nodes; by default so many that they are seldom all in repair.
     seed, replications : int
         Of the simulation of failures; 0 and 20 by default.
 

@@ -143,7 +143,7 @@ def train(
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     tokens: options.Tokens = None,
-    spares: options.Spares = 1,
+    spares: options.Spares = None,
     checkpoint_interval: options.CheckpointInterval = None,
     device_mtbf: options.DeviceMtbf = None,
     node_mtbf: options.NodeMtbf = None,

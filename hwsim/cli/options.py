@@ -61,7 +61,12 @@ Tokens = Annotated[
         help="Training tokens of the whole run: 300e9, 15T.", rich_help_panel=_RUN
     ),
 ]
-Spares = Annotated[int, typer.Option(help="Spare nodes.", rich_help_panel=_RUN)]
+Spares = Annotated[
+    int | None,
+    typer.Option(
+        help="Spare nodes.  [default: seldom all in repair]", rich_help_panel=_RUN
+    ),
+]
 CheckpointInterval = Annotated[
     str | None,
     typer.Option(

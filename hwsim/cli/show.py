@@ -148,7 +148,8 @@ def _whole_run(run: TrainingRun) -> None:
     spread = f"p10 {fmt.seconds(ends['p10'])}, p90 {fmt.seconds(ends['p90'])}"
     failures = (
         f"{d['failures']:.1f} failures, one every {fmt.seconds(run.mtbf_s)}; "
-        f"checkpoint every {fmt.seconds(run.checkpoint_interval_s)}"
+        f"checkpoint every {fmt.seconds(run.checkpoint_interval_s)}; "
+        f"{fmt.plural(run.config.spares, 'spare node')}"
     )
     cost = "give --price" if run.cost_usd is None else f"USD {run.cost_usd:,.0f}"
     carbon = f"{run.carbon_kg / 1e3:,.4g} t CO2 equivalent at {run.config.grid:g} g/kWh"

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from hwsim.cli.options import Json, Out, Report
 from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
@@ -78,6 +79,18 @@ def validate(
             "--skip-bad", help="Leave bad rows out and list them, instead of refusing."
         ),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Run a small Transformer on this processor and predict it from "
+            "measurements of single operators.",
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Wall time of --live: 90s, 3m.  [default: 90s]"),
+    ] = None,
     json: Json = False,
     out: Out = None,
     report: Report = None,
@@ -86,6 +99,20 @@ def validate(
     from hwsim.analysis.validate import validate as compare
 
     paths = [*(measurements or ()), *(files or ())]
+    if live:
+        from hwsim.cli.validate_live import validate_live
+
+        refused = {
+            "--published": published, "--device": device, "--fidelity": fidelity,
+            "--skip-bad": skip_bad, "--report": report,
+        }  # fmt: skip
+        validate_live(
+            paths, budget=budget, json=json, out=out,
+            refused=[(name, bool(given)) for name, given in refused.items()],
+        )  # fmt: skip
+        return
+    if budget is not None:
+        raise InputError("--budget goes with --live; nothing else takes time")
     if published:
         from hwsim.cli.validate_published import validate_runs
 

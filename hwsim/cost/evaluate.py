@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -305,7 +306,8 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
     assert isinstance(first, MoeExperts)
     shape = _column(ops, "tokens"), _column(ops, "ffn"), _column(ops, "hidden")
     names = "experts", "topk", "tp", "ep", "gated", "dtype"
-    common = context.common() | {name: getattr(first, name) for name in names}
+    common: dict[str, Any] = {name: getattr(first, name) for name in names}
+    common |= {"device": context.system.device, "calibration": context.calibration}
     if context.stack.fusion.experts == "library":
         cost = expert_products_cost(
             *shape, **common, backward=first.passes > 1.0,

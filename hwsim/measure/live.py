@@ -67,7 +67,8 @@ class LiveResult:
     Attributes
     ----------
     time, time_p25, time_p75 : float
-        Median and quartiles over the samples. [s]
+        Median and quartiles over the samples; of processor time where one
+        thread does it all, of wall time otherwise. [s]
     disturbed : float
         Share of samples that other processes disturbed (left out where enough
         others remain).
@@ -161,7 +162,7 @@ def measure_live(
 def _measured(pool: WorkerPool, case: LiveCase, left: float) -> LiveResult:
     order = {
         "live": {"model": case.model.to_dict(), "work": case.work, "batch": case.batch,
-                 "tokens": case.tokens},
+                 "tokens": case.tokens, "threads": case.threads},
         "left": left,
     }  # fmt: skip
     said = pool.ask(case.threads, order)

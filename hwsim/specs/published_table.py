@@ -51,6 +51,8 @@ class PublishedRun:
         The headline figure, in ``unit``.
     iter_time_s, tokens_per_s_per_device, mfu, tflops_per_device
         The figure as a time [s], rate [1/s], share of the peak, or TFLOP/s.
+    offload_optimizer : bool
+        Optimizer states are kept on the host; mappings say so.
     fault : str
         Why the row cannot be used; empty where it can.
     """
@@ -89,6 +91,7 @@ class PublishedRun:
     ep: int | None = None
     zero_stage: int | None = None
     sequence_parallel: bool | None = None
+    offload_optimizer: bool = False
     params_b: float | None = None
     value: float | None = None
     iter_time_s: float | None = None

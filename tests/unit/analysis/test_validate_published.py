@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hwsim.analysis.published_flop import counted_flop
-from hwsim.analysis.published_rows import RunPredictor, completed
+from hwsim.analysis.published_rows import RunPredictor, completed, run_options
 from hwsim.analysis.training import run_training
 from hwsim.analysis.validate_published import PublishedValidation, validate_published
 from hwsim.errors import InputError
@@ -148,6 +148,18 @@ def test_degrees_are_made_to_fit_the_devices(
     changed = (filled.dp, filled.pp) != (cells.get("dp"), cells.get("pp", 1))
     assert bool(notes) == changed
     assert (filled.tp or 1) * (filled.pp or 1) * (filled.dp or 1) == 8
+
+
+def test_a_batch_that_does_not_divide_is_rounded() -> None:
+    filled, notes = completed(run(global_batch=1538, num_devices=12))
+    assert (filled.global_batch, notes[-1]) == (1536, "global_batch = 1536")
+
+
+def test_only_rows_that_say_so_keep_states_on_the_host() -> None:
+    plain = run_options(run(dp=8), {"micro_batch": 4, "recompute": "none"})
+    assert "offload_optimizer" not in plain
+    offloaded = run_options(run(dp=8, offload_optimizer=True), {"micro_batch": 4})
+    assert offloaded["offload_optimizer"] is True
 
 
 def test_degrees_that_cannot_fit_are_said() -> None:

@@ -1,0 +1,104 @@
+"""Which layers each part of a pipeline holds, for many pipelines; quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from hwsim.cost.cost import FloatArray
+from hwsim.graph.partition import layers_per_stage
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.parameter_count import layer_parameters
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Layers of each kind on ranks that differ.
+
+    Attributes
+    ----------
+    counts : ndarray, shape (n_rank, n_kind)
+        All chunks of a rank together: first, last, and those between that
+        differ.
+    total : ndarray, shape (n_kind,)
+        On all ranks together.
+    second : int
+        Which row stands for rank 1; rank 0 where there is none.
+    """
+
+    counts: FloatArray
+    total: FloatArray
+    second: int
+
+
+@dataclass
+class StageMaker:
+    """Divides one model's layers; remembers what it has divided."""
+
+    model: ModelSpec
+    seq: int
+    _made: dict[tuple[int, int], Stages] = field(default_factory=dict)
+
+    def stages(self, pp: int, vpp: int) -> Stages:
+        """Return the ranks of a pipeline of ``pp * vpp`` parts."""
+        if (pp, vpp) not in self._made:
+            self._made[pp, vpp] = self._stages(pp, vpp)
+        return self._made[pp, vpp]
+
+    def _stages(self, pp: int, vpp: int) -> Stages:
+        kinds = [kind for kind, _ in self.model.layer_groups()]
+        place = np.array([kinds.index(k) for k in self.model.layer_kinds])
+        ranks = np.zeros((pp, len(kinds)))
+        start = 0
+        for part, count in enumerate(self.part_sizes(pp, vpp)):
+            np.add.at(ranks[part % pp], place[start : start + count], 1.0)
+            start += count
+        middle = np.unique(ranks[1:-1], axis=0) if pp > 2 else np.zeros((0, len(kinds)))
+        second = 0
+        if pp > 2:
+            match = np.all(middle == ranks[1], axis=1)
+            second = 2 + int(np.argmax(match))
+        counts = np.concatenate([ranks[:1], ranks[-1:], middle])
+        return Stages(counts, ranks.sum(axis=0), second)
+
+    def part_sizes(self, pp: int, vpp: int) -> list[int]:
+        """Return how many layers each part holds, in pipeline order.
+
+        Equals :func:`~hwsim.graph.partition.layers_per_stage`; where all
+        layers are alike there is no need for its search.
+        """
+        layers, parts = len(self.model.layer_kinds), pp * vpp
+        alike = len(self.model.layer_groups()) == 1
+        if not alike or parts == 1 or layers % parts == 0 or parts > layers:
+            found = layers_per_stage(self.model, pp, vpp, seq=self.seq)
+            return [len(part) for part in found]
+        return self._alike(layers, parts)
+
+    def _alike(self, layers: int, parts: int) -> list[int]:
+        """Least heaviest part; among those as many as can be in late parts."""
+        model = self.model
+        head = float(model.vocab * model.embedding_width * model.output_head)
+        one = self._layer_work()
+
+        def heaviest(last: int) -> float:
+            before = ceil((layers - last) / (parts - 1)) * one
+            return max(before, last * one + head)
+
+        last = min(
+            range(layers - parts + 1, 0, -1), key=lambda n: (heaviest(n), -n)
+        )  # fmt: skip
+        sizes, left = [last], layers - last
+        for part in range(parts - 1, 0, -1):
+            sizes.append(ceil(left / part))
+            left -= sizes[-1]
+        return sizes[::-1]
+
+    def _layer_work(self) -> float:
+        model = self.model
+        kind = model.layer_kinds[0]
+        seen = self.seq / 2 if model.kind == "decoder" else float(self.seq)
+        keys = min(seen, kind.window) if kind.window else seen
+        attention = 2.0 * model.heads * model.head_dim
+        return layer_parameters(model, kind, active=True) + attention * keys

@@ -1,0 +1,198 @@
+"""Costs of what layouts are made of: one layer of each kind, both ends.
+
+Thousands of layouts share a few hundred distinct layers. Each is built once by
+the graph machinery that simulations use; all their operators are costed in one
+call, and blocks that are built alike are played together, as arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwsim.analysis.graph_result import launch_times
+from hwsim.cost.cost import FloatArray
+from hwsim.cost.evaluate import Fidelity, OpCosts, cost_ops
+from hwsim.graph.opgraph import COMPUTE, Block
+from hwsim.graph.split import accumulating, divided
+from hwsim.graph.training import training_plan
+from hwsim.graph.unit import Unit, units
+from hwsim.specs.calibration import resolved_fidelity
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+# Longer than any window over which clocks settle: stages run without a pause.
+SUSTAINED_FLOP = 1e30
+BUSY = ("compute", "memory", "overhead")
+_PASSES = ("forward", "backward", "inputs", "weights")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all layouts of a search have in common."""
+
+    model: ModelSpec
+    system: SystemSpec
+    stack: StackSpec
+    dtype: str
+    optimizer: str
+    seq: int
+    fidelity: Fidelity
+    sequence_parallel: bool = True
+
+    def splits(self, tp: int, cp: int) -> bool:
+        """Whether norms and dropout can be divided over ``tp`` too."""
+        return self.sequence_parallel and tp > 1 and self.seq // cp % tp == 0
+
+    def plan_options(self, tp: int, cp: int, ep: int) -> dict[str, object]:
+        """Return what graphs and footprints of a layout are built with."""
+        return {
+            "seq": self.seq, "tp": tp, "cp": cp, "ep": ep, "dtype": self.dtype,
+            "sequence_parallel": self.splits(tp, cp),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """Times of layer kinds, and of the first and the last stage's ends.
+
+    Attributes
+    ----------
+    forward, backward, inputs, weights : ndarray, shape (n_key, n_kind + 2)
+        One microbatch through one layer; the embedding; norm, head and loss.
+        ``inputs`` and ``weights`` are the backward pass divided. [s]
+    busy : dict of str to ndarray
+        Of ``BUSY``, forward (0) and backward (1). [s]
+    """
+
+    forward: FloatArray
+    backward: FloatArray
+    inputs: FloatArray
+    weights: FloatArray
+    busy: dict[str, FloatArray]
+
+
+class UnitCoster:
+    """Costs layers of many settings at once."""
+
+    def __init__(self, asked: Question, split: bool) -> None:
+        self.asked, self.split = asked, split
+        self.kinds = [kind for kind, _ in asked.model.layer_groups()]
+        self.fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
+        self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
+
+    def table(self, keys: Sequence[tuple[int, int, int, int, int]]) -> UnitTable:
+        """Return the costs for each (tp, cp, ep, micro_batch, selective)."""
+        placed: list[tuple[int, int, int]] = []  # pass, key, unit
+        blocks: list[Block] = []
+        for row, key in enumerate(keys):
+            for unit in self._units(key):
+                column = self._column(unit)
+                for number, block in self._blocks(unit):
+                    placed.append((number, row, column))
+                    blocks.append(block)
+        ops = [node.op for block in blocks for node in block.nodes]
+        costs = cost_ops(
+            ops, self.asked.system, self.asked.stack, self.fidelity,
+            sustained_flop=SUSTAINED_FLOP,
+        )  # fmt: skip
+        times = self._times(blocks, costs)
+        shape = (len(_PASSES), len(keys), len(self.kinds) + 2)
+        made, where = np.zeros(shape), tuple(np.array(placed).T)
+        np.add.at(made, where, times)
+        busy = {}
+        for name in BUSY:
+            grown = np.zeros(shape)
+            np.add.at(grown, where, self._busy(blocks, getattr(costs, name)))
+            busy[name] = grown[:2]
+        return UnitTable(*made, busy=busy)
+
+    def _units(self, key: tuple[int, int, int, int, int]) -> list[Unit]:
+        asked, (tp, cp, ep, micro_batch, selective) = self.asked, key
+        options = asked.plan_options(tp, cp, ep)
+        plan = training_plan(
+            asked.model, range(len(asked.model.layer_kinds)), micro_batch=micro_batch,
+            dp=ep, pp=2, recompute="selective" if selective else "none", zero_stage=0,
+            last=True, stack=asked.stack, grad_dtype=None, decoder_seq=None,
+            dropout=None, **options,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return units(plan)
+
+    def _column(self, unit: Unit) -> int:
+        if unit.kind is not None:
+            return self.kinds.index(unit.kind)
+        return len(self.kinds) + (unit.name == "head")
+
+    def _blocks(self, unit: Unit) -> list[tuple[int, Block]]:
+        found = [] if unit.forward is None else [(0, unit.forward)]
+        if unit.backward is None:
+            return found
+        back = accumulating(unit.backward)
+        found.append((1, back))
+        if self.split:
+            now, later = divided(back)
+            found += [(2, now)] if now else []
+            found += [(3, later)] if later else []
+        return found
+
+    def _times(self, blocks: Sequence[Block], costs: OpCosts) -> FloatArray:
+        """Return what one more instance of each block adds. [s]"""
+        alike: dict[object, list[int]] = {}
+        starts = _starts(blocks)
+        for index, block in enumerate(blocks):
+            form = tuple((n.stream, n.deps, n.after, n.barrier) for n in block.nodes)
+            alike.setdefault((form, block.output_index), []).append(index)
+        found = np.zeros(len(blocks))
+        for members in alike.values():
+            block = blocks[members[0]]
+            places = starts[members][:, None] + np.arange(len(block.nodes))
+            found[members] = grown(block, costs.time[places].T)[0]
+        if not self.per_kernel:
+            return found
+        launched = [
+            self.per_kernel * sum(n.op.kernels for n in block.nodes)
+            for block in blocks
+        ]  # fmt: skip
+        return np.maximum(found, launched)
+
+    def _busy(self, blocks: Sequence[Block], values: FloatArray) -> FloatArray:
+        mine = [n.stream == COMPUTE for block in blocks for n in block.nodes]
+        return np.add.reduceat(values * np.array(mine), _starts(blocks))
+
+
+def _starts(blocks: Sequence[Block]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    sizes = [len(block.nodes) for block in blocks]
+    return np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+
+
+def grown(block: Block, times: Sequence[FloatArray] | FloatArray) -> list[FloatArray]:
+    """Return what one more instance of a block adds, and what the first adds more.
+
+    Parameters
+    ----------
+    times : sequence of ndarray of float64
+        Time of each node; arrays for many settings at once. [s]
+    """
+    last: dict[str, FloatArray] = {}
+    outputs: list[FloatArray] = []
+    ends = []
+    for _ in range(5):
+        played: list[FloatArray] = []
+        for node, time in zip(block.nodes, times, strict=True):
+            start = last.get(node.stream, np.zeros(np.shape(time)))
+            waits = [played[d] for d in node.deps]
+            if node.barrier:
+                waits = list(last.values())
+            elif not node.deps and node.after and node.after <= len(outputs):
+                waits = [outputs[-node.after]]
+            for ready in waits:
+                start = np.maximum(start, ready)
+            last[node.stream] = end = start + time
+            played.append(end)
+        outputs.append(played[block.output_index])
+        ends.append(np.maximum.reduce(list(last.values())))
+    each = ends[4] - ends[3]
+    return [each, np.maximum(ends[4] - 5.0 * each, 0.0)]

@@ -1,0 +1,446 @@
+"""One replica of a serving engine: steps of a batch, stretches in one event.
+
+Between arrivals and completions a batch that decodes does not change, and the
+time of its steps grows by the same amount each step until the cost's next
+knot: such a stretch is one event, summed in closed form. What happens at one
+time happens in this order: the step ends and gives its tokens, finished
+requests leave (lowest number first), requests that have arrived by then are
+seen, the next step is planned. Times within a nanosecond are the same time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Protocol
+
+from hwsim.schedule.batching import BatchingPolicy
+from hwsim.sim.serving_memory import Pages
+from hwsim.sim.serving_records import Requests, StepLog
+
+SAME_TIME = 1e-9
+_INF = math.inf
+
+
+class StepCost(Protocol):
+    """Times of engine steps. [s]"""
+
+    def decode(self, batch: int, contexts: float) -> tuple[float, float, float]:
+        """Return a step's time, its growth per token of context, and up to where.
+
+        ``contexts`` is the tokens of all sequences together; the growth holds
+        up to and including the third figure.
+        """
+
+    def mixed(
+        self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
+    ) -> float:
+        """Return the time of a step with prompt chunks (tokens, tokens before)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of one replica; see :class:`hwsim.specs.engine.EngineSpec`."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    chunked: bool
+    num_blocks: int
+    block_size: int
+    watermark_blocks: int = 0
+    reserve: float = 0.0
+
+
+class Replica:
+    """An engine that serves the requests it is given, first come first served.
+
+    Parameters
+    ----------
+    requests : Requests
+        Columns that it reads and fills in.
+    cost : StepCost
+        Times of steps.
+    policy : BatchingPolicy
+        Which requests share a step.
+    limits : Limits
+        Slots, tokens, blocks.
+    log : StepLog
+        Takes one row per event.
+    on_finish : callable or None
+        Called with each request when it has its last token.
+    index : int
+        Its number among the replicas.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        cost: StepCost,
+        policy: BatchingPolicy,
+        limits: Limits,
+        log: StepLog,
+        on_finish: Callable[[int], None] | None = None,
+        index: int = 0,
+    ) -> None:
+        self.requests, self.cost, self.policy = requests, cost, policy
+        self.limits, self.log, self.on_finish = limits, log, on_finish
+        self.index = index
+        self.pages = Pages(limits.num_blocks, limits.block_size)
+        self.queue: deque[int] = deque()
+        self.now, self.end = 0.0, _INF
+        self.counter = 0  # decode steps so far
+        self.running = 0  # requests with a slot
+        self.outstanding = 0
+        self._size = max(len(requests), 1)
+        self._ends: list[int] = []  # heap of (counter at the end, request)
+        self._ends_at: dict[int, int] = {}
+        self._base: dict[int, int] = {}  # context less counter, if decoding
+        self._base_sum = 0
+        self._order: list[int] = []  # as admitted; those gone are dropped late
+        self._prompts: list[tuple[int, int, int]] = []  # request, chunk, before
+        self._partial: tuple[int, int] | None = None  # request, tokens done
+        self._claim: dict[int, int] = {}
+        self._done = 0  # finished but holding their slots
+        self._marks: list[list[float]] = []  # [time of last token, requests]
+        self._lost: dict[int, float] = {}  # time of last token, if preempted
+        self._steps, self._time, self._growth = 0, 0.0, 0.0
+        self._idle = self._between = False
+
+    # -- from outside ------------------------------------------------------
+
+    def submit(self, request: int) -> None:
+        """Take a request that enters the queue now or, before the run, later."""
+        self.queue.append(request)
+        self.outstanding += 1
+        self.requests.replica[request] = self.index
+        if self._between:
+            return
+        if self.end == _INF:
+            self._await(self.requests.ready[request])
+        elif len(self.queue) == 1 and not self._prompts:
+            ready = self.requests.ready[request]
+            if ready > self.now + SAME_TIME:
+                self._shorten(ready)
+            elif not self._idle:
+                self.plan()  # it comes at the very time of the plan
+
+    def preload(self, requests: Sequence[int]) -> None:
+        """Take requests that will come at known times, in order of time."""
+        self.queue.extend(requests)
+        self.outstanding += len(requests)
+        for request in requests:
+            self.requests.replica[request] = self.index
+        self.plan()
+
+    def advance(self, until: float) -> None:
+        """Play all events that end before a time."""
+        while self.end < until:
+            self.commit()
+            self.plan()
+
+    # -- planning ----------------------------------------------------------
+
+    def plan(self) -> None:
+        """Decide the next step, or stretch of steps, and when it ends."""
+        policy = self.policy
+        self._between = self._idle = False
+        self._prompts = []
+        room = not policy.mixed or self._make_room()
+        if self._partial is not None or self.queue:
+            self._choose_prompts(room)
+        if self._prompts:
+            self._plan_prompts()
+        elif self.running:
+            if not policy.mixed:
+                self._make_room()
+            self._plan_stretch()
+        elif self.queue:
+            self._await(self.requests.ready[self.queue[0]])
+        else:
+            self.end = _INF
+
+    def _await(self, ready: float) -> None:
+        """Sleep until a request enters the queue."""
+        self._idle, self.end = True, max(self.now, ready)
+
+    def _make_room(self) -> bool:
+        """Preempt until the next decode step fits; say if nobody had to go."""
+        pages = self.pages
+        if not self._base or self.policy.holds:
+            return True
+        if pages.used(self.counter) <= pages.total:
+            return True
+        while pages.used(self.counter) > pages.total:
+            self._preempt()
+        return False
+
+    def _preempt(self) -> None:
+        """Send the request that was admitted last back to the queue's head."""
+        order, requests = self._order, self.requests
+        while order[-1] not in self._claim:
+            order.pop()
+        victim = order.pop()
+        if self._partial is not None and self._partial[0] == victim:
+            target = requests.inputs[victim] + requests.generated[victim]
+            self.pages.held -= self.pages.blocks(target)
+            self._partial = None
+        else:
+            left = self._ends_at[victim] - self.counter
+            requests.generated[victim] = requests.outputs[victim] - left
+            self._lost[victim] = self._unmark()
+            self._drop(victim)
+        requests.preemptions[victim] += 1
+        self.pages.claims -= self._claim.pop(victim)
+        self.running -= 1
+        self.queue.appendleft(victim)
+
+    def _unmark(self) -> float:
+        """Return when the one who came last had its last token."""
+        if not self._marks:
+            return self.now
+        mark = self._marks[-1]
+        mark[1] -= 1
+        if not mark[1]:
+            self._marks.pop()
+        return mark[0]
+
+    def _drop(self, request: int) -> None:
+        del self._ends_at[request]
+        base = self._base.pop(request)
+        self._base_sum -= base
+        self.pages.add(base, -1)
+
+    def _choose_prompts(self, room: bool) -> None:
+        """Fill the step's budget: the prompt under way, then the queue."""
+        limits, requests, queue = self.limits, self.requests, self.queue
+        decoding = len(self._base) + self._done
+        budget = self.policy.budget(limits.max_num_batched_tokens, decoding)
+        if self._partial is not None:
+            request, done = self._partial
+            budget = self._take(request, done, budget)
+        opened = room and self.policy.opens(self.running)
+        latest = self.now + SAME_TIME
+        while (
+            opened
+            and queue
+            and budget > 0
+            and self.running < limits.max_num_seqs
+            and requests.ready[queue[0]] <= latest
+        ):
+            request = queue[0]
+            target = requests.inputs[request] + requests.generated[request]
+            whole_steps = not limits.chunked and target > budget
+            if whole_steps and (self._prompts or (self.policy.mixed and decoding)):
+                break
+            if not self._admit(request, target):
+                break
+            budget = self._take(request, 0, max(budget, target * whole_steps))
+
+    def _take(self, request: int, done: int, budget: int) -> int:
+        """Put a chunk into the step; return the budget that is left."""
+        if budget <= 0:
+            return 0
+        requests = self.requests
+        left = requests.inputs[request] + requests.generated[request] - done
+        chunk = min(left, budget)
+        self._prompts.append((request, chunk, done))
+        self._partial = (request, done + chunk) if chunk < left else None
+        return budget - chunk
+
+    def _admit(self, request: int, target: int) -> bool:
+        """Give a request a slot and blocks, if there are enough."""
+        limits, pages, requests = self.limits, self.pages, self.requests
+        need = pages.blocks(target)
+        promised = limits.reserve * requests.outputs[request]
+        claim = max(need, pages.blocks(requests.inputs[request] + promised))
+        if self.running:
+            most = pages.total - limits.watermark_blocks
+            if pages.claims + claim > most:
+                return False
+            if pages.used(self.counter) + need > most:
+                return False
+        self.queue.popleft()
+        pages.held += need
+        pages.claims += claim
+        self._claim[request] = claim
+        self._order.append(request)
+        self.running += 1
+        return True
+
+    def _plan_prompts(self) -> None:
+        chunks = [(chunk, before) for _, chunk, before in self._prompts]
+        batch = len(self._base) if self.policy.mixed else 0
+        contexts = self._base_sum + batch * self.counter if batch else 0
+        self._time, self._steps = self.cost.mixed(chunks, batch, contexts), 1
+        self.end = self.now + self._time
+
+    def _plan_stretch(self) -> None:
+        """Decode up to the next completion, knot, arrival or lack of blocks."""
+        batch = self.pages.count
+        contexts = self._base_sum + batch * self.counter
+        time, slope, limit = self.cost.decode(batch, contexts)
+        self._time, self._growth = time, slope * batch
+        steps = self._to_completion()
+        if contexts + (steps - 1) * batch > limit:
+            steps = max(int((limit - contexts) // batch) + 1, 1)
+        if steps > 1 and not self.policy.holds:
+            steps = self.pages.steps_that_fit(self.counter, steps)
+        self._steps = steps
+        self.end = self.now + self._span(steps)
+        if self.queue:
+            self._shorten(self.requests.ready[self.queue[0]])
+
+    def _to_completion(self) -> int:
+        ends, size, known = self._ends, self._size, self._ends_at
+        while True:
+            end, request = divmod(ends[0], size)
+            if known.get(request) == end:
+                return end - self.counter
+            heappop(ends)
+
+    def _span(self, steps: int) -> float:
+        return steps * self._time + self._growth * (steps * (steps - 1) // 2)
+
+    def _shorten(self, ready: float) -> None:
+        """End a stretch at the first step's end from which a request is seen."""
+        if ready >= self.end or self.running >= self.limits.max_num_seqs:
+            return
+        if not self.policy.opens(self.running):
+            return
+        if ready <= self.now + SAME_TIME:
+            return  # it has been seen, and must wait for room
+        wait = ready - SAME_TIME - self.now
+        steps = min(self._steps_until(wait), self._steps)
+        self._steps, self.end = steps, self.now + self._span(steps)
+
+    def _steps_until(self, wait: float) -> int:
+        """Return the fewest steps that take at least so long."""
+        time, growth = self._time, self._growth
+        if growth:
+            half = time - 0.5 * growth
+            root = math.sqrt(max(half * half + 2.0 * growth * wait, 0.0))
+            guess = 2.0 * wait / (half + root)
+        else:
+            guess = wait / time
+        steps = max(math.ceil(guess), 1)
+        if steps > 1 and self._span(steps - 1) >= wait:
+            return steps - 1
+        return steps if self._span(steps) >= wait else steps + 1
+
+    # -- carrying out ------------------------------------------------------
+
+    def commit(self) -> None:
+        """Carry the planned event out: tokens, completions, first tokens."""
+        prompts, start = self._prompts, self.now
+        self.now, self._between = self.end, True
+        if self._idle:
+            return
+        if not prompts:
+            self._commit_stretch(start)
+            return
+        batch = self.pages.count if self.policy.mixed else 0
+        blocks = self.pages.used(self.counter)
+        tokens = sum([chunk for _, chunk, _ in prompts])
+        span = self._time
+        self.log.add((span, 1, batch, tokens, blocks, span, batch))
+        if batch:
+            self.counter += 1
+            self._finish_due()
+        stalled = 0 if self.policy.mixed else self.pages.count
+        if stalled and not self._marks:
+            self._marks.append([start, stalled])
+        partial = self._partial[0] if self._partial is not None else -1
+        before = self.pages.count
+        for request, _, _ in prompts:
+            if request != partial:
+                self._join(request)
+        joined = self.pages.count - before
+        if joined and not self.policy.mixed and (stalled or self._marks):
+            self._marks.append([self.now, joined])
+
+    def _commit_stretch(self, start: float) -> None:
+        steps, batch, time = self._steps, self.pages.count, self._time
+        span = self.now - start
+        blocks = self.pages.used(self.counter + (steps - 1) // 2)
+        active = batch - self._done
+        if self._marks or self._done:
+            extra = self.log.extra
+            for since, count in self._marks or [[start, active]]:
+                extra.append((start + time - since, count))
+            self._marks = []
+            if steps > 1:
+                rest = (span - time) / (steps - 1)
+                extra.append((rest, (steps - 1.0) * active))
+            self.log.add((span, steps, batch, 0, blocks, time, 0))
+        else:
+            gap = span / steps
+            self.log.add((span, steps, batch, 0, blocks, gap, steps * batch))
+        self.counter += steps
+        self._finish_due()
+
+    def _finish_due(self) -> None:
+        ends, size, known = self._ends, self._size, self._ends_at
+        due = (self.counter + 1) * size
+        while ends and ends[0] < due:
+            end, request = divmod(heappop(ends), size)
+            if known.get(request) == end:
+                if self.policy.holds:
+                    self._done += 1
+                    del known[request]
+                else:
+                    self._drop(request)
+                self._leave(request)
+        if self._done and not known:
+            self._release()
+
+    def _leave(self, request: int) -> None:
+        """Note a request's last token; free its slot unless it is held."""
+        self.requests.finish[request] = self.now
+        self.outstanding -= 1
+        if not self.policy.holds:
+            self.pages.claims -= self._claim.pop(request)
+            self.running -= 1
+            if len(self._order) > 2 * self.running + 64:
+                self._order = [r for r in self._order if r in self._claim]
+        if self.on_finish is not None:
+            self.on_finish(request)
+
+    def _release(self) -> None:
+        """Clear a static batch, all of it done."""
+        self.pages.clear()
+        self._base.clear()
+        self._claim.clear()
+        self._order.clear()
+        self._base_sum = self._done = self.running = 0
+
+    def _join(self, request: int) -> None:
+        """Give a request whose prompt is through its token and let it decode."""
+        requests, pages = self.requests, self.pages
+        had = requests.generated[request]
+        target = requests.inputs[request] + had
+        pages.held -= pages.blocks(target)
+        if not had:
+            requests.first[request] = self.now
+        else:
+            self.log.extra.append((self.now - self._lost.pop(request), 1))
+        left = requests.outputs[request] - had - 1
+        if not left:
+            if self.policy.holds:
+                self._done_at_once(request)
+            self._leave(request)
+            return
+        base = target + 1 - self.counter
+        end = self.counter + left
+        self._base[request] = base
+        self._base_sum += base
+        self._ends_at[request] = end
+        heappush(self._ends, end * self._size + request)
+        pages.add(base)
+
+    def _done_at_once(self, request: int) -> None:
+        """Free the slot of a static batch's request that has a single token."""
+        self.pages.claims -= self._claim.pop(request)
+        self.running -= 1
