@@ -294,7 +294,7 @@ def _batch_knots(padded: list[int]) -> list[int]:
 
 
 def _token_knots(most: int) -> list[int]:
-    knots = [1, 2, 4, 8, 16, 24, 32, 48, 64]
+    knots = [1, 2, 3, 4, 6, 8, 11, 14, 18, 23, 28, 34, 42, 52, 64]
     at = 64
     while at < most:
         # Steps of a few per cent are told apart; later ones are smaller.
@@ -356,7 +356,8 @@ def _floors(results: list[GraphResult]) -> FloatArray:
 
 
 def _prefill_table(d: Deployment, marks: list[int], most: int) -> PrefillTable:
-    chunks = _geometric(1, most, 1.25)
+    chunks = [2, 4, 8, *_geometric(1, most, 1.25)]
+    chunks = sorted(set(chunks))
     histories = [0, *_geometric(16, max(d.longest, 64), 1.6)]
     graphs = [d.prefill(q, h) for q in chunks for h in histories]
     values = _times(d, graphs, marks).reshape(len(chunks), len(histories))

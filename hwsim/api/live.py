@@ -171,20 +171,10 @@ def _compared(
         except InputError as error:
             left_out.append(f"{describe(result)}: {error}")
             continue
-        rows.append(
-            LiveRow(
-                case.model.name,
-                case.work,
-                case.batch,
-                case.tokens,
-                case.threads,
-                result.time,
-                result.time_p25,
-                result.time_p75,
-                result.samples,
-                result.disturbed,
-                result.load,
-                prediction,
-            )  # fmt: skip
-        )
+        row = LiveRow(
+            case.model.name, case.work, case.batch, case.tokens, case.threads,
+            result.time, result.time_p25, result.time_p75, result.samples,
+            result.disturbed, result.load, prediction,
+        )  # fmt: skip
+        rows.append(row)
     return rows, left_out

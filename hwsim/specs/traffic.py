@@ -1,0 +1,120 @@
+"""Traffic as it is described: how requests arrive and how long they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwsim.errors import InputError
+
+ARRIVALS = ("poisson", "gamma", "deterministic")
+MAX_TOKENS = 10**7
+_LENGTHS = "fixed:N, uniform:A:B, lognormal:MEAN[:SIGMA] or file:PATH"
+# Sigma of logarithms where none is given: lengths of conversations in public
+# traces spread by a factor of about 2.7 either way.
+_SIGMA = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A distribution of tokens per request.
+
+    Attributes
+    ----------
+    kind : str
+        ``fixed``, ``uniform``, ``lognormal`` or ``file``.
+    first, second : float
+        The length; least and most; mean and sigma of the logarithm.
+    path : Path or None
+        File of one length a line, drawn from at random.
+    """
+
+    kind: str
+    first: float = 0.0
+    second: float = 0.0
+    path: Path | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens; NaN of a file not yet read."""
+        if self.kind == "file":
+            return math.nan
+        if self.kind == "uniform":
+            return (self.first + self.second) / 2.0
+        return self.first
+
+
+def parse_lengths(name: str, text: str) -> Lengths:
+    """Return a distribution of lengths from text.
+
+    Examples
+    --------
+    >>> parse_lengths("input_len", "lognormal:1000").second
+    1.0
+    """
+    kind, _, rest = str(text).strip().partition(":")
+    if kind == "file" and rest:
+        return Lengths("file", path=Path(rest).expanduser())
+    values = _numbers(name, text, rest or kind)
+    if kind.replace(".", "", 1).isdigit() and not rest:
+        kind = "fixed"
+    wanted = {"fixed": (1,), "uniform": (2,), "lognormal": (1, 2)}.get(kind, ())
+    if len(values) not in wanted:
+        raise InputError(f"{name} {text!r} is not understood; write {_LENGTHS}")
+    if not all(1 <= v <= MAX_TOKENS for v in values[: 2 if kind == "uniform" else 1]):
+        raise InputError(f"{name} {text!r}: lengths are from 1 to {MAX_TOKENS} tokens")
+    if kind == "uniform" and values[0] > values[1]:
+        raise InputError(f"{name} {text!r}: the least length comes first")
+    if kind == "lognormal":
+        sigma = values[1] if len(values) > 1 else _SIGMA
+        if not 0.0 <= sigma <= 5.0:
+            raise InputError(f"{name} {text!r}: sigma is from 0 to 5")
+        return Lengths(kind, values[0], sigma)
+    if any(v != int(v) for v in values):
+        raise InputError(f"{name} {text!r}: lengths are whole numbers of tokens")
+    return Lengths(kind, values[0], values[-1])
+
+
+def _numbers(name: str, text: str, rest: str) -> list[float]:
+    try:
+        values = [float(part) for part in rest.split(":")]
+    except ValueError:
+        raise InputError(
+            f"{name} {text!r} is not understood; write {_LENGTHS}"
+        ) from None
+    if not all(math.isfinite(v) for v in values):
+        raise InputError(f"{name} {text!r}: lengths must be finite")
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Requests to serve.
+
+    Attributes
+    ----------
+    requests : int
+        How many.
+    rate : float or None
+        Mean arrivals. None: all at once, or as clients wait. [1/s]
+    arrival : str
+        ``poisson``, ``gamma`` or ``deterministic``.
+    burstiness : float
+        Gamma only: squared coefficient of variation of the gaps; 1 is Poisson.
+    concurrency : int or None
+        Closed loop: so many clients, each with one request under way.
+    inputs, outputs : Lengths
+        Tokens of prompts and answers.
+    trace : Path or None
+        File whose arrivals and lengths are replayed instead.
+    """
+
+    requests: int | None = None
+    rate: float | None = None
+    arrival: str = "poisson"
+    burstiness: float = 1.0
+    concurrency: int | None = None
+    inputs: Lengths = Lengths("lognormal", 1000.0, _SIGMA)
+    outputs: Lengths = Lengths("lognormal", 250.0, _SIGMA)
+    trace: Path | None = None
