@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.analysis.plan_units import Question, grown
 from hwsim.cost.collective import collective_bound, collective_cost
@@ -17,6 +18,7 @@ from hwsim.graph.training import training_plan
 from hwsim.graph.unit import Plan, Unit, units
 from hwsim.specs.calibration import calibration_for, resolved_fidelity
 
+IntArray = NDArray[np.int64]
 _STRIDES = 1 << 20
 
 
@@ -76,6 +78,12 @@ class Beside:
     gather: FloatArray
     reduce: FloatArray
     copy: FloatArray
+
+    def taken(self, at: IntArray) -> Beside:
+        """Return the same of some layouts."""
+        return Beside(
+            self.compute[at], self.gather[at], self.reduce[at], self.copy[at]
+        )
 
     def times(self, block: Block) -> list[FloatArray]:
         """Return the time of each node of a pattern."""

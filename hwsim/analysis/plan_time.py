@@ -114,6 +114,8 @@ class _Layers:
         self._parameters()
         self.lead_forward = np.zeros(len(space))
         self.lead_backward = np.zeros(len(space))
+        self.lead_weight = np.zeros(len(space))
+        self.copied = np.zeros(len(space))
         self._beside()
 
     def _busy(self, table: UnitTable, which: Any, full: Any) -> dict[str, FloatArray]:
@@ -174,6 +176,7 @@ class _Layers:
         away = space["offload_activations"] > 0
         zero = np.where(self.replicas > 1, space["zero_stage"], 0)
         copies = self._copies() if away.any() else np.zeros((len(space), self.kinds))
+        self.copied = copies @ self.model.stages.stages(1, 1).total
         for stage in (1, 2, 3):
             for offload in (False, True):
                 alike = zero <= 1 if stage == 1 else zero == stage
@@ -186,18 +189,59 @@ class _Layers:
             layer, none = unit < self.kinds, np.zeros(len(at))
             reduce = self.unit_reduced(unit, at) if stage >= 2 else none
             gather = self._gathered(unit, at) if stage == 3 else none
-            for back, target in ((False, self.forward), (True, self.backward)):
-                if not layer:
-                    # Nothing runs beside the ends of a stage.
-                    target[at, unit] += reduce if back else gather
-                    continue
-                beside = Beside(target[at, unit], gather, reduce, copies[at, unit])
-                each, once = self.model.patterns.chunk(
-                    stage, offload, beside, back=back
-                )
-                target[at, unit] = each
-                lead = self.lead_backward if back else self.lead_forward
-                lead[at] = np.maximum(lead[at], once)
+            if not layer:
+                # Nothing runs beside the ends of a stage.
+                self.forward[at, unit] += gather
+                self.backward[at, unit] += reduce
+                continue
+            copy = copies[at, unit]
+            # In one graph with backward, copies out end beside it.
+            out = np.where(self.space["pp"][at] > 1, copy, 0.0)
+            beside = Beside(self.forward[at, unit], gather, none, out)
+            self._chunked(stage, offload, beside, at, unit, back=False)
+            whole = np.flatnonzero(~self.split[at])
+            beside = Beside(self.backward[at, unit], gather, reduce, copy)
+            self._chunked(stage, offload, beside.taken(whole), at[whole], unit)
+            apart = np.flatnonzero(self.split[at])
+            self._divided(
+                stage, offload, beside.taken(apart), at[apart], unit
+            )
+
+    def _chunked(
+        self,
+        stage: int,
+        offload: bool,
+        beside: Beside,
+        at: Any,
+        unit: int,
+        *,
+        back: bool = True,
+    ) -> None:
+        """Set one layer's time, and what a chunk of them takes besides."""
+        target = self.backward if back else self.forward
+        lead = self.lead_backward if back else self.lead_forward
+        patterns = self.model.patterns
+        each, once = patterns.chunk(stage, offload, beside, back=back)
+        target[at, unit] = each + self._behind(stage) * beside.reduce * back
+        lead[at] = np.maximum(lead[at], once)
+
+    def _divided(
+        self, stage: int, offload: bool, beside: Beside, at: Any, unit: int
+    ) -> None:
+        """Gathers and copies go with the inputs' gradients, reductions later."""
+        weight, none = self.weight[at, unit], np.zeros(len(at))
+        inputs = Beside(beside.compute - weight, beside.gather, none, beside.copy)
+        self._chunked(stage, offload, inputs, at, unit)
+        later = Beside(weight, none, beside.reduce, none)
+        each, once = self.model.patterns.chunk(stage, False, later, back=True)
+        each = each + self._behind(stage) * beside.reduce
+        self.weight[at, unit] = each
+        self.backward[at, unit] += each
+        self.lead_weight[at] = np.maximum(self.lead_weight[at], once)
+
+    def _behind(self, stage: int) -> bool:
+        """Whether gradients are reduced behind all layers of a chunk."""
+        return stage == 2 and not self.model.asked.stack.overlap.dp
 
     def _copies(self) -> FloatArray:
         """Time of a layer's activations over the host link. [s]"""
@@ -235,6 +279,9 @@ def _spans(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the time of all microbatches, and of reductions after them. [s]"""
     work, extra = np.zeros(len(space)), np.zeros(len(space))
+    chunk, message = np.zeros((len(space), layers.kinds)), np.zeros(len(space))
+    piped = np.flatnonzero(space["pp"] > 1)
+    message[piped] = _message(model, space, piped)
     keys, which = keyed(space, "pp", "vpp", "schedule")
     order = np.argsort(which, kind="stable")
     bounds = np.searchsorted(which[order], np.arange(len(keys) + 1))
@@ -244,7 +291,9 @@ def _spans(
             work[at], extra[at] = _flat(model, space, layers, at)
         else:
             name = space.schedules[schedule]
-            work[at], extra[at] = _piped(model, space, layers, at, pp, vpp, name)
+            work[at] = _piped(model, space, layers, at, pp, vpp, name, message[at])
+            chunk[at] = model.stages.stages(pp, vpp).counts[0] / vpp
+    extra[piped] = _after(model, space, layers, chunk, piped)
     return work, extra
 
 
@@ -255,7 +304,7 @@ def _flat(
     units = np.concatenate([counts, [1.0, 1.0]])
     forward, backward = layers.forward[at], layers.backward[at]
     lead = layers.lead_forward[at] + layers.lead_backward[at]
-    one = (forward + backward) @ units + lead
+    one = np.maximum((forward + backward) @ units + lead, layers.copied[at])
     reductions = np.stack(
         [layers.unit_reduced(unit, at) for unit in range(kinds + 2)], axis=1
     )
@@ -292,15 +341,17 @@ def _piped(
     pp: int,
     vpp: int,
     schedule: str,
-) -> tuple[FloatArray, FloatArray]:
+    message: FloatArray,
+) -> FloatArray:
     stages, kinds = model.stages.stages(pp, vpp), layers.kinds
     ends = np.zeros((len(stages.counts), 2))
     ends[0, 0] = ends[1, 1] = 1.0
     ranks = np.concatenate([stages.counts, ends], axis=1).T
-    leads = layers.lead_forward[at], layers.lead_backward[at]
+    later = layers.lead_weight[at]
+    leads = layers.lead_forward[at], layers.lead_backward[at] + later
     forward = layers.forward[at] @ ranks + vpp * leads[0][:, None]
     backward = layers.backward[at] @ ranks + vpp * leads[1][:, None]
-    weight = layers.weight[at] @ ranks
+    weight = layers.weight[at] @ ranks + vpp * later[:, None]
     slow = (forward + backward).argmax(axis=1)[:, None]
     ahead, back, late = (
         np.take_along_axis(t, slow, axis=1)[:, 0] for t in (forward, backward, weight)
@@ -308,23 +359,38 @@ def _piped(
     everything = np.concatenate([stages.total, [1.0, 1.0]])
     total = (layers.forward[at] + layers.backward[at]) @ everything
     total = total + pp * vpp * (leads[0] + leads[1])
-    time = pipeline_time(
-        schedule, pp, space.num_microbatches[at], vpp, ahead, back - late,
-        _message(model, space, at), weight=late, total=total,
+    return pipeline_time(
+        schedule, pp, space.num_microbatches[at], vpp, ahead, back - late, message,
+        weight=late, total=total,
     )  # fmt: skip
-    first = np.concatenate([stages.counts[0] / vpp, [1.0]])
-    dense = layers.dense[at, : kinds + 1] @ first
-    expert = layers.expert[at] @ first[:kinds]
-    last = layers.reduced(dense, expert, at)
-    if pipeline_schedule(schedule).placement == "bidirectional":
-        return time, 2.0 * last
-    if vpp == 1:
-        return time, last
-    before = layers.reduced(dense - layers.dense[at, kinds], expert, at) * (vpp - 1)
-    if not model.asked.stack.overlap.dp:
-        return time, last + before
-    spare = (vpp - 1) * pp * back / vpp
-    return time, last + np.maximum(before - spare, 0.0)
+
+
+def _after(
+    model: TimeModel, space: Space, layers: _Layers, chunk: FloatArray, at: Any
+) -> FloatArray:
+    """Return what reductions add to the end of pipelines. [s]
+
+    Gradients of the first rank's first chunk are the last to be complete.
+    """
+    kinds = layers.kinds
+    dense = (layers.dense[at, :kinds] * chunk[at]).sum(axis=1)
+    expert = (layers.expert[at] * chunk[at]).sum(axis=1)
+    last = layers.reduced(dense + layers.dense[at, kinds], expert, at)
+    both = [i for i, n in enumerate(space.schedules) if _two_ways(n)]
+    last = np.where(np.isin(space["schedule"][at], both), 2.0 * last, last)
+    several = np.flatnonzero(space["vpp"][at] > 1)
+    some = at[several]
+    vpp, pp = space["vpp"][some].astype(float), space["pp"][some].astype(float)
+    before = layers.reduced(dense[several], expert[several], some) * (vpp - 1.0)
+    if model.asked.stack.overlap.dp:
+        one = (layers.backward[some, :kinds] * chunk[some]).sum(axis=1)
+        before = np.maximum(before - (vpp - 1.0) * pp * one, 0.0)
+    last[several] += before
+    return last
+
+
+def _two_ways(schedule: str) -> bool:
+    return pipeline_schedule(schedule).placement == "bidirectional"
 
 
 def _message(model: TimeModel, space: Space, at: Any) -> FloatArray:

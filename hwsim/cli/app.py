@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import ask, calibrate, catalog, demo, inspect, measure, picture, validate
+from hwsim.cli import (
+    ask,
+    calibrate,
+    catalog,
+    demo,
+    inspect,
+    measure,
+    picture,
+    serve,
+    validate,
+)
 from hwsim.errors import HwsimError
 from hwsim.version import __version__
 
@@ -37,6 +47,7 @@ demo.register(app)
 validate.register(app)
 calibrate.register(app)
 measure.register(app)
+serve.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -91,6 +91,20 @@ class StepSums:
         default_factory=lambda: np.zeros(int(math.log(1e15) / _BIN) + 2)
     )
 
+    def merge(self, other: StepSums) -> None:
+        """Add the sums of another replica."""
+        self.busy_time += other.busy_time
+        self.decode_slots += other.decode_slots
+        self.block_time += other.block_time
+        self.steps += other.steps
+        self.events += other.events
+        self.prefill_tokens += other.prefill_tokens
+        self.decode_tokens += other.decode_tokens
+        self.peak_blocks = max(self.peak_blocks, other.peak_blocks)
+        self.gap_time += other.gap_time
+        self.energy += other.energy
+        self.gaps += other.gaps
+
     def add_gaps(self, gap: FloatArray, count: FloatArray) -> None:
         """Add gaps between tokens, so many of each. [s]"""
         where = np.log(np.maximum(gap, _LEAST) / _LEAST) / _BIN

@@ -1,0 +1,147 @@
+"""The question of a service under load: serve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hwsim.analysis.resolve import default_dtype, named, resolve
+from hwsim.analysis.serving import ServeResult, checked_traffic, run_serving
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import InputError
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.engine import EngineSpec, load_engine
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+from hwsim.specs.traffic import Traffic, parse_lengths
+
+
+def serve(
+    model: str | ModelSpec,
+    system: str | SystemSpec | DeviceSpec,
+    *,
+    rate: float | None = None,
+    requests: int | None = None,
+    input_len: str = "lognormal:1000",
+    output_len: str = "lognormal:250",
+    arrival: str = "poisson",
+    burstiness: float = 1.0,
+    concurrency: int | None = None,
+    trace: str | os.PathLike[str] | None = None,
+    tp: int = 1,
+    replicas: int = 1,
+    router: str = "round_robin",
+    engine: str | EngineSpec = "vllm-v1",
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    chunked_prefill: bool | None = None,
+    dtype: str | None = None,
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    stack: str | StackSpec | None = None,
+    fidelity: Fidelity = "auto",
+    slo: Mapping[str, float] | None = None,
+    seed: int = 1,
+    overrides: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> ServeResult:
+    """Simulate a service: requests arrive, queue, are batched and answered.
+
+    Parameters
+    ----------
+    model, system : str or spec
+        Names, paths or loaded specs. A replica runs on ``tp`` devices of the
+        system; every replica has a system of its own where one is not enough.
+    rate : float or None
+        Mean arrivals, all replicas together; ``inf`` is all at once. [1/s]
+    requests : int or None
+        How many; of a trace, at most so many.
+    input_len, output_len : str
+        ``fixed:N``, ``uniform:A:B``, ``lognormal:MEAN[:SIGMA]`` or
+        ``file:PATH`` (one length a line). Log-normal draws that no replica
+        could hold, or the model's context not, are drawn again.
+    arrival : str
+        ``poisson``, ``gamma`` (with ``burstiness``, the squared coefficient of
+        variation of the gaps) or ``deterministic``.
+    concurrency : int or None
+        Closed loop, instead of a rate: clients that each wait for an answer
+        before they ask again.
+    trace : path or None
+        CSV or JSONL whose arrivals and lengths are replayed.
+    tp, replicas : int
+        Tensor-parallel devices of a replica; replicas.
+    router : str
+        ``round_robin`` or ``least_outstanding``.
+    engine : str or EngineSpec
+        Serving engine; the next three override what it says.
+    dtype, weight_dtype, kv_dtype : str or None
+        As for :func:`hwsim.infer`.
+    stack : str, StackSpec or None
+        Software stack; the engine's own by default.
+    slo : mapping of str to float
+        Limits that a request must meet to count in goodput: ``ttft``,
+        ``tpot``, ``e2e``. [s]
+    seed : int
+        Of arrivals and lengths.
+    overrides : iterable of str
+        What-if changes, as on the command line.
+    progress : callable or None
+        Called now and then with requests answered and requests in all.
+
+    Returns
+    -------
+    ServeResult
+        Latencies, throughput, memory, energy; ``requests`` is a table with one
+        row per request; ``to_dict()`` has SI keys.
+
+    Raises
+    ------
+    InputError, UnknownNameError, SpecError
+        If something cannot be answered; the message says what to change.
+    """
+    traffic = checked_traffic(
+        Traffic(
+            requests, _number("rate", rate), arrival,
+            _number("burstiness", burstiness) or 0.0, concurrency,
+            parse_lengths("input_len", input_len),
+            parse_lengths("output_len", output_len),
+            None if trace is None else Path(named("trace", trace)).expanduser(),
+        )
+    )  # fmt: skip
+    served = engine if isinstance(engine, EngineSpec) else load_engine(engine)
+    served = _changed(
+        served, max_num_seqs=max_num_seqs, chunked_prefill=chunked_prefill,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )  # fmt: skip
+    software = served.stack if stack is None else stack
+    loaded, resolved, software = resolve(model, system, software, overrides)
+    return run_serving(
+        loaded, resolved, software, served, traffic, tp=tp, replicas=replicas,
+        router=router, dtype=dtype or default_dtype(resolved.device),
+        weight_dtype=weight_dtype, kv_dtype=kv_dtype, fidelity=fidelity, slo=slo,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} is {value!r}; give a number")
+    if value != value:
+        raise InputError(f"{name} is not a number; give one")
+    return float(value)
+
+
+def _changed(engine: EngineSpec, **fields: Any) -> EngineSpec:
+    asked = {name: value for name, value in fields.items() if value is not None}
+    for name, value in asked.items():
+        whole = isinstance(value, int) and (
+            name == "chunked_prefill" or not isinstance(value, bool)
+        )
+        if not whole or (name != "chunked_prefill" and not 1 <= value <= 10**6):
+            raise InputError(f"{name} is {value!r}; give a whole number from 1 to 1e6")
+    return engine.model_copy(update=asked) if asked else engine

@@ -1,0 +1,309 @@
+"""The command that serves: requests, queues, batches, replicas."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
+from hwsim.cli.output import check_outputs, console, note, note_unread, table
+from hwsim.cli.quantity import time_of
+from hwsim.errors import InputError
+
+if TYPE_CHECKING:
+    from hwsim.analysis.serving import ServeResult
+
+_TRAFFIC, _ENGINE = "Traffic", "Engine"
+INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(
+        "serve",
+        epilog="Example: hwsim serve llama-3.1-8b -s h100 --rate 8 --requests 10000",
+    )(serve)
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(help="Model: id, alias, file or config.json.", metavar="MODEL"),
+    ],
+    system: System,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests per second.", rich_help_panel=_TRAFFIC),
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            help="How many; of a trace, at most.  [default: 10000]",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = None,
+    input_len: Annotated[
+        str,
+        typer.Option(
+            help="fixed:N, uniform:A:B, lognormal:MEAN[:SIGMA] or file:PATH.",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = "lognormal:1000",
+    output_len: Annotated[
+        str, typer.Option(help="As --input-len.", rich_help_panel=_TRAFFIC)
+    ] = "lognormal:250",
+    arrival: Annotated[
+        str,
+        typer.Option(
+            help="poisson, gamma or deterministic.", rich_help_panel=_TRAFFIC
+        ),
+    ] = "poisson",
+    burstiness: Annotated[
+        float,
+        typer.Option(
+            help="Gamma: squared coefficient of variation; 1 is Poisson.",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = 1.0,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Closed loop: clients that wait for their answers.",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or JSONL to replay (Azure, BurstGPT, Mooncake, own).",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of arrivals and lengths.", rich_help_panel=_TRAFFIC)
+    ] = 1,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            help="What counts as good: ttft=500ms,tpot=40ms,e2e=20s.",
+            rich_help_panel=_TRAFFIC,
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="vllm-v1, vllm-v0, tensorrt-llm, sglang, static, llama-cpp or a "
+            ".toml file.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "vllm-v1",
+    tp: Annotated[
+        int,
+        typer.Option(
+            help="Tensor-parallel devices of a replica.", rich_help_panel=_ENGINE
+        ),
+    ] = 1,
+    replicas: Annotated[
+        int, typer.Option(help="Engines side by side.", rich_help_panel=_ENGINE)
+    ] = 1,
+    router: Annotated[
+        str,
+        typer.Option(
+            help="round_robin or least_outstanding.", rich_help_panel=_ENGINE
+        ),
+    ] = "round_robin",
+    max_num_seqs: Annotated[
+        int | None,
+        typer.Option(
+            help="Most requests that run at a time.  [default: the engine's]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Most tokens of a step.  [default: the engine's]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    chunked_prefill: Annotated[
+        bool | None,
+        typer.Option(
+            help="Cut long prompts up.  [default: the engine's]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Arithmetic.  [default: bf16 if it has it]"),
+    ] = None,
+    weight_dtype: Annotated[
+        str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
+    ] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
+    ] = None,
+    stack: Annotated[
+        str | None, typer.Option(help="Software stack.  [default: the engine's]")
+    ] = None,
+    fidelity: Fidelity = FidelityChoice.auto,
+    set_: Set = None,
+    json: Json = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write one row per request here: .csv or .parquet."),
+    ] = None,
+) -> None:
+    """Simulate a service under load: latencies, throughput, goodput, memory."""
+    from hwsim.api.serving import serve as ask
+
+    check_outputs(out)
+    _check_table(out)
+    meter = _Meter()
+    result = ask(
+        model, system, rate=rate, input_len=input_len, output_len=output_len,
+        requests=10_000 if requests is None and trace is None else requests,
+        arrival=arrival, burstiness=burstiness, concurrency=concurrency, trace=trace,
+        tp=tp, replicas=replicas, router=router, engine=engine,
+        max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
+        chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=_slo(slo),
+        seed=seed, overrides=set_ or (), progress=meter.show,
+    )  # fmt: skip
+    meter.close()
+    if json:
+        sys.stdout.write(result.to_json() + "\n")
+    else:
+        _answer(result)
+    _notes(result)
+    note_unread(set_)
+    if out is not None:
+        _write_table(result, out)
+    if not result.complete:
+        raise typer.Exit(INTERRUPTED)
+
+
+class _Meter:
+    """A line on stderr that grows, where somebody looks on."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+
+    def show(self, done: int, total: int) -> None:
+        """Say how far it is."""
+        if self._live:
+            sys.stderr.write(f"\r{done:,} of {total:,} requests")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+
+
+def _slo(text: str | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in (text or "").split(","):
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not part.strip():
+            continue
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = time_of("slo", value or None) or 0.0
+        if not equals or not seconds > 0:
+            raise InputError(f"--slo {part!r} is not a limit; write ttft=500ms")
+        found[key] = seconds
+    return found
+
+
+def _check_table(out: Path | None) -> None:
+    """Refuse a table that could not be written, before any work is done."""
+    if out is None:
+        return
+    suffix = out.suffix.casefold()
+    if suffix not in {".csv", ".parquet"}:
+        raise InputError(f"--out {out}: write .csv or .parquet")
+    if suffix == ".parquet":
+        try:
+            import pyarrow  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f"--out {out}: parquet needs pyarrow; install it, or write .csv"
+            ) from None
+
+
+def _write_table(result: ServeResult, out: Path) -> None:
+    import io
+
+    from hwsim.report.write import write_atomic
+
+    frame = result.requests
+    if out.suffix.casefold() == ".parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_atomic(out, buffer.getvalue())
+    else:
+        write_atomic(out, frame.to_csv(index=False))
+    note(f"wrote {out}: {len(frame):,} requests")
+
+
+def _notes(result: ServeResult) -> None:
+    if not result.complete:
+        note(
+            f"interrupted: the figures are of {result.run.outputs.size:,} of "
+            f"{result.run.asked:,} requests"
+        )
+    if result.stable is False:
+        note(
+            f"unstable: {result.run.rate:.4g} requests/s arrive but at most "
+            f"{result.stable_rate:.4g} can be served for long; queues grow, and "
+            "latencies depend on how long the run is"
+        )
+
+
+def _answer(result: ServeResult) -> None:
+    from hwsim.report import format as fmt
+
+    d = result.to_dict()
+    arrive = "closed loop" if d["rate_rps"] is None else f"{d['rate_rps']:.4g} /s"
+    out = console()
+    out.print(
+        f"[bold]{result.model.name} on {result.config.replicas} x "
+        f"{result.config.tp} x {result.system.device.name}[/bold]: {result.engine.name}"
+    )
+    rows: list[list[str]] = []
+    for label, key in (("first token", "ttft_s"), ("per output token", "tpot_s"),
+                       ("between tokens", "itl_s"), ("whole answer", "e2e_s")):  # fmt: skip
+        ends = d[key]
+        cells = [fmt.seconds(v) if v == v else "–" for v in ends.values()]
+        rows.append([label, *cells])
+    names = ["", "mean", "p50", "p90", "p99"]
+    out.print(table(None, names, rows, right=names[1:]))
+    out.print(table(None, None, _lines(d, arrive)))
+
+
+def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
+    kv = d["kv_occupancy"]
+    busiest = f"at most {kv['max']:.0%} of {d['kv_tokens']:,} tokens per replica"
+    lines = [
+        ("answered", f"{d['requests']:,} requests", f"arriving: {arrive}"),
+        ("throughput", f"{d['tokens_per_s']:,.1f} tokens/s",
+         f"{d['requests_per_s']:.4g} requests/s"),
+        ("busy", f"{d['utilisation']:.0%}", f"mean batch {d['mean_batch']:.1f}"),
+        ("KV cache", f"{kv['mean']:.0%}", busiest),
+        ("preemptions", f"{d['preemptions']:,}", ""),
+    ]  # fmt: skip
+    if d["goodput_rps"] is not None:
+        good = d["goodput_rps"] / d["requests_per_s"]
+        lines.append(("goodput", f"{d['goodput_rps']:.4g} /s", f"{good:.1%} of all"))
+    if d["stable_rate_rps"] is not None:
+        lines.append(("stable up to", f"{d['stable_rate_rps']:.4g} /s", "all replicas"))
+    if d["energy_j_per_token"] is not None:
+        lines.append(("energy", f"{d['energy_j_per_token']:.3g} J", "per output token"))
+    speed = f"{d['simulated_requests_per_wall_s']:,.0f} requests/s"
+    lines.append(("simulated at", speed, f"fidelity {d['fidelity']}"))
+    return lines
