@@ -15,12 +15,16 @@ import shlex
 import sys
 from pathlib import Path
 
-import hwsim
+from refresh_accuracy import PARTS as ACCURACY
+from refresh_accuracy import TASKS, comparison
+
 from hwsim.cli.app import run_code
 from hwsim.report import format as fmt
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("README.md", "docs/tutorial.md", "docs/guides/add-a-device.md")
+FILES = (
+    "README.md", "docs/tutorial.md", "docs/guides/add-a-device.md", "docs/accuracy.md",
+)  # fmt: skip
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"
 )
@@ -42,32 +46,26 @@ def console(arguments: str, first: int | None = None) -> str:
 
 def published() -> str:
     """Return the table of errors on the published runs."""
-    comparison = hwsim.compare_published()
-    names = {
-        "train": "training step", "forward": "encoder pass", "prefill": "prompt pass",
-        "decode": "decode step", "generate": "whole request",
-    }  # fmt: skip
+    found = comparison()
     lines = [
         "| published runs | rows | median error, absolute | mean | median, signed |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    groups = [("all", comparison.summary()), *comparison.by("task").items()]
+    groups = [("all", found.summary()), *found.by("task").items()]
     for name, part in groups:
         lines.append(
-            f"| {names.get(name, name)} | {part['rows']} "
+            f"| {TASKS.get(name, name)} | {part['rows']} "
             f"| {fmt.percent(part['median_ape'], 0)} | {fmt.percent(part['mape'], 0)} "
             f"| {fmt.signed_percent(part['bias'], 0)} |"
         )
-    missing = len(comparison.unanswered)
-    lines += [
-        "",
-        f"{missing} further rows need pipelines, which are not built yet.",
-        "",
-    ]
+    missing = len(found.unanswered)
+    if missing:
+        lines += ["", f"{fmt.plural(missing, 'further row')} has no answer yet."]
+    lines.append("")
     return "\n".join(lines)
 
 
-PARTS = {"example": lambda: console(EXAMPLE), "published": published}
+PARTS = {"example": lambda: console(EXAMPLE), "published": published, **ACCURACY}
 
 
 def refreshed(text: str) -> str:

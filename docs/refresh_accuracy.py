@@ -16,9 +16,13 @@ import hwsim
 from hwsim.analysis.live_operators import fit_operators
 from hwsim.analysis.published import ComparedRow, PublishedComparison
 from hwsim.report import format as fmt
-from hwsim.specs.calibration import load_calibration_file, load_interval_file
+from hwsim.specs.calibration import (
+    calibration_path,
+    load_calibration_file,
+    load_intervals,
+)
 from hwsim.specs.calibration_file import CalibrationFile, Errors
-from hwsim.specs.catalogs import load_device
+from hwsim.specs.catalogs import DEVICES, load_device
 from hwsim.specs.measurement_read import builtin_measurements, read_measurements
 
 TASKS = {
@@ -59,8 +63,8 @@ def comparison() -> PublishedComparison:
 @functools.cache
 def calibrations() -> tuple[CalibrationFile, ...]:
     """Return the calibrations that ship, by device."""
-    found = [load_calibration_file(load_device(name)) for name in hwsim.list_devices()]
-    return tuple(file for file in found if file is not None)
+    found = (calibration_path(load_device(name)) for name in sorted(DEVICES))
+    return tuple(load_calibration_file(path) for path in found if path is not None)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -166,7 +170,7 @@ def _factor(log: float) -> str:
 
 def elsewhere() -> str:
     """Return how far devices are off that the fit never saw."""
-    file = load_interval_file()
+    file = load_intervals()
     rows = []
     said = {"generation": "its generation was measured", "kind": "only its kind was"}
     for origin, what in said.items():
@@ -189,7 +193,7 @@ def whole_runs() -> str:
     rows = [
         [names.get(task, task), str(end.rows), str(end.sources),
          fmt.percent(end.coverage, 0), fmt.percent(end.width, 0)]
-        for task, end in load_interval_file().end_to_end.items()
+        for task, end in load_intervals().end_to_end.items()
     ]  # fmt: skip
     head = ("Work", "Rows", "Sources", "In 90 % interval", "Its width")
     return _table(head, rows)

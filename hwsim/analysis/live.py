@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.live_operators import (
+    DISTURBED,
     PRODUCTS,
     HostOperators,
     Products,
@@ -24,8 +25,6 @@ from hwsim.analysis.result import Result
 
 Operator = Mapping[str, Any]
 ITEMSIZE = {"fp32": 4, "fp64": 8}
-# Above this share of disturbed samples a time says more about other processes.
-DISTURBED = 0.5
 
 
 @dataclass(frozen=True)

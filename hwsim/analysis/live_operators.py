@@ -8,7 +8,6 @@ the meantime is charged at the rate of the working set that did so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,8 @@ TILES = ((1, 1), (8, 4), (4, 12), (4, 4), (16, 4), (8, 8))
 # Below so many multiplications OpenBLAS stays on one thread.
 ONE_THREAD = 2.0**18
 FAR = 1e13  # working set of operands that are cold: larger than any cache. [B]
-NEAR = 1.5  # times the fastest copy: slower bytes come from further away
+# Above this share of disturbed samples a time says more about other processes.
+DISTURBED = 0.5
 LEAST_ROWS = 4  # for a law
 _ROUNDS, _SMALL = 10, 0.03
 _TAILS = (0.05, 0.95)
@@ -130,15 +130,9 @@ class CopyRate:
         return cls(np.log(sizes[first:]), np.log(times))
 
     def per_byte(self, working_set: Floats) -> Floats:
-        """Return the time of a byte: from the caches, and more from memory. [s/B]
-
-        The two are apart along a new first axis, since an operator may hide
-        one better than the other.
-        """
+        """Return the time of a byte. [s/B]"""
         sizes = np.log(np.maximum(working_set, 1.0))
-        whole = np.exp(np.interp(sizes, self.log_sizes, self.log_times))
-        near = np.minimum(whole, NEAR * math.exp(self.log_times[0]))
-        return np.stack([near, whole - near])
+        return np.exp(np.interp(sizes, self.log_sizes, self.log_times))
 
 
 def fit_terms(terms: Floats, times: Floats) -> Floats:
@@ -181,7 +175,7 @@ def product_terms(shape: Products, rate: CopyRate, tile: tuple[int, int]) -> Flo
     )
     return np.stack(
         [np.ones_like(m), batch, batch * padded * k, batch * m * k, batch * k * n,
-         batch * m * n, *(shape.itemsize * batch * traffic)],
+         batch * m * n, shape.itemsize * batch * traffic],
         axis=1,
     )  # fmt: skip
 
@@ -202,7 +196,7 @@ def value_terms(
 ) -> Floats:
     """Return the terms of an operator on m x n values."""
     traffic = nbytes * rate.per_byte(reuse)
-    return np.stack([np.ones_like(m), m, m * n, *traffic], axis=1)
+    return np.stack([np.ones_like(m), m, m * n, traffic], axis=1)
 
 
 @dataclass(frozen=True)
@@ -338,7 +332,10 @@ def fit_operators(table: MeasurementTable, dtype: str = "fp32") -> HostOperators
 
 
 def _numpy_rows(rows: FamilyRows, dtype: str) -> FamilyRows:
-    return rows.take((rows["dtype"] == dtype) & (rows["kernel"] == "numpy"))
+    """Return NumPy's rows, less those of which other processes made the time."""
+    shares = rows.extra.get("disturbed", np.full(len(rows), "0", dtype=object))
+    clean = np.array([float(text or 0) <= DISTURBED for text in shares], dtype=bool)
+    return rows.take((rows["dtype"] == dtype) & (rows["kernel"] == "numpy") & clean)
 
 
 def _threads(rows: FamilyRows) -> Floats:

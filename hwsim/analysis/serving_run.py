@@ -18,7 +18,8 @@ from hwsim.errors import InputError
 from hwsim.graph.shard import shard
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.arrivals import Arrivals
-from hwsim.sim.serving import Limits, Replica
+from hwsim.sim.serving import Replica
+from hwsim.sim.serving_batch import Limits
 from hwsim.sim.serving_cluster import Cluster, router_named
 from hwsim.sim.serving_records import Requests, StepLog, StepSums
 from hwsim.specs.base import DTYPE_BYTES
@@ -240,9 +241,11 @@ def _collect(
         span = float(columns[2].max() - columns[0].min())
         slack = max(span * len(replicas) - sums.busy_time, 0.0)
         energy = sums.energy + slack * power.idle
+    arrival, first, last = columns
+    inputs, outputs, replica_of, preempted = whole
     return Run(
-        *columns, *whole, sums=sums, asked=len(requests),
-        rate=_rate(requests, traffic), energy=energy,
+        arrival, first, last, inputs, outputs, replica_of, preempted, sums,
+        len(requests), _rate(requests, traffic), energy,
     )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ class StepTable:
         attention -= (len(chunks) - 1) * self.attention.least  # one kernel for all
         sequences = batch + len(chunks)
         if batch:
-            knots, times, slopes, kept = self._row(batch)
+            knots, _, slopes, kept = self._row(batch)
             at = bisect_right(knots, contexts) - 1
             attention += kept[at] + slopes[at] * (contexts - knots[at])
         time = self.linear[tokens] + self.head[sequences] + attention

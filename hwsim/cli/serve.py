@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 _TRAFFIC, _ENGINE = "Traffic", "Engine"
 INTERRUPTED = 130
+_LATENCIES = {
+    "ttft_s": "first token",
+    "tpot_s": "per output token",
+    "itl_s": "between tokens",
+    "e2e_s": "whole answer",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +64,7 @@ def serve(
     ] = "lognormal:250",
     arrival: Annotated[
         str,
-        typer.Option(
-            help="poisson, gamma or deterministic.", rich_help_panel=_TRAFFIC
-        ),
+        typer.Option(help="poisson, gamma or deterministic.", rich_help_panel=_TRAFFIC),
     ] = "poisson",
     burstiness: Annotated[
         float,
@@ -111,9 +116,7 @@ def serve(
     ] = 1,
     router: Annotated[
         str,
-        typer.Option(
-            help="round_robin or least_outstanding.", rich_help_panel=_ENGINE
-        ),
+        typer.Option(help="round_robin or least_outstanding.", rich_help_panel=_ENGINE),
     ] = "round_robin",
     max_num_seqs: Annotated[
         int | None,
@@ -229,7 +232,7 @@ def _check_table(out: Path | None) -> None:
         raise InputError(f"--out {out}: write .csv or .parquet")
     if suffix == ".parquet":
         try:
-            import pyarrow  # type: ignore[import-untyped]  # noqa: F401
+            importlib.import_module("pyarrow")
         except ImportError:
             raise InputError(
                 f"--out {out}: parquet needs pyarrow; install it, or write .csv"
@@ -276,8 +279,7 @@ def _answer(result: ServeResult) -> None:
         f"{result.config.tp} x {result.system.device.name}[/bold]: {result.engine.name}"
     )
     rows: list[list[str]] = []
-    for label, key in (("first token", "ttft_s"), ("per output token", "tpot_s"),
-                       ("between tokens", "itl_s"), ("whole answer", "e2e_s")):  # fmt: skip
+    for key, label in _LATENCIES.items():
         ends = d[key]
         cells = [fmt.seconds(v) if v == v else "–" for v in ends.values()]
         rows.append([label, *cells])

@@ -96,7 +96,7 @@ def _row_time(
     units = device.compute.units
     every: FloatArray = params.row_time * number / units
     clock = device.compute.clock
-    if params.row_rate <= 0 or clock is None:
+    if params.row_rate is None or clock is None:
         return every
     row = np.where(number > 0, nbytes / np.maximum(number, 1.0), 0.0)
     alone = row / (params.row_rate * clock)

@@ -171,7 +171,9 @@ def _grouped_product(
     waves = stacked * across / units
     run = (1 - p.wave_quantization) * waves + p.wave_quantization * np.ceil(waves)
     flop = run * 2 * p.tile_columns * (heights + p.half_rate_rows)[..., 0] * depth
-    alone = np.clip(p.unit_bandwidth_ratio * waves, 1e-30, 1.0)
+    # Further rows of one expert find its weights in the cache: they stream none.
+    streams = touched * across / units
+    alone = np.clip(p.unit_bandwidth_ratio * streams, 1e-30, 1.0)
     cost = combine(
         compute=flop / per_unit,
         levels={device.main_memory_name: memory / alone},

@@ -196,7 +196,9 @@ def read_trace(path: Path, limit: int | None = None) -> Arrivals:
                             (_OUTPUT, "output tokens"))
     ]  # fmt: skip
     mooncake = "input_length" in names and "timestamp" in names
-    times, inputs, outputs = [], [], []
+    times: list[float] = []
+    inputs: list[int] = []
+    outputs: list[int] = []
     for row, fields in _chain((first_row, first), rows):
         at, prompt, answer = (fields.get(c) for c in columns)
         time = _time(path, row, at) / (1e3 if mooncake else 1.0)
@@ -255,9 +257,7 @@ def _column(
         if name in names:
             return names[name]
     found = ", ".join(str(n) for n in list(names.values())[:8])
-    raise InputError(
-        f"{path}: no column of {what} among {found}; name it {known[0]!r}"
-    )
+    raise InputError(f"{path}: no column of {what} among {found}; name it {known[0]!r}")
 
 
 def _time(path: Path, row: int, text: object) -> float:

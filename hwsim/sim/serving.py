@@ -11,14 +11,11 @@ seen, the next step is planned. Times within a nanosecond are the same time.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Protocol
 
 from hwsim.schedule.batching import BatchingPolicy
-from hwsim.sim.serving_memory import Pages
+from hwsim.sim.serving_batch import Batch, Limits
 from hwsim.sim.serving_records import Requests, StepLog
 
 SAME_TIME = 1e-9
@@ -41,20 +38,7 @@ class StepCost(Protocol):
         """Return the time of a step with prompt chunks (tokens, tokens before)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes of one replica; see :class:`hwsim.specs.engine.EngineSpec`."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    chunked: bool
-    num_blocks: int
-    block_size: int
-    watermark_blocks: int = 0
-    reserve: float = 0.0
-
-
-class Replica:
+class Replica(Batch):
     """An engine that serves the requests it is given, first come first served.
 
     Parameters
@@ -85,27 +69,10 @@ class Replica:
         on_finish: Callable[[int], None] | None = None,
         index: int = 0,
     ) -> None:
-        self.requests, self.cost, self.policy = requests, cost, policy
-        self.limits, self.log, self.on_finish = limits, log, on_finish
-        self.index = index
-        self.pages = Pages(limits.num_blocks, limits.block_size)
-        self.queue: deque[int] = deque()
-        self.now, self.end = 0.0, _INF
-        self.counter = 0  # decode steps so far
-        self.running = 0  # requests with a slot
-        self.outstanding = 0
-        self._size = max(len(requests), 1)
-        self._ends: list[int] = []  # heap of (counter at the end, request)
-        self._ends_at: dict[int, int] = {}
-        self._base: dict[int, int] = {}  # context less counter, if decoding
-        self._base_sum = 0
-        self._order: list[int] = []  # as admitted; those gone are dropped late
+        super().__init__(requests, policy, limits, log, on_finish)
+        self.cost, self.index = cost, index
+        self.end = _INF
         self._prompts: list[tuple[int, int, int]] = []  # request, chunk, before
-        self._partial: tuple[int, int] | None = None  # request, tokens done
-        self._claim: dict[int, int] = {}
-        self._done = 0  # finished but holding their slots
-        self._marks: list[list[float]] = []  # [time of last token, requests]
-        self._lost: dict[int, float] = {}  # time of last token, if preempted
         self._steps, self._time, self._growth = 0, 0.0, 0.0
         self._idle = self._between = False
 
@@ -177,42 +144,6 @@ class Replica:
             self._preempt()
         return False
 
-    def _preempt(self) -> None:
-        """Send the request that was admitted last back to the queue's head."""
-        order, requests = self._order, self.requests
-        while order[-1] not in self._claim:
-            order.pop()
-        victim = order.pop()
-        if self._partial is not None and self._partial[0] == victim:
-            target = requests.inputs[victim] + requests.generated[victim]
-            self.pages.held -= self.pages.blocks(target)
-            self._partial = None
-        else:
-            left = self._ends_at[victim] - self.counter
-            requests.generated[victim] = requests.outputs[victim] - left
-            self._lost[victim] = self._unmark()
-            self._drop(victim)
-        requests.preemptions[victim] += 1
-        self.pages.claims -= self._claim.pop(victim)
-        self.running -= 1
-        self.queue.appendleft(victim)
-
-    def _unmark(self) -> float:
-        """Return when the one who came last had its last token."""
-        if not self._marks:
-            return self.now
-        mark = self._marks[-1]
-        mark[1] -= 1
-        if not mark[1]:
-            self._marks.pop()
-        return mark[0]
-
-    def _drop(self, request: int) -> None:
-        del self._ends_at[request]
-        base = self._base.pop(request)
-        self._base_sum -= base
-        self.pages.add(base, -1)
-
     def _choose_prompts(self, room: bool) -> None:
         """Fill the step's budget: the prompt under way, then the queue."""
         limits, requests, queue = self.limits, self.requests, self.queue
@@ -250,26 +181,6 @@ class Replica:
         self._partial = (request, done + chunk) if chunk < left else None
         return budget - chunk
 
-    def _admit(self, request: int, target: int) -> bool:
-        """Give a request a slot and blocks, if there are enough."""
-        limits, pages, requests = self.limits, self.pages, self.requests
-        need = pages.blocks(target)
-        promised = limits.reserve * requests.outputs[request]
-        claim = max(need, pages.blocks(requests.inputs[request] + promised))
-        if self.running:
-            most = pages.total - limits.watermark_blocks
-            if pages.claims + claim > most:
-                return False
-            if pages.used(self.counter) + need > most:
-                return False
-        self.queue.popleft()
-        pages.held += need
-        pages.claims += claim
-        self._claim[request] = claim
-        self._order.append(request)
-        self.running += 1
-        return True
-
     def _plan_prompts(self) -> None:
         chunks = [(chunk, before) for _, chunk, before in self._prompts]
         batch = len(self._base) if self.policy.mixed else 0
@@ -292,14 +203,6 @@ class Replica:
         self.end = self.now + self._span(steps)
         if self.queue:
             self._shorten(self.requests.ready[self.queue[0]])
-
-    def _to_completion(self) -> int:
-        ends, size, known = self._ends, self._size, self._ends_at
-        while True:
-            end, request = divmod(ends[0], size)
-            if known.get(request) == end:
-                return end - self.counter
-            heappop(ends)
 
     def _span(self, steps: int) -> float:
         return steps * self._time + self._growth * (steps * (steps - 1) // 2)
@@ -380,67 +283,3 @@ class Replica:
             self.log.add((span, steps, batch, 0, blocks, gap, steps * batch))
         self.counter += steps
         self._finish_due()
-
-    def _finish_due(self) -> None:
-        ends, size, known = self._ends, self._size, self._ends_at
-        due = (self.counter + 1) * size
-        while ends and ends[0] < due:
-            end, request = divmod(heappop(ends), size)
-            if known.get(request) == end:
-                if self.policy.holds:
-                    self._done += 1
-                    del known[request]
-                else:
-                    self._drop(request)
-                self._leave(request)
-        if self._done and not known:
-            self._release()
-
-    def _leave(self, request: int) -> None:
-        """Note a request's last token; free its slot unless it is held."""
-        self.requests.finish[request] = self.now
-        self.outstanding -= 1
-        if not self.policy.holds:
-            self.pages.claims -= self._claim.pop(request)
-            self.running -= 1
-            if len(self._order) > 2 * self.running + 64:
-                self._order = [r for r in self._order if r in self._claim]
-        if self.on_finish is not None:
-            self.on_finish(request)
-
-    def _release(self) -> None:
-        """Clear a static batch, all of it done."""
-        self.pages.clear()
-        self._base.clear()
-        self._claim.clear()
-        self._order.clear()
-        self._base_sum = self._done = self.running = 0
-
-    def _join(self, request: int) -> None:
-        """Give a request whose prompt is through its token and let it decode."""
-        requests, pages = self.requests, self.pages
-        had = requests.generated[request]
-        target = requests.inputs[request] + had
-        pages.held -= pages.blocks(target)
-        if not had:
-            requests.first[request] = self.now
-        else:
-            self.log.extra.append((self.now - self._lost.pop(request), 1))
-        left = requests.outputs[request] - had - 1
-        if not left:
-            if self.policy.holds:
-                self._done_at_once(request)
-            self._leave(request)
-            return
-        base = target + 1 - self.counter
-        end = self.counter + left
-        self._base[request] = base
-        self._base_sum += base
-        self._ends_at[request] = end
-        heappush(self._ends, end * self._size + request)
-        pages.add(base)
-
-    def _done_at_once(self, request: int) -> None:
-        """Free the slot of a static batch's request that has a single token."""
-        self.pages.claims -= self._claim.pop(request)
-        self.running -= 1

@@ -35,9 +35,9 @@ class ElementwiseParameters(Spec):
     row_time : float
         Least time of one row on an execution unit, in kernels that give each
         row to a thread block (norms, softmax, quantisation by token). [s]
-    row_rate : float
+    row_rate : float or None
         Bytes that the thread block of one row takes in and puts out per clock;
-        0 is no limit. [B/clock]
+        None is no limit. [B/clk]
     """
 
     compute_efficiency: Efficiency
@@ -48,4 +48,4 @@ class ElementwiseParameters(Spec):
     overlap: Annotated[float, Field(ge=1.0, le=100.0)]
     overhead: Seconds
     row_time: Seconds = 0.0
-    row_rate: BytesPerClock = 0.0
+    row_rate: BytesPerClock | None = None

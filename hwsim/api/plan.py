@@ -1,0 +1,118 @@
+"""Planning: the best layout of a training job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from hwsim.analysis.plan import (
+    Objective,
+    Planner,
+    TrainPlan,
+    device_counts,
+    economy_of,
+)
+from hwsim.analysis.plan_economy import Limits
+from hwsim.analysis.plan_space import Choices
+from hwsim.analysis.resolve import default_dtype, resolve
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import InputError
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+System = str | SystemSpec | DeviceSpec
+
+
+def plan_train(
+    model: str | ModelSpec,
+    system: System | Sequence[System],
+    *,
+    devices: int | Iterable[int] | None = None,
+    global_batch: int,
+    seq: int,
+    dtype: str | None = None,
+    optimizer: str = "adamw",
+    sequence_parallel: bool = True,
+    objective: Objective = "time",
+    memory: float | None = None,
+    step_time: float | None = None,
+    tokens: float | None = None,
+    deadline: float | None = None,
+    budget: float | None = None,
+    power: float | None = None,
+    price: float | None = None,
+    pue: float | None = None,
+    simulate: int = 5,
+    stack: str | StackSpec = "default-training",
+    fidelity: Fidelity = "auto",
+    overrides: Iterable[str] = (),
+    progress: Callable[[int, int, float], None] | None = None,
+    **choices: Any,
+) -> TrainPlan:
+    """Find the best layout of a training job among all valid ones.
+
+    Every layout is costed in closed form, over arrays; the best ones are then
+    simulated exactly as :func:`hwsim.train` does.
+
+    Parameters
+    ----------
+    model : str or ModelSpec
+        Name, path or loaded spec.
+    system : str, spec or sequence of them
+        Where it may run.
+    devices : int, iterable of int or None
+        Device counts to try, for example ``range(64, 513, 64)``; None is all
+        of each system.
+    global_batch, seq : int
+        Sequences per optimizer step; tokens of each.
+    sequence_parallel : bool
+        Divide norms and dropout over tp wherever the sequence allows it.
+    objective : str
+        ``time``, ``energy``, ``money`` or ``memory``: what is least at the best.
+    memory, step_time, power : float or None
+        Limits: memory of a device [B], time of a step [s], mean power of the
+        whole job at the wall [W].
+    tokens, deadline, budget : float or None
+        Tokens of the whole run; its longest time without failures [s] and its
+        dearest rent [USD].
+    price, pue : float or None
+        Of one device [USD/h]; facility over computer power. The reference's
+        by default.
+    simulate : int
+        How many of the best are simulated.
+    progress : callable or None
+        Told the layouts done, all layouts, and the best step so far [s].
+    **choices
+        Values (or lists of them) that parts of a layout are held to: ``tp``,
+        ``cp``, ``pp``, ``vpp``, ``ep``, ``dp``, ``micro_batch``, ``zero_stage``,
+        ``recompute``, ``schedule``, ``offload_optimizer``,
+        ``offload_activations``. By default every valid value is tried:
+        micro-batches up to 32, up to 16 chunks per rank, at least 512 tokens
+        per context-parallel rank.
+
+    Returns
+    -------
+    TrainPlan
+        ``best``, ``table``, ``pareto``, ``reasons``, counts and times.
+
+    Raises
+    ------
+    InputError, UnknownNameError, SpecError
+        If nothing can be found; the message has the nearest valid choice.
+    """
+    given = [system] if isinstance(system, str | SystemSpec | DeviceSpec) else system
+    systems: list[System] = list(given)
+    if not systems:
+        raise InputError("no system is given; name at least one")
+    resolved = [resolve(model, one, stack, overrides) for one in systems]
+    spec, _, software = resolved[0]
+    planner = Planner(
+        spec, [r[1] for r in resolved], software, device_counts(devices), global_batch,
+        seq, dtype or default_dtype(resolved[0][1].device), optimizer, fidelity,
+        sequence_parallel, Choices.of(**choices),
+        Limits(memory, step_time, tokens, deadline, budget, power),
+        economy_of(price, pue), objective, simulate,
+    )  # fmt: skip
+    return planner.plan(progress)
