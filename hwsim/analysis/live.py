@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,8 @@ class LiveCheck(Result):
         What predicts them.
     table : str
         Where the operator measurements come from.
+    pace : mapping of str to float
+        Time of operators now over that on the day of the table, by kind.
     left_out : tuple of str
         Cases without a row, each with the reason.
     """
@@ -134,6 +136,7 @@ class LiveCheck(Result):
     rows: tuple[LiveRow, ...]
     operators: HostOperators
     table: str
+    pace: Mapping[str, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     kind = "live_check"
@@ -179,6 +182,7 @@ class LiveCheck(Result):
             "device": self.device,
             "table": self.table,
             "table_rows": self.operators.rows,
+            "pace": dict(self.pace),
             **self.summary(),
             "quiet": self.summary(self.quiet),
             "by_work": self.by("work"),

@@ -8,7 +8,7 @@ the meantime is charged at the rate of the working set that did so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -318,9 +318,9 @@ def fit_operators(table: MeasurementTable, dtype: str = "fp32") -> HostOperators
         if family not in table.families:
             raise InputError(f"the table has no {family} rows; hwsim measure cpu")
     rate = CopyRate.of(table.families["memory"])
-    gemm = _numpy_rows(table.families["gemm"], dtype)
-    values = _numpy_rows(table.families["elementwise"], dtype)
-    threads = _threads(gemm)
+    gemm = held_rows(table.families["gemm"], dtype)
+    values = held_rows(table.families["elementwise"], dtype)
+    threads = row_threads(gemm)
     alone = _product_laws(gemm.take(threads == 1), rate)
     shared: dict[tuple[int, bool], ValueLaw] = {}
     for count in sorted({int(t) for t in threads} - {1}):
@@ -331,14 +331,15 @@ def fit_operators(table: MeasurementTable, dtype: str = "fp32") -> HostOperators
     )  # fmt: skip
 
 
-def _numpy_rows(rows: FamilyRows, dtype: str) -> FamilyRows:
+def held_rows(rows: FamilyRows, dtype: str) -> FamilyRows:
     """Return NumPy's rows, less those of which other processes made the time."""
     shares = rows.extra.get("disturbed", np.full(len(rows), "0", dtype=object))
     clean = np.array([float(text or 0) <= DISTURBED for text in shares], dtype=bool)
     return rows.take((rows["dtype"] == dtype) & (rows["kernel"] == "numpy") & clean)
 
 
-def _threads(rows: FamilyRows) -> Floats:
+def row_threads(rows: FamilyRows) -> Floats:
+    """Return the BLAS threads of each row."""
     given = rows.extra.get("threads", np.full(len(rows), "1", dtype=object))
     return np.array([float(text or 1) for text in given])
 
@@ -351,7 +352,8 @@ def _dispatch(table: MeasurementTable) -> float:
     return float(np.median(rows["time"][keep])) if keep.any() else 0.0
 
 
-def _shapes(rows: FamilyRows) -> Products:
+def row_shapes(rows: FamilyRows) -> Products:
+    """Return the shapes of rows of products, hot or cold."""
     m, n, k = rows["m"], rows["n"], rows["k"]
     batch = np.nan_to_num(rows["batch"], nan=1.0)
     none = np.zeros_like(m)
@@ -373,7 +375,7 @@ def _blocks(shape: Products) -> list[str]:
 def _product_laws(
     rows: FamilyRows, rate: CopyRate
 ) -> dict[bool, tuple[ProductLaw, Products]]:
-    shape = _shapes(rows)
+    shape = row_shapes(rows)
     laws: dict[bool, tuple[ProductLaw, Products]] = {}
     for vector in (False, True):
         index = np.flatnonzero(shape.vector == vector)
@@ -401,7 +403,7 @@ def _shared_laws(
     alone: Mapping[bool, tuple[ProductLaw, Products]],
     threads: int,
 ) -> dict[tuple[int, bool], ValueLaw]:
-    shape = _shapes(rows)
+    shape = row_shapes(rows)
     laws: dict[tuple[int, bool], ValueLaw] = {}
     for vector, (law, _) in alone.items():
         index = np.flatnonzero(shape.vector == vector)
@@ -415,19 +417,21 @@ def _shared_laws(
     return laws
 
 
+def value_inputs(rows: FamilyRows) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return rows, columns, traffic and working set of operators on values."""
+    nbytes = rows["nbytes"]
+    return rows["m"], rows["n"], nbytes, _own_or_far(rows, nbytes)
+
+
 def _value_laws(rows: FamilyRows, rate: CopyRate) -> dict[str, ValueLaw]:
     laws: dict[str, ValueLaw] = {}
-    for (op,), index in _by_op(rows):
+    for (op,), index in rows.group_indices("op"):
         if len(index) < LEAST_ROWS:
             continue
         part = rows.take(index)
-        m, n, nbytes = part["m"], part["n"], part["nbytes"]
-        terms = value_terms(m, n, nbytes, _own_or_far(part, nbytes), rate)
+        m, n, nbytes, reuse = value_inputs(part)
+        terms = value_terms(m, n, nbytes, reuse, rate)
         blocks = [f"{a:g} {b:g}" for a, b in zip(m, n, strict=True)]
         logs = held_out(terms, part["time"], blocks)
         laws[str(op)] = ValueLaw(fit_terms(terms, part["time"]), Spread(logs))
     return laws
-
-
-def _by_op(rows: FamilyRows) -> Iterable[tuple[tuple[Any, ...], NDArray[np.int64]]]:
-    return rows.group_indices("op")

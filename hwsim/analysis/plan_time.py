@@ -304,13 +304,25 @@ def _flat(
     units = np.concatenate([counts, [1.0, 1.0]])
     forward, backward = layers.forward[at], layers.backward[at]
     lead = layers.lead_forward[at] + layers.lead_backward[at]
-    one = np.maximum((forward + backward) @ units + lead, layers.copied[at])
+    one = (forward + backward) @ units + lead
+    one = one + _contended(layers.copied[at], forward @ units, backward @ units)
     reductions = np.stack(
         [layers.unit_reduced(unit, at) for unit in range(kinds + 2)], axis=1
     )
     zero = space["zero_stage"][at]
     after = _left_over(model, reductions, backward, counts)
     return space.num_microbatches[at] * one, np.where(zero >= 2, 0.0, after)
+
+
+def _contended(copied: FloatArray, forward: FloatArray, backward: FloatArray) -> Any:
+    """Waiting for activations while others still go out over the same link. [s]
+
+    What forward has not sent when it ends takes half of the link from what
+    backward fetches, for as many layers as are still to be sent.
+    """
+    late = np.maximum(copied - forward, 0.0)
+    ratio = backward / np.where(copied > 0.0, copied, np.inf)
+    return late * np.maximum(2.0 - ratio, 0.0)
 
 
 def _left_over(

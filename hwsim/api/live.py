@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hwsim.analysis.live import LiveCheck, LiveRow, predict_step
 from hwsim.analysis.live_operators import HostOperators, fit_operators
+from hwsim.analysis.live_pace import paced
 from hwsim.errors import InputError
 from hwsim.measure.cpu import detect_device, measure_cpu
 from hwsim.measure.cuda.cases import Skip
@@ -21,10 +22,12 @@ from hwsim.measure.live import (
     measure_live,
 )
 from hwsim.specs.measurement_read import builtin_measurements, read_measurements
+from hwsim.specs.measurement_table import MeasurementTable
 
 Progress = Callable[[str], None]
 # Of the budget, for operators of a processor that no table knows.
 OPERATORS = 0.45
+PROBE = 0.08  # before the steps and again after them
 NEEDED = ("gemm", "elementwise", "memory", "launch")
 LEAST_BUDGET = 20.0
 _ROUNDS = 3
@@ -83,12 +86,18 @@ def live_check(
         tell(f"no operator table of {device}: measuring one")
         host = _measured_host(budget * OPERATORS, sorted({c.threads for c in cases}))
         table = "measured now"
-    results = _measured(cases, budget - (time.monotonic() - start), tell)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = sorted({c.threads for c in cases})
+        probe = budget * PROBE
+        _probe(folder, probe, counts)
+        left = budget - (time.monotonic() - start) - probe
+        results = _measured(cases, left, tell)
+        host, pace = paced(host, _probe(folder, probe, counts))
     rows, left_out = _compared(host, results)
     missing = len(cases) - len(results)
     if missing:
         left_out.append(f"{missing} of {len(cases)} cases did not fit the budget")
-    return LiveCheck(device, tuple(rows), host, table, tuple(left_out))
+    return LiveCheck(device, tuple(rows), host, table, pace, tuple(left_out))
 
 
 def _tables(device: str) -> list[str | Path]:
@@ -113,6 +122,12 @@ def _measured_host(budget: float, threads: Sequence[int]) -> HostOperators:
     with tempfile.TemporaryDirectory() as folder:
         done = measure_cpu(folder, budget=budget, threads=threads, only=NEEDED)
         return fit_operators(read_measurements(done.tables, skip_bad=True))
+
+
+def _probe(folder: str, budget: float, threads: Sequence[int]) -> MeasurementTable:
+    """Time some more operators, to see how fast this processor is now."""
+    done = measure_cpu(folder, budget=budget, threads=threads, only=NEEDED[:2])
+    return read_measurements(done.tables, skip_bad=True)
 
 
 def _measured(

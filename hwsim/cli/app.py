@@ -17,6 +17,7 @@ from hwsim.cli import (
     inspect,
     measure,
     picture,
+    plan,
     serve,
     validate,
 )
@@ -43,6 +44,7 @@ ask.register(app)
 catalog.register(app)
 inspect.register(app)
 picture.register(app)
+plan.register(app)
 demo.register(app)
 validate.register(app)
 calibrate.register(app)

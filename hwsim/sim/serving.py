@@ -245,7 +245,7 @@ class Replica(Batch):
             self._commit_stretch(start)
             return
         batch = self.pages.count if self.policy.mixed else 0
-        blocks = self.pages.used(self.counter)
+        blocks = self._blocks_held(1)
         tokens = sum([chunk for _, chunk, _ in prompts])
         span = self._time
         self.log.add((span, 1, batch, tokens, blocks, span, batch))
@@ -264,10 +264,19 @@ class Replica(Batch):
         if joined and not self.policy.mixed and (stalled or self._marks):
             self._marks.append([self.now, joined])
 
+    def _blocks_held(self, steps: int) -> float:
+        """Return the mean blocks in use over a stretch; note the most."""
+        pages, log = self.pages, self.log
+        first = last = min(pages.used(self.counter), pages.total)
+        if steps > 1:
+            last = min(pages.used(self.counter + steps - 1), pages.total)
+        log.peak_blocks = max(log.peak_blocks, last)
+        return 0.5 * (first + last)
+
     def _commit_stretch(self, start: float) -> None:
         steps, batch, time = self._steps, self.pages.count, self._time
         span = self.now - start
-        blocks = self.pages.used(self.counter + (steps - 1) // 2)
+        blocks = self._blocks_held(steps)
         active = batch - self._done
         if self._marks or self._done:
             extra = self.log.extra

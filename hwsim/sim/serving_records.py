@@ -134,6 +134,7 @@ class StepLog:
         self.rows: list[tuple[float, ...]] = []
         self.extra: list[tuple[float, float]] = []
         self.sums = StepSums()
+        self.peak_blocks = 0
         self._power = power
 
     def add(self, row: tuple[float, ...]) -> None:
@@ -160,7 +161,7 @@ class StepLog:
         s.events += duration.size
         s.prefill_tokens += float(prompt.sum())
         s.decode_tokens += float(steps @ decoding)
-        s.peak_blocks = max(s.peak_blocks, float(blocks.max()))
+        s.peak_blocks = float(self.peak_blocks)
         s.add_gaps(gap, gaps)
         if self._power is not None:
             s.energy += self._power.energy(duration, steps, decoding, prompt)

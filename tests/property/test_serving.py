@@ -43,7 +43,9 @@ def agree(requests, engines, plain, steps, block_time):
     gaps = np.concatenate([np.diff(r.times) for r in plain])
     assert sum(s.gaps.sum() for s in sums) == gaps.size
     assert sum(s.gap_time for s in sums) == pytest.approx(gaps.sum(), rel=1e-8)
-    return sums
+    held = sum(s.block_time for s in sums)
+    # Blocks fill in steps; over a stretch their mean is taken as a line.
+    assert held == pytest.approx(block_time, rel=0.25)
 
 
 @settings(max_examples=400, deadline=None)
@@ -94,7 +96,7 @@ def test_tokens_blocks_and_presence_are_conserved(scenario, cost):
     sums = engine.log.flush()
     assert engine.outstanding == engine.running == engine.pages.count == 0
     assert engine.pages.used(engine.counter) == engine.pages.claims == 0
-    assert sums.peak_blocks <= scenario[4].num_blocks or scenario[3].holds
+    assert 0 < sums.peak_blocks <= scenario[4].num_blocks
     assert sums.gaps.sum() == sum(o - 1 for o in requests.outputs)
     if not any(requests.preemptions):
         assert sums.prefill_tokens == sum(requests.inputs)
@@ -146,6 +148,8 @@ def test_long_runs_agree_too(name):
         *scenario[:3], BrokenCost(kink=300.0), *scenario[3:]
     )
     agree(requests, engines, plain, steps, blocks)
+    held = engines[0].log.sums.block_time
+    assert held == pytest.approx(blocks, rel=0.01 if name != "static" else 0.2)
     assert sum(e.log.sums.events for e in engines) < 0.6 * steps
 
 
@@ -182,11 +186,11 @@ def test_one_slot_waits_as_queueing_theory_says(load, kind):
     assert error < 0.25 * wait
 
 
-@pytest.mark.parametrize(("slots", "load"), [(1, 0.7), (4, 0.8), (16, 0.9)])
+@pytest.mark.parametrize(("slots", "load"), [(1, 0.7), (4, 0.8), (8, 0.85)])
 def test_slots_wait_as_erlang_says(slots, load):
     """M/M/c: geometric outputs in steps of a time that the batch does not change."""
     rng = np.random.default_rng(5)
-    count, mean = 40_000, 1000
+    count, mean = 60_000, 1000
     arrival = np.cumsum(rng.exponential(1.0 / (load * slots), count))
     outputs = rng.geometric(1.0 / mean, count)
     cost = AffineCost(step=1.0 / mean, sequence=0.0, context=0.0, token=0.0)
@@ -199,6 +203,7 @@ def test_slots_wait_as_erlang_says(slots, load):
     expected = last / none / (slots * (1.0 - load))
     # An arrival is seen at the end of the step that runs: half a step more.
     busy = 0.5 / mean
+    assert error < 0.3 * expected
     assert wait == pytest.approx(expected + busy, abs=error + busy)
 
 

@@ -118,8 +118,8 @@ def plain_serve(inputs, outputs, ready, cost, policy, limits):
         )
 
     while coming or waiting or running:
-        if not running and not waiting:
-            now = max(now, coming[0].ready)
+        if not running and not waiting and coming[0].ready > now + SAME_TIME:
+            now = coming[0].ready
         while coming and coming[0].ready <= now + SAME_TIME:
             waiting.append(coming.pop(0))
         room = make_room() if policy.mixed else True
@@ -176,7 +176,7 @@ def plain_serve(inputs, outputs, ready, cost, policy, limits):
             if all(r.generated >= r.out for r in running):
                 running.clear()
             else:
-                running[:] = [r for r in running if r.out > 1]
+                running[:] = [r for r in running if r.out > 1 or not r.decoding]
         else:
             running[:] = [r for r in running if not r.done]
     return everyone, steps, block_time

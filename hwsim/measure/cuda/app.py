@@ -82,9 +82,11 @@ class Timer:
             calls, elapsed = self._repeat(work, HOLD)
         if watch.joules is None:
             raise Skip("the sensors gave no energy and no power")
+        # The watch runs a little longer than the calls that are counted.
+        power = watch.joules / watch.elapsed
         columns: dict[str, Any] = {
-            "energy_j": significant(watch.joules / calls),
-            "power_w": significant(watch.joules / elapsed),
+            "energy_j": significant(power * elapsed / calls),
+            "power_w": significant(power),
             "utilization": 1.0,
             "duration_s": significant(elapsed),
         }

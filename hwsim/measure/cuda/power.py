@@ -105,6 +105,8 @@ class Watch:
         Readings. [W], [MHz]
     joules : float or None
         Energy of the block: by the counter, else mean power times time. [J]
+    elapsed : float
+        Time that the block took. [s]
     """
 
     def __init__(self, sensors: Sensors) -> None:
@@ -112,6 +114,7 @@ class Watch:
         self.powers: list[float] = []
         self.clocks: list[float] = []
         self.joules: float | None = None
+        self.elapsed = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -121,7 +124,7 @@ class Watch:
         return self
 
     def __exit__(self, *fault: object) -> None:
-        elapsed = time.perf_counter() - self._start
+        elapsed = self.elapsed = time.perf_counter() - self._start
         after = self.sensors.energy()
         self._stop.set()
         self._thread.join()
@@ -131,12 +134,14 @@ class Watch:
             self.joules = sum(self.powers) / len(self.powers) * elapsed
 
     def _sample(self) -> None:
-        while not self._stop.wait(INTERVAL):
+        stopped = False
+        while not stopped:  # a busy host may leave time for one sample only
             power, clock = self.sensors.power(), self.sensors.clock()
             if power is not None:
                 self.powers.append(power)
             if clock is not None:
                 self.clocks.append(clock)
+            stopped = self._stop.wait(INTERVAL)
 
 
 def _smi_path() -> str | None:

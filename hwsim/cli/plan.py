@@ -1,0 +1,358 @@
+"""Commands that plan: the best layout of a training job."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
+from hwsim.cli.output import check_outputs, console, note, note_unread, table
+from hwsim.cli.quantity import time_of, token_count
+from hwsim.errors import InputError
+from hwsim.report import format as fmt
+from hwsim.units import DIMENSIONS, format_quantity, parse_quantity
+
+if TYPE_CHECKING:
+    from hwsim.analysis.plan import TrainPlan
+
+_DEVICES = re.compile(r"^(\d+)-(\d+)(?:/(\d+))?$")
+_PATIENCE = 2.0  # a search shorter than this needs no progress bar [s]
+_LAYOUT = "Layout: hold parts of it to some values"
+_LIMITS = "Limits"
+
+plan_app = typer.Typer(
+    name="plan", help="Find the best layout of a job.", no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    plan_app.command(
+        "train",
+        epilog="Example: hwsim plan train llama-3.1-70b -s dgx-h100-ndr-64 "
+        "--devices 512 --global-batch 1024 --seq 4096",
+    )(train)
+    app.add_typer(plan_app)
+
+
+def _some(text: str) -> Any:
+    """Return an option that holds a part of the layout to some values."""
+    return typer.Option(help=text, metavar="A,B,…", rich_help_panel=_LAYOUT)
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model: id, alias, .toml file or Hugging Face config.json.",
+            show_default=False,
+        ),
+    ],
+    system: Annotated[
+        list[str],
+        typer.Option("--system", "-s", help="System or device. Repeatable."),
+    ],
+    global_batch: Annotated[int, typer.Option(help="Sequences per step.")],
+    seq: Annotated[int, typer.Option(help="Tokens per sequence.")],
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="Device counts: 512, a list 256,512, doublings 64-512, or steps "
+            "64-512/64.  [default: all of the system]"
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Arithmetic.  [default: bf16 if it has it]")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, adafactor, …")] = "adamw",
+    sequence_parallel: Annotated[
+        bool, typer.Option(help="Shard norms and dropout over tp where it goes.")
+    ] = True,
+    objective: Annotated[
+        str, typer.Option(help="What is least at the best: time, energy, money, memory")
+    ] = "time",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Of a device, at most: 70GiB.", rich_help_panel=_LIMITS),
+    ] = None,
+    step_time: Annotated[
+        str | None, typer.Option(help="Longest step: 10s.", rich_help_panel=_LIMITS)
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Tokens of the whole run: 15T.", rich_help_panel=_LIMITS),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="Longest run, no failures: 720h.", rich_help_panel=_LIMITS),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Dearest run. [USD]", rich_help_panel=_LIMITS),
+    ] = None,
+    power: Annotated[
+        str | None,
+        typer.Option(help="Of the job at the wall: 10MW.", rich_help_panel=_LIMITS),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="USD per device and hour.")
+    ] = None,
+    pue: Annotated[
+        float | None, typer.Option(help="Facility power over computer power.")
+    ] = None,
+    tp: Annotated[str | None, _some("Tensor-parallel degrees.")] = None,
+    cp: Annotated[str | None, _some("Context-parallel degrees.")] = None,
+    pp: Annotated[str | None, _some("Pipeline stages.")] = None,
+    vpp: Annotated[str | None, _some("Chunks per pipeline rank.")] = None,
+    ep: Annotated[str | None, _some("Expert-parallel ranks.")] = None,
+    dp: Annotated[str | None, _some("Data-parallel degrees.")] = None,
+    micro_batch: Annotated[str | None, _some("Sequences per pass.")] = None,
+    zero_stage: Annotated[str | None, _some("0, 1, 2, 3.")] = None,
+    recompute: Annotated[str | None, _some("none, selective, full.")] = None,
+    schedule: Annotated[str | None, _some("1f1b, interleaved, …")] = None,
+    offload: Annotated[
+        bool, typer.Option(help="Try host offloading too.", rich_help_panel=_LAYOUT)
+    ] = True,
+    simulate: Annotated[int, typer.Option(help="How many of the best to play.")] = 5,
+    top: Annotated[int, typer.Option(help="Rows of the ranking to print.")] = 10,
+    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
+    fidelity: Fidelity = FidelityChoice.auto,
+    set_: Set = None,
+    json: Json = False,
+    out: Out = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the whole ranking here as CSV.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write it here as Parquet (needs pyarrow).")
+    ] = None,
+) -> None:
+    """Find the fastest (cheapest, …) layout among all valid ones.
+
+    Ctrl-C ends the search and answers with the best so far.
+    """
+    import hwsim.api.plan as api
+
+    check_outputs(out, csv, parquet)
+    if parquet is not None:
+        _check_parquet()
+    choices: dict[str, Any] = {
+        "tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep, "dp": dp,
+        "micro_batch": micro_batch, "zero_stage": zero_stage,
+    }  # fmt: skip
+    choices = {name: _numbers(name, text) for name, text in choices.items()}
+    choices["recompute"] = _words(recompute)
+    choices["schedule"] = _words(schedule)
+    for name in ("offload_optimizer", "offload_activations"):
+        choices[name] = None if offload else (False,)
+    with _progress() as told:
+        plan = api.plan_train(
+            model, system, devices=_counts(devices), global_batch=global_batch,
+            seq=seq, dtype=dtype, optimizer=optimizer,
+            sequence_parallel=sequence_parallel, objective=objective,  # type: ignore[arg-type]
+            memory=_quantity("memory", memory, "bytes"),
+            step_time=time_of("step_time", step_time),
+            tokens=None if tokens is None else token_count(tokens),
+            deadline=time_of("deadline", deadline), budget=budget,
+            power=_quantity("power", power, "power"), price=price, pue=pue,
+            simulate=simulate, stack=stack, fidelity=fidelity.value,
+            overrides=set_ or (), progress=told, **choices,
+        )  # fmt: skip
+    _answer(plan, json=json, top=top)
+    note_unread(set_)
+    _save(plan, out, csv, parquet)
+
+
+def _counts(text: str | None) -> list[int] | None:
+    """Return device counts from ``512``, ``256,512``, ``64-512`` or ``64-512/64``."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = _DEVICES.match(part.strip())
+        if match is None:
+            found.append(_number("devices", part))
+            continue
+        low, high = int(match[1]), int(match[2])
+        if low < 1 or high < low or match[3] == "0":
+            raise InputError(f"--devices {part!r} is empty; write 64-512 or 64-512/64")
+        if match[3]:
+            found += range(low, high + 1, int(match[3]))
+            continue
+        while low <= high:
+            found.append(low)
+            low *= 2
+    return found
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        option = name.replace("_", "-")
+        raise InputError(
+            f"--{option} {text!r} is not a whole number; write 8 or a list 4,8"
+        ) from None
+
+
+def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    return tuple(_number(name, part) for part in text.split(","))
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(w.strip() for w in text.split(","))
+
+
+def _quantity(name: str, text: str | None, dimension: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_quantity(text, DIMENSIONS[dimension])
+    except ValueError as error:
+        raise InputError(f"--{name}: {error}") from None
+
+
+def _check_parquet() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise InputError("--parquet needs pyarrow; pip install pyarrow, or use --csv")
+
+
+class _Bar(AbstractContextManager["_Bar"]):
+    """A progress bar on stderr that shows itself once a search takes long."""
+
+    def __init__(self) -> None:
+        self._started, self._bar, self._task = time.monotonic(), None, None
+
+    def __call__(self, done: int, whole: int, best: float) -> None:
+        """Show how far the search is."""
+        if self._bar is None:
+            if time.monotonic() - self._started < _PATIENCE:
+                return
+            self._open(whole)
+        text = f"best step {fmt.seconds(best)}" if best < float("inf") else ""
+        self._bar.update(self._task, completed=done, best=text)  # type: ignore[attr-defined]
+
+    def _open(self, whole: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        bar: Any = Progress(
+            TextColumn("layouts"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"), console=Console(stderr=True),
+            transient=True,
+        )  # fmt: skip
+        bar.start()
+        self._bar, self._task = bar, bar.add_task("search", total=whole, best="")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _progress() -> AbstractContextManager[Any]:
+    return _Bar() if sys.stderr.isatty() else nullcontext()
+
+
+def _answer(plan: TrainPlan, *, json: bool, top: int) -> None:
+    if plan.tally.interrupted:
+        note("interrupted: the best of what was looked at so far")
+    for fault in plan.passed_over:
+        note(f"note: passed over: {fault}")
+    if json:
+        sys.stdout.write(plan.to_json() + "\n")
+        return
+    _summary(plan)
+    _ranking(plan, top)
+    for line in plan.reasons.why:
+        console().print(f"• {line}", markup=False)
+    if plan.reasons.lacks:
+        console().print("[bold]What the runner-up lacks[/bold]")
+        for line in plan.reasons.lacks:
+            console().print(f"• {line}", markup=False)
+
+
+def _summary(plan: TrainPlan) -> None:
+    tally = plan.tally
+    rate = tally.layouts / tally.search_s if tally.search_s else 0.0
+    best = plan.best.config
+    told = (
+        f"tp {best.tp}, cp {best.cp}, pp {best.pp}, vpp {best.vpp}, ep {best.ep}, "
+        f"dp {best.dp}, micro-batch {best.micro_batch}, ZeRO {best.zero_stage}, "
+        f"recompute {best.recompute}, {best.schedule}"
+    )
+    for name in ("offload_optimizer", "offload_activations"):
+        if getattr(best, name):
+            told += f", {name.replace('_', ' ')}"
+    outside = sum(tally.outside.values())
+    rows = [
+        ("best layout", told, f"{best.devices} x {plan.best.system.device.id}"),
+        ("step", fmt.seconds(plan.best.step_s), f"MFU {plan.best.mfu:.1%}, simulated"),
+        (
+            "layouts", f"{tally.layouts:,}",
+            f"{tally.no_memory:,} do not fit, {outside:,} break a limit, "
+            f"{tally.invalid:,} more are invalid",
+        ),
+        ("search", fmt.seconds(tally.search_s), f"{rate:,.0f} layouts/s"),
+        ("Pareto front", f"{len(plan.pareto):,}", "layouts that no other beats"),
+    ]  # fmt: skip
+    console().print(f"[bold]plan: {plan.model.id}[/bold]")
+    console().print(table(None, None, rows))
+
+
+def _ranking(plan: TrainPlan, top: int) -> None:
+    columns = (
+        "#", "devices", "tp", "cp", "pp", "vpp", "ep", "dp", "mb", "zero",
+        "recompute", "schedule", "offload", "step", "memory", "energy", "USD",
+    )  # fmt: skip
+    rows = []
+    for place, row in enumerate(plan.table.head(top).to_dict("records"), start=1):
+        away = [
+            name for name in ("optimizer", "activations") if row[f"offload_{name}"]
+        ]
+        rows.append(
+            [str(place)]
+            + [str(row[n]) for n in ("devices", "tp", "cp", "pp", "vpp", "ep", "dp")]
+            + [str(row["micro_batch"]), str(row["zero_stage"]), row["recompute"]]
+            + [row["schedule"], ", ".join(away) or "–", fmt.seconds(row["step_s"])]
+            + [format_quantity(row["memory_bytes"], "B", 3)]
+            + [_known(row["energy_j"], lambda v: format_quantity(v, "J", 3))]
+            + [_known(row["cost_usd"], lambda v: f"{v:.4g}")]
+        )
+    title = "Ranking in closed form; energy and money of one step"
+    console().print(table(title, columns, rows))
+
+
+def _known(value: float, shown: Any) -> str:
+    return "–" if value != value else str(shown(value))
+
+
+def _save(
+    plan: TrainPlan, out: Path | None, csv: Path | None, parquet: Path | None
+) -> None:
+    from hwsim.report.write import write_atomic
+
+    if out is not None:
+        write_atomic(out, plan.to_json() + "\n")
+        note(f"saved {out}")
+    if csv is not None:
+        write_atomic(csv, plan.table.to_csv(index=False))
+        note(f"wrote {csv}: {len(plan.table):,} layouts")
+    if parquet is not None:
+        plan.table.to_parquet(parquet, index=False)
+        note(f"wrote {parquet}: {len(plan.table):,} layouts")
