@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import hwsim
-from hwsim.analysis.live_operators import fit_operators
+from hwsim.analysis.live_fit import fit_operators
 from hwsim.analysis.published import ComparedRow, PublishedComparison
 from hwsim.report import format as fmt
 from hwsim.specs.calibration import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import os
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ _CHECKOUT = {
 USER_PATH = "HWSIM_PATH"
 
 
+@functools.cache
 def builtin_path(name: str) -> Path:
     """Return the folder of built-in data: ``devices``, ``workloads``, ``reports``.
 

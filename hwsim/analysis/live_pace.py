@@ -11,16 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwsim.analysis.live_operators import (
-    Floats,
-    HostOperators,
-    ValueLaw,
+from hwsim.analysis.live_fit import (
     held_rows,
-    law_name,
     row_shapes,
     row_threads,
     value_inputs,
 )
+from hwsim.analysis.live_operators import Floats, HostOperators, ValueLaw, law_name
 from hwsim.specs.measurement_table import FamilyRows, MeasurementTable
 
 PRIOR = 4.0  # rows that say "as on the day of the table"
@@ -59,7 +56,7 @@ def factor_of(logs: Floats) -> float:
 def _paced_products(
     host: HostOperators, rows: FamilyRows, factors: dict[str, float]
 ) -> HostOperators:
-    shape, threads = row_shapes(rows), row_threads(rows)
+    first, shape, threads = host, row_shapes(rows), row_threads(rows)
     for count in sorted({int(t) for t in threads}):  # one thread first
         for vector in (False, True):
             known = vector in host.alone and (
@@ -68,9 +65,12 @@ def _paced_products(
             index = np.flatnonzero((threads == count) & (shape.vector == vector))
             if not known or not len(index):
                 continue
-            times, _ = host.products(shape.take(index), count)
+            part = shape.take(index)
+            times, _ = host.products(part, count)
             factor = factor_of(np.log(rows["time"][index] / times))
-            factors[law_name(vector, count)] = factor
+            # Laws of several threads stand on those of one, scaled already.
+            already = float(np.median(times / first.products(part, count)[0]))
+            factors[law_name(vector, count)] = factor * already
             host = _scaled(host, vector, count, factor)
     return host
 

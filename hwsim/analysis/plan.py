@@ -96,7 +96,7 @@ class TrainPlan(Result):
         }
 
     @cached_property
-    def order(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def order(self) -> Any:
         """Places of all layouts, best first; of equals the one with least memory."""
         return ranked(self.batches, self.objective)
 
@@ -380,7 +380,7 @@ def device_counts(devices: int | Iterable[int] | None) -> tuple[int, ...] | None
     """Return device counts from one, several or a range."""
     if devices is None:
         return None
-    if isinstance(devices, Iterable) and not isinstance(devices, str):
+    if isinstance(devices, Iterable):
         found = tuple(dict.fromkeys(positive_int("devices", d) for d in devices))
         if not found:
             raise InputError("devices has no values; give at least one count")

@@ -81,9 +81,7 @@ class Beside:
 
     def taken(self, at: IntArray) -> Beside:
         """Return the same of some layouts."""
-        return Beside(
-            self.compute[at], self.gather[at], self.reduce[at], self.copy[at]
-        )
+        return Beside(self.compute[at], self.gather[at], self.reduce[at], self.copy[at])
 
     def times(self, block: Block) -> list[FloatArray]:
         """Return the time of each node of a pattern."""

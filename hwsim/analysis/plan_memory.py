@@ -110,12 +110,12 @@ class MemoryModel:
             layout = layout_of(model, tp=tp, ep=ep, dp=ep)
             nothing = Parameters()
             parts = [layer_held(model, local, layout, k) for k in self.kinds]
-            for one in (
+            ends = (
                 embedding_parameters(model, local),
                 head_parameters(model, local),
                 head_parameters(model, local, own_table=True),
-            ):
-                parts.append(Held(one, nothing))
+            )
+            parts += [Held(one, nothing) for one in ends]
             rows.append([[_three(p.dense), _three(p.expert)] for p in parts])
         table = np.array(rows, dtype=np.float64)
         return ParameterTable(table[:, :, 0], table[:, :, 1])

@@ -15,6 +15,7 @@ from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import BUSY, Question
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import cost_ops
+from hwsim.graph.op import Copy
 from hwsim.graph.opgraph import Block
 from hwsim.graph.optimizer import Update, optimizer_blocks
 from hwsim.graph.parameters import stage_parameters
@@ -72,10 +73,14 @@ class UpdateModel:
         return UpdateTimes(time[which], {k: v[which] for k, v in busy.items()})
 
     def _time(self, block: Block, times: FloatArray) -> float:
-        """Streams of repeated pieces run beside each other; else in a chain."""
+        """Repeated pieces run beside each other; else all is a chain.
+
+        Copies to and from the host share one link.
+        """
         streams: dict[str, float] = {}
         for node, time in zip(block.nodes, times.tolist(), strict=True):
-            streams[node.stream] = streams.get(node.stream, 0.0) + time
+            stream = "copy" if isinstance(node.op, Copy) else node.stream
+            streams[stream] = streams.get(stream, 0.0) + time
         whole, most = sum(streams.values()), max(streams.values())
         launched = self.per_kernel * sum(n.op.kernels for n in block.nodes)
         return max(whole + (block.repeat - 1) * most, block.repeat * launched)
@@ -92,7 +97,7 @@ class UpdateModel:
     def _blocks(self, key: tuple[int, ...]) -> list[Block]:
         tp, dp, ep, pp, zero_stage, offload = key
         setting = self._settings(tp, dp, ep, pp)
-        held = self._held(tp, ep, pp, setting)
+        held = self._held(tp, pp, setting)
         tied, ranks = 0.0, 1
         model = self.asked.model
         if pp > 1 and model.tied_embeddings and model.output_head:
@@ -102,7 +107,7 @@ class UpdateModel:
         )
         return optimizer_blocks(update)
 
-    def _held(self, tp: int, ep: int, pp: int, setting: Any) -> Any:
+    def _held(self, tp: int, pp: int, setting: Any) -> Any:
         counts = self.stages.stages(pp, 1).counts
         local = shard(self.asked.model, tp)
         ends = [(0, True, pp == 1)] + ([(1, False, True)] if pp > 1 else [])

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hwsim.analysis.live import LiveCheck, LiveRow, predict_step
-from hwsim.analysis.live_operators import HostOperators, fit_operators
+from hwsim.analysis.live_fit import fit_operators
+from hwsim.analysis.live_operators import HostOperators
 from hwsim.analysis.live_pace import paced
 from hwsim.errors import InputError
 from hwsim.measure.cpu import detect_device, measure_cpu

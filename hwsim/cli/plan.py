@@ -232,7 +232,9 @@ class _Bar(AbstractContextManager["_Bar"]):
     """A progress bar on stderr that shows itself once a search takes long."""
 
     def __init__(self) -> None:
-        self._started, self._bar, self._task = time.monotonic(), None, None
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
 
     def __call__(self, done: int, whole: int, best: float) -> None:
         """Show how far the search is."""
@@ -241,7 +243,7 @@ class _Bar(AbstractContextManager["_Bar"]):
                 return
             self._open(whole)
         text = f"best step {fmt.seconds(best)}" if best < float("inf") else ""
-        self._bar.update(self._task, completed=done, best=text)  # type: ignore[attr-defined]
+        self._bar.update(self._task, completed=done, best=text)
 
     def _open(self, whole: int) -> None:
         from rich.console import Console
@@ -322,9 +324,7 @@ def _ranking(plan: TrainPlan, top: int) -> None:
     )  # fmt: skip
     rows = []
     for place, row in enumerate(plan.table.head(top).to_dict("records"), start=1):
-        away = [
-            name for name in ("optimizer", "activations") if row[f"offload_{name}"]
-        ]
+        away = [name for name in ("optimizer", "activations") if row[f"offload_{name}"]]
         rows.append(
             [str(place)]
             + [str(row[n]) for n in ("devices", "tp", "cp", "pp", "vpp", "ep", "dp")]

@@ -2,7 +2,9 @@
 
 A router hands requests out when they arrive. Replicas are played lazily: each
 plans its own events, and is brought up to the clock when somebody must know
-how it stands. At one time, steps that end come before requests that arrive.
+how it stands. A router sees what ended before a request arrives; what ends at
+the very time of its arrival it does not, but the engine that gets the request
+gives tokens of a step that ends then before it looks at the queue.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import simpy
 
 from hwsim.errors import UnknownNameError
-from hwsim.sim.serving import Replica
+from hwsim.sim.serving import SAME_TIME, Replica
 from hwsim.sim.serving_records import Requests
 
 Router = Callable[[Sequence[Replica], int], Replica]
@@ -104,9 +106,10 @@ class Cluster:
         for request, arrival in enumerate(requests.arrival):
             if arrival > self.env.now:
                 yield self.env.timeout(arrival - self.env.now)
+            before = arrival - SAME_TIME
             for replica in self.replicas:
-                if replica.end < arrival:
-                    replica.advance(arrival)
+                if replica.end < before:
+                    replica.advance(before)
             self.router(self.replicas, request).submit(request)
             if self.progress is not None and request % often == 0:
                 self.progress(arrival)

@@ -40,6 +40,14 @@ date = 2026-01-01
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    """Built-in data are looked for once; here each test moves them."""
+    builtin_path.cache_clear()
+    yield
+    builtin_path.cache_clear()
+
+
 def write_device(root: Path, name: str, title: str = "test device") -> Path:
     folder = root / "devices" / "asic" / name
     folder.mkdir(parents=True)
