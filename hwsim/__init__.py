@@ -30,7 +30,10 @@ if TYPE_CHECKING:
         stack_ids,
         system_ids,
     )
+    from hwsim.api.live import live_check
+    from hwsim.api.plan import plan_train
     from hwsim.api.present import roofline, write_report
+    from hwsim.api.serving import serve
     from hwsim.api.truth import compare_published
     from hwsim.api.whole_run import training_run
     from hwsim.errors import (
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from hwsim.specs.system import SystemSpec
 
 _HOMES = {
+    "hwsim.api.live": ("live_check",),
+    "hwsim.api.serving": ("serve",),
+    "hwsim.api.plan": ("plan_train",),
     "hwsim.api.catalog": (
         "device_ids",
         "load_device",
@@ -117,6 +123,7 @@ __all__ = [
     "device_ids",
     "estimate",
     "infer",
+    "live_check",
     "load_device",
     "load_model",
     "load_stack",
@@ -124,8 +131,10 @@ __all__ = [
     "measure_cpu",
     "model_ids",
     "op",
+    "plan_train",
     "roofline",
     "run_scenario",
+    "serve",
     "simulate",
     "stack_ids",
     "system_ids",

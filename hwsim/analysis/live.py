@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -126,8 +126,6 @@ class LiveCheck(Result):
         What predicts them.
     table : str
         Where the operator measurements come from.
-    pace : mapping of str to float
-        Time of operators now over that on the day of the table, by kind.
     left_out : tuple of str
         Cases without a row, each with the reason.
     """
@@ -136,7 +134,6 @@ class LiveCheck(Result):
     rows: tuple[LiveRow, ...]
     operators: HostOperators
     table: str
-    pace: Mapping[str, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     kind = "live_check"
@@ -182,7 +179,6 @@ class LiveCheck(Result):
             "device": self.device,
             "table": self.table,
             "table_rows": self.operators.rows,
-            "pace": dict(self.pace),
             **self.summary(),
             "quiet": self.summary(self.quiet),
             "by_work": self.by("work"),

@@ -27,7 +27,7 @@ from hwsim.specs.measurement_table import FamilyRows, MeasurementTable
 # Rows and columns of the inner kernel of a product: sides are padded to it.
 # Which one a BLAS has is chosen on held-out blocks. OpenBLAS: 8 x 4 on AVX2.
 TILES = ((1, 1), (8, 4), (4, 12), (4, 4), (16, 4), (8, 8))
-LEAST_ROWS = 4  # for a law
+LEAST_ROWS = 3  # for a law
 _ROUNDS, _SMALL = 10, 0.03
 
 

@@ -116,7 +116,7 @@ class Layers:
         away = space["offload_activations"] > 0
         zero = np.where(self.replicas > 1, space["zero_stage"], 0)
         copies = self._copies() if away.any() else np.zeros((len(space), self.kinds))
-        self.copied = copies @ self.model.stages.stages(1, 1).total
+        self.copied = away * (copies @ self.model.stages.stages(1, 1).total)
         for stage in (1, 2, 3):
             for offload in (False, True):
                 alike = zero <= 1 if stage == 1 else zero == stage

@@ -8,6 +8,7 @@ out, and how many microbatches are in flight, is arithmetic on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ class MemoryModel:
         return KeptTable(*(np.array(c, dtype=np.float64) for c in columns))
 
     def _probed(self, tp: int, cp: int, ep: int, recompute: int) -> list[Any]:
+        @cache
         def ask(layer: int, held: float, **ends: bool) -> Footprint:
             return stage_footprint(
                 self.asked.model, layers=[layer],
@@ -163,7 +165,6 @@ class MemoryModel:
         settings, which = keyed(space, "tp", "cp", "ep", "recompute")
         kept = self.kept(settings)
         pipelines, pipe = keyed(space, "pp", "vpp")
-        held = self._in_flight(space)
         order = np.argsort(pipe, kind="stable")
         bounds = np.searchsorted(pipe[order], np.arange(len(pipelines) + 1))
         for index, (pp, vpp) in enumerate(pipelines):
@@ -172,37 +173,32 @@ class MemoryModel:
                 self, space.taken(where), parameters, who[where], kept, which[where]
             )
             stages = self.stages.stages(pp, vpp)
-            ranks = {(0, 0, True, pp == 1)}
-            if pp > 1:
-                ranks.add((1, 1, False, True))
-            if pp > 2:
-                ranks.add((2, stages.second, False, False))
-            for place, row, first, last in sorted(ranks):
-                total = group.total(stages.counts[row], held[place][where], first, last)
+            for row, rank in enumerate(stages.rank):
+                held = in_flight(group.space, rank)
+                total = group.total(stages.counts[row], held, rank == 0, rank == pp - 1)
                 found[where] = np.maximum(found[where], total)
         return found
 
-    def _in_flight(self, space: Space) -> FloatArray:
-        """Microbatches held by the first, the last and the second rank."""
-        pp, vpp = space["pp"].astype(float), space["vpp"].astype(float)
-        count = space.num_microbatches.astype(float)
-        held = np.ones((3, len(space)))
-        for index, name in enumerate(space.schedules):
-            at = np.flatnonzero((space["schedule"] == index) & (space["pp"] > 1))
-            if not len(at):
-                continue
-            p, v, m = pp[at], vpp[at], count[at]
-            most = peak_in_flight(name, p, m, v)
-            if pipeline_schedule(name).placement == "bidirectional":
-                most = most / 2.0
-            held[:, at] = most
-            if name == "1f1b":
-                held[1, at], held[2, at] = 1.0, np.minimum(m, p - 1.0)
-            elif name == "interleaved":
-                for row, rank in ((1, p - 1.0), (2, np.ones_like(p))):
-                    ahead = 2.0 * (p - 1.0 - rank) + (v - 1.0) * p
-                    held[row, at] = np.minimum(m * v, ahead + 1.0) / v
-        return held
+
+def in_flight(space: Space, rank: int) -> FloatArray:
+    """Return the microbatches that a rank holds in each layout of one depth."""
+    pp, vpp = space["pp"].astype(float), space["vpp"].astype(float)
+    count = space.num_microbatches.astype(float)
+    held = np.ones(len(space))
+    for index, name in enumerate(space.schedules):
+        at = np.flatnonzero((space["schedule"] == index) & (pp > 1))
+        if not len(at):
+            continue
+        p, v, m = pp[at], vpp[at], count[at]
+        if name == "1f1b":
+            held[at] = np.minimum(m, p - rank)
+        elif name == "interleaved":
+            ahead = 2.0 * (p - 1.0 - rank) + (v - 1.0) * p
+            held[at] = np.minimum(m * v, ahead + 1.0) / v
+        else:
+            both = pipeline_schedule(name).placement == "bidirectional"
+            held[at] = peak_in_flight(name, p, m, v) / (2.0 if both else 1.0)
+    return held
 
 
 def _three(p: Parameters) -> list[float]:

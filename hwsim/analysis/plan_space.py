@@ -134,6 +134,10 @@ def divisors(number: int) -> list[int]:
     return small + [number // d for d in reversed(small) if d * d != number]
 
 
+def _near(number: int, wanted: int) -> int:
+    return min(divisors(number), key=lambda d: (abs(d - wanted), d))
+
+
 @dataclass(frozen=True)
 class Enumerator:
     """Lists the layouts of one model on one system."""
@@ -218,7 +222,10 @@ class _Maker:
             return divisors(number)
         bad = [v for v in chosen if number % v]
         self.invalid += len(bad)
-        self.why += [f"{name} {v} does not divide {number} devices" for v in bad]
+        self.why += [
+            f"{name} {v} does not divide {number} devices; use {_near(number, v)}"
+            for v in bad
+        ]
         return [v for v in chosen if number % v == 0]
 
     def _fault(self, tp: int, cp: int, pp: int, dp: int) -> str:
@@ -281,7 +288,8 @@ class _Maker:
             if share % size:
                 self.invalid += 1
                 self.why.append(
-                    f"micro_batch {size} does not divide global_batch / dp = {share}"
+                    f"micro_batch {size} does not divide global_batch / dp = "
+                    f"{share}; use {_near(share, size)}"
                 )
                 continue
             found += [
@@ -296,10 +304,20 @@ class _Maker:
 
     def _chunks(self, schedule: str, pp: int) -> Iterable[int]:
         if self.choices.vpp is not None:
-            return [v for v in self.choices.vpp if pp * v <= self.layers]
+            return [v for v in self.choices.vpp if self._enough(pp, v)]
         if schedule in {"gpipe", "1f1b", "zero_bubble", "dualpipe"} or pp == 1:
             return (1,)
         return range(1, min(MAX_VPP, self.layers // pp) + 1)
+
+    def _enough(self, pp: int, vpp: int) -> bool:
+        if pp * vpp <= self.layers:
+            return True
+        self.invalid += 1
+        self.why.append(
+            f"pp {pp} x vpp {vpp} makes more parts than the {self.layers} layers; "
+            f"use vpp {self.layers // pp}"
+        )
+        return False
 
     def _runs_on(self, place: int, shape: PipelineShape[int]) -> bool:
         if shape.pp == 1:

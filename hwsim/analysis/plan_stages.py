@@ -24,13 +24,13 @@ class Stages:
         differ.
     total : ndarray, shape (n_kind,)
         On all ranks together.
-    second : int
-        Which row stands for rank 1; rank 0 where there is none.
+    rank : tuple of int
+        The earliest rank that each row stands for.
     """
 
     counts: FloatArray
     total: FloatArray
-    second: int
+    rank: tuple[int, ...]
 
 
 @dataclass
@@ -55,13 +55,11 @@ class StageMaker:
         for part, count in enumerate(self.part_sizes(pp, vpp)):
             np.add.at(ranks[part % pp], place[start : start + count], 1.0)
             start += count
-        middle = np.unique(ranks[1:-1], axis=0) if pp > 2 else np.zeros((0, len(kinds)))
-        second = 0
-        if pp > 2:
-            match = np.all(middle == ranks[1], axis=1)
-            second = 2 + int(np.argmax(match))
-        counts = np.concatenate([ranks[:1], ranks[-1:], middle])
-        return Stages(counts, ranks.sum(axis=0), second)
+        rows = {0: ranks[0]} if pp == 1 else {0: ranks[0], pp - 1: ranks[-1]}
+        middle, earliest = np.unique(ranks[1:-1], axis=0, return_index=True)
+        rows |= {int(r) + 1: one for r, one in zip(earliest, middle, strict=True)}
+        counts = np.stack(list(rows.values()))
+        return Stages(counts, ranks.sum(axis=0), tuple(rows))
 
     def part_sizes(self, pp: int, vpp: int) -> list[int]:
         """Return how many layers each part holds, in pipeline order.

@@ -12,7 +12,7 @@ from hwsim.analysis.plan_links import Links, Patterns
 from hwsim.analysis.plan_memory import MemoryModel, keyed
 from hwsim.analysis.plan_space import RECOMPUTE, Space
 from hwsim.analysis.plan_stages import StageMaker
-from hwsim.analysis.plan_units import BUSY, Question, UnitCoster, UnitTable
+from hwsim.analysis.plan_units import BUSY, Key, Question, UnitCoster, UnitTable
 from hwsim.analysis.plan_update import UpdateModel
 from hwsim.cost.cost import FloatArray
 from hwsim.schedule.pipeline import pipeline_schedule
@@ -20,7 +20,6 @@ from hwsim.schedule.pipeline_time import pipeline_time
 
 _SELECTIVE = RECOMPUTE.index("selective")
 _KEYS_AT_ONCE = 64
-Key = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def _spans(
     work, extra = np.zeros(len(space)), np.zeros(len(space))
     chunk, message = np.zeros((len(space), layers.kinds)), np.zeros(len(space))
     piped = np.flatnonzero(space["pp"] > 1)
-    message[piped] = _message(model, space, piped)
+    if len(piped):
+        message[piped] = _message(model, space, piped)
     keys, which = keyed(space, "pp", "vpp", "schedule")
     order = np.argsort(which, kind="stable")
     bounds = np.searchsorted(which[order], np.arange(len(keys) + 1))
@@ -109,7 +109,8 @@ def _spans(
             name = space.schedules[schedule]
             work[at] = _piped(model, space, layers, at, pp, vpp, name, message[at])
             chunk[at] = model.stages.stages(pp, vpp).counts[0] / vpp
-    extra[piped] = _after(model, space, layers, chunk, piped)
+    if len(piped):
+        extra[piped] = _after(model, space, layers, chunk, piped)
     return work, extra
 
 

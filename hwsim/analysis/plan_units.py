@@ -30,6 +30,9 @@ BUSY = ("compute", "memory", "overhead")
 _PASSES = ("forward", "backward", "inputs", "weights")
 
 
+Key = tuple[int, int, int, int, int]  # tp, cp, ep, micro_batch, selective
+
+
 @dataclass(frozen=True)
 class Question:
     """What all layouts of a search have in common."""
@@ -81,43 +84,73 @@ class UnitCoster:
     def __init__(self, asked: Question, split: bool) -> None:
         self.asked, self.split = asked, split
         self.kinds = [kind for kind, _ in asked.model.layer_groups()]
+        moe = [i for i, kind in enumerate(self.kinds) if kind.moe]
+        self.first_moe = moe[0] if moe else None
+        # What does not depend on how experts are shared out.
+        self.shared = [i for i in range(len(self.kinds) + 2) if i not in moe]
+        self._whole: dict[Key, FloatArray] = {}
         self.fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
         self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
 
-    def table(self, keys: Sequence[tuple[int, int, int, int, int]]) -> UnitTable:
+    def table(self, keys: Sequence[Key]) -> UnitTable:
         """Return the costs for each (tp, cp, ep, micro_batch, selective)."""
+        lacking = {_alone(k) for k in keys} - set(keys) - set(self._whole)
+        rows = [*keys, *sorted(lacking)]
         placed: list[tuple[int, int, int]] = []  # pass, key, unit
         blocks: list[Block] = []
-        for row, key in enumerate(keys):
+        for row, key in enumerate(rows):
             for unit in self._units(key):
                 column = self._column(unit)
                 for number, block in self._blocks(unit):
                     placed.append((number, row, column))
                     blocks.append(block)
+        found = self._costed(blocks, placed, len(rows))
+        for row, key in enumerate(rows):
+            if key == _alone(key):
+                self._whole[key] = found[:, row].copy()
+        for row, key in enumerate(keys):
+            if self._partial(key):
+                found[:, row, self.shared] = self._whole[_alone(key)][:, self.shared]
+        passes, busy = found[: len(_PASSES), : len(keys)], found[len(_PASSES) :]
+        split = {n: busy[2 * i : 2 * i + 2, : len(keys)] for i, n in enumerate(BUSY)}
+        return UnitTable(*passes, busy=split)
+
+    def _costed(
+        self, blocks: list[Block], placed: list[tuple[int, int, int]], rows: int
+    ) -> FloatArray:
+        """Return the time of each pass, then forward and backward of ``BUSY``."""
         ops = [node.op for block in blocks for node in block.nodes]
         costs = cost_ops(
             ops, self.asked.system, self.asked.stack, self.fidelity,
             sustained_flop=SUSTAINED_FLOP,
         )  # fmt: skip
-        times = self._times(blocks, costs)
-        shape = (len(_PASSES), len(keys), len(self.kinds) + 2)
-        made, where = np.zeros(shape), tuple(np.array(placed).T)
-        np.add.at(made, where, times)
-        busy = {}
+        shape = (len(_PASSES), rows, len(self.kinds) + 2)
+        where = tuple(np.array(placed).T)
+        made = np.zeros(shape)
+        np.add.at(made, where, self._times(blocks, costs))
+        parts = [made]
         for name in BUSY:
-            grown = np.zeros(shape)
-            np.add.at(grown, where, self._busy(blocks, getattr(costs, name)))
-            busy[name] = grown[:2]
-        return UnitTable(*made, busy=busy)
+            added = np.zeros(shape)
+            np.add.at(added, where, self._busy(blocks, getattr(costs, name)))
+            parts.append(added[:2])
+        return np.concatenate(parts)
 
-    def _units(self, key: tuple[int, int, int, int, int]) -> list[Unit]:
+    def _partial(self, key: Key) -> bool:
+        """Whether only the layers with experts have to be costed."""
+        return key != _alone(key) and self.first_moe is not None
+
+    def _units(self, key: Key) -> list[Unit]:
         asked, (tp, cp, ep, micro_batch, selective) = self.asked, key
         options = asked.plan_options(tp, cp, ep)
+        layers: Sequence[int] = range(len(asked.model.layer_kinds))
+        some = self._partial(key)
+        if some:
+            layers = [asked.model.layer_kinds.index(k) for k in self.kinds if k.moe]
         plan = training_plan(
-            asked.model, range(len(asked.model.layer_kinds)), micro_batch=micro_batch,
-            dp=ep, pp=2, recompute="selective" if selective else "none", zero_stage=0,
-            last=True, stack=asked.stack, grad_dtype=None, decoder_seq=None,
-            dropout=None, **options,  # type: ignore[arg-type]
+            asked.model, layers, first=not some, final=not some, dp=ep, pp=2,
+            micro_batch=micro_batch, zero_stage=0, last=True, stack=asked.stack,
+            recompute="selective" if selective else "none", grad_dtype=None,
+            decoder_seq=None, dropout=None, **options,  # type: ignore[arg-type]
         )  # fmt: skip
         return units(plan)
 
@@ -161,6 +194,11 @@ class UnitCoster:
     def _busy(self, blocks: Sequence[Block], values: FloatArray) -> FloatArray:
         mine = [n.stream == COMPUTE for block in blocks for n in block.nodes]
         return np.add.reduceat(values * np.array(mine), _starts(blocks))
+
+
+def _alone(key: Key) -> Key:
+    """Return the same setting with experts that are not shared out."""
+    return key[0], key[1], 1, key[3], key[4]
 
 
 def _starts(blocks: Sequence[Block]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import simpy
 
 from hwsim.analysis.memory_fit import memory_fit
-from hwsim.analysis.step_cost import StepTable, TablePower
+from hwsim.analysis.serving_table import StepTable, TablePower
 from hwsim.cost.footprint import inference_footprint, kv_cache_values
 from hwsim.errors import InputError
 from hwsim.graph.shard import shard

@@ -11,20 +11,20 @@ decode steps sum in closed form.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hwsim.analysis.graph_result import GraphResult, run_graph
+from hwsim.analysis.serving_table import PrefillTable, StepTable, TablePower
 from hwsim.cost.energy import mean_power
 from hwsim.cost.evaluate import Fidelity, cost_ops
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.graph.op import Op
 from hwsim.graph.opgraph import OpGraph
-from hwsim.sim.serving_records import StepPower
 from hwsim.specs.economics import load_economics
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
@@ -32,7 +32,6 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
 FloatArray = npt.NDArray[np.float64]
-_INF = float("inf")
 _TILE = 64  # products are cut in tiles of such multiples: time steps up there
 
 
@@ -43,9 +42,9 @@ class Deployment:
     Attributes
     ----------
     system : SystemSpec
-        Of the ``tp`` devices of one replica.
+        Its first ``tp`` devices make a replica.
     longest : int
-        Most tokens that a request has, prompt and output.
+        Most tokens that a request may have, prompt and output.
     """
 
     model: ModelSpec
@@ -80,178 +79,65 @@ class Deployment:
         )  # fmt: skip
 
     @functools.cached_property
+    def group(self) -> SystemSpec:
+        """The system of one replica's devices."""
+        return self.system.subsystem(self.tp)
+
+    @functools.cached_property
     def unbounded(self) -> ModelSpec:
         """The model without its limit: steps hold more tokens than one request."""
         return self.model.model_copy(update={"max_context": None})
 
     def run(self, graph: OpGraph) -> GraphResult:
         """Return an exact graph's time in closed form."""
-        return run_graph(graph, self.system, self.stack, fidelity=self.fidelity)
+        return run_graph(graph, self.group, self.stack, fidelity=self.fidelity)
 
 
-@dataclass(frozen=True)
-class StepTable:
-    """Step times of a deployment; see :class:`hwsim.sim.serving.StepCost`.
+class _Key:
+    """A deployment that is equal to one of the very same model and system."""
 
-    Attributes
-    ----------
-    padded : list of int
-        Batch that runs for each number of sequences.
-    linear, floor : list of float
-        By tokens: all but attention and head; least the host takes. [s]
-    head : list of float
-        Last norm and logits, by sequences that get a token. [s]
-    rows : callable
-        Of a padded batch: knots in context, times, slopes.
-    attention : PrefillTable
-        Of prompt chunks.
-    per_sequence : float
-        Host time per sequence of a step. [s]
-    """
+    __slots__ = ("deployment", "fields")
 
-    padded: list[int]
-    linear: list[float]
-    floor: list[float]
-    head: list[float]
-    decode_linear: list[float]
-    contexts: FloatArray
-    batches: FloatArray
-    decode_attention: FloatArray
-    decode_floor: FloatArray
-    attention: PrefillTable
-    per_sequence: float = 0.0
-    _rows: dict[int, tuple[list[float], list[float], list[float], list[float]]] = field(
-        default_factory=dict
-    )
+    def __init__(self, d: Deployment) -> None:
+        self.deployment = d
+        self.fields = (
+            id(d.model), id(d.system), d.stack, d.engine, d.tp, d.dtype,
+            d.weight_dtype, d.kv_dtype, d.fidelity, d.longest,
+        )  # fmt: skip
 
-    def decode(self, batch: int, contexts: float) -> tuple[float, float, float]:
-        """Return time, growth per token of context, and up to where it holds."""
-        knots, times, slopes, _ = self._row(batch)
-        at = bisect_right(knots, contexts) - 1
-        time = times[at] + slopes[at] * (contexts - knots[at])
-        limit = knots[at + 1] if at + 1 < len(knots) else _INF
-        return time + self.per_sequence * batch, slopes[at], limit
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.fields == other.fields
 
-    def mixed(
-        self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
-    ) -> float:
-        """Return the time of a step with prompt chunks and decoding sequences."""
-        tokens, attention = batch, 0.0
-        for chunk, before in chunks:
-            tokens += chunk
-            attention += self.attention.time(chunk, before)
-        attention -= (len(chunks) - 1) * self.attention.least  # one kernel for all
-        sequences = batch + len(chunks)
-        if batch:
-            knots, _, slopes, kept = self._row(batch)
-            at = bisect_right(knots, contexts) - 1
-            attention += kept[at] + slopes[at] * (contexts - knots[at])
-        time = self.linear[tokens] + self.head[sequences] + attention
-        return max(time, self.floor[tokens]) + self.per_sequence * sequences
-
-    def _row(
-        self, batch: int
-    ) -> tuple[list[float], list[float], list[float], list[float]]:
-        row = self._rows.get(batch)
-        if row is None:
-            row = self._rows[batch] = self._make_row(batch)
-        return row
-
-    def _make_row(
-        self, batch: int
-    ) -> tuple[list[float], list[float], list[float], list[float]]:
-        """Interpolate the table at the padded batch."""
-        size = self.padded[batch]
-        attention = np.array(
-            [np.interp(size, self.batches, col) for col in self.decode_attention.T]
-        )
-        floor = float(np.interp(size, self.batches, self.decode_floor))
-        times = np.maximum(attention + self.decode_linear[size], floor)
-        knots = self.contexts * size
-        slopes = np.diff(times) / np.diff(knots)
-        slopes = np.append(slopes, slopes[-1])
-        knots[0] = 0.0  # fewer tokens than one each: padding
-        times[0] -= slopes[0] * self.contexts[0] * size
-        kept = times - self.decode_linear[size]
-        return knots.tolist(), times.tolist(), slopes.tolist(), kept.tolist()
-
-
-@dataclass(frozen=True)
-class PrefillTable:
-    """Attention time of a prompt chunk by its tokens and those before it. [s]"""
-
-    chunks: list[float]
-    histories: list[float]
-    values: list[list[float]]
-    whole: list[float]
-    least: float
-
-    def time(self, chunk: int, before: int) -> float:
-        """Return the time of a chunk. [s]"""
-        if not before:
-            return self.whole[chunk]
-        q, h = self.chunks, self.histories
-        i = min(bisect_left(q, chunk, 1), len(q) - 1)
-        j = min(bisect_left(h, before, 1), len(h) - 1)
-        x = (chunk - q[i - 1]) / (q[i] - q[i - 1])
-        y = (before - h[j - 1]) / (h[j] - h[j - 1])
-        low, high = self.values[i - 1], self.values[i]
-        first = low[j - 1] + x * (high[j - 1] - low[j - 1])
-        second = low[j] + x * (high[j] - low[j])
-        return first + y * (second - first)
-
-
-@dataclass(frozen=True)
-class TablePower(StepPower):
-    """Energy of the steps of one replica, all its devices together.
-
-    Attributes
-    ----------
-    decode, prompt : ndarray
-        Power of all but attention, by sequences; by tokens. [W]
-    attention : float
-        Power of attention. [W]
-    idle : float
-        Power between steps. [W]
-    """
-
-    table: StepTable
-    decode: FloatArray
-    prompt: FloatArray
-    attention: float
-    idle: float
-
-    def energy(
-        self,
-        duration: FloatArray,
-        steps: FloatArray,
-        decoding: FloatArray,
-        prompt: FloatArray,
-    ) -> float:
-        """Return the energy of rows of steps. [J]"""
-        padded = np.array(self.table.padded)[decoding.astype(np.int64)]
-        alone = np.array(self.table.decode_linear)[padded] * steps
-        tokens = (prompt + decoding).astype(np.int64)
-        together = np.array(self.table.linear)[tokens] + self.table.head[1]
-        linear = np.minimum(np.where(prompt > 0, together, alone), duration)
-        power = np.where(prompt > 0, self.prompt[tokens], self.decode[padded])
-        return float(linear @ power + (duration - linear).sum() * self.attention)
+    def __hash__(self) -> int:
+        return hash(self.fields)
 
 
 def step_table(deployment: Deployment) -> tuple[StepTable, TablePower | None]:
-    """Tabulate a deployment's steps; power where the device quotes any."""
+    """Tabulate a deployment's steps; power where the device quotes any.
+
+    Tables of the last deployments are kept: a sweep over rates pays once.
+    """
+    return _tabulated(_Key(deployment))
+
+
+@functools.lru_cache(maxsize=16)
+def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
+    deployment = key.deployment
     d, engine = deployment, deployment.engine
     most = max(engine.max_num_batched_tokens, d.longest) + engine.max_num_seqs
     padded = _padding(engine)
-    batches = sorted({*_batch_knots(padded)})
-    contexts = _geometric(1, max(d.longest, 64), 1.5)
+    batches = _batch_knots(engine, padded[-1])
+    longest = max(d.longest, 64)
+    windows = [k.window for k in d.model.layer_kinds if k.window is not None]
+    contexts = _geometric(1, longest, 1.5)
+    contexts = sorted({*contexts, *(w for w in windows if 0 < w < longest)})
     marks = _marked(d.decode(2, 16), d.decode(2, 48))
     attention = _times(d, [d.decode(b, c) for b in batches for c in contexts], marks)
     attention = attention.reshape(len(batches), len(contexts))
     alone = [d.run(d.decode(b, contexts[0])) for b in batches]
     tokens = _token_knots(most)
     together = [d.run(d.prefill(n)) for n in tokens]
-    seen = _marked(d.prefill(32, 16), d.prefill(32, 48))
+    seen = _marked(d.prefill(32), d.prefill(32, 16), d.prefill(32, 48))
     dependent = _times(d, [g.graph for g in together], seen)
     alone_linear = _device(alone) - attention[:, 0]
     heads = np.array([_head(g) for g in alone])
@@ -282,19 +168,19 @@ def _padding(engine: EngineSpec) -> list[int]:
     return padded
 
 
-def _batch_knots(padded: list[int]) -> list[int]:
-    """Return all padded batches where they are few; else knots around tiles."""
-    used = sorted(set(padded[1:]))
-    knots = [1, *(b for b in used if b <= 64), used[-1]]
-    for tile in range(_TILE, used[-1], _TILE):
-        knots += [tile, tile + 1]
-    if len(used) <= 80:
-        knots = [1, *used]
-    return sorted({k for k in knots if k <= used[-1]})
+def _batch_knots(engine: EngineSpec, most: int) -> list[int]:
+    """Return all captured batches, and knots around tiles where none is padded."""
+    captured = [b for b in engine.captured_batches if b <= most]
+    knots = [1, *captured, most]
+    if most > max(captured, default=0) or not captured:
+        knots += [2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56]
+        for tile in range(_TILE, most, _TILE):
+            knots += [tile, tile + 1]
+    return sorted({k for k in knots if k <= most})
 
 
 def _token_knots(most: int) -> list[int]:
-    knots = [1, 2, 3, 4, 6, 8, 11, 14, 18, 23, 28, 34, 42, 52, 64]
+    knots = [1, 2, 3, 4, 6, 8, 11, 14, *range(16, _TILE, 4), *range(80, 256, 16)]
     at = 64
     while at < most:
         # Steps of a few per cent are told apart; later ones are smaller.
@@ -312,23 +198,37 @@ def _geometric(first: int, last: int, ratio: float) -> list[int]:
     return sorted({*knots, last})
 
 
-def _marked(graph: OpGraph, other: OpGraph) -> list[int]:
-    """Return which operators differ between two contexts."""
-    pairs = zip(graph.distinct(), other.distinct(), strict=True)
-    return [i for i, (a, b) in enumerate(pairs) if a[2].op != b[2].op]
+def _marked(*graphs: OpGraph) -> set[str]:
+    """Return the names of operators that are not the same in all graphs."""
+    by_name: dict[str, list[list[Op]]] = {}
+    for graph in graphs:
+        own: dict[str, list[Op]] = {}
+        for _, _, node, _ in graph.distinct():
+            own.setdefault(node.op.name, []).append(node.op)
+        for name, ops in own.items():
+            by_name.setdefault(name, []).append(ops)
+    return {
+        name
+        for name, found in by_name.items()
+        if len(found) < len(graphs) or any(ops != found[0] for ops in found)
+    }
 
 
-def _times(d: Deployment, graphs: list[OpGraph], marks: list[int]) -> FloatArray:
+def _times(d: Deployment, graphs: list[OpGraph], marks: set[str]) -> FloatArray:
     """Return the time of the marked operators of each graph, in one call. [s]"""
     ops: list[Op] = []
     repeats: list[float] = []
-    for graph in graphs:
-        nodes = list(graph.distinct())
-        ops += [nodes[i][2].op for i in marks]
-        repeats += [float(nodes[i][3]) for i in marks]
-    costs = cost_ops(ops, d.system, d.stack, d.fidelity)
-    times = costs.time * np.array(repeats)
-    return np.asarray(times.reshape(len(graphs), len(marks)).sum(axis=1))
+    owner: list[int] = []
+    for index, graph in enumerate(graphs):
+        for _, _, node, repeat in graph.distinct():
+            if node.op.name in marks:
+                ops.append(node.op)
+                repeats.append(float(repeat))
+                owner.append(index)
+    costs = cost_ops(ops, d.group, d.stack, d.fidelity)
+    weights = costs.time * np.array(repeats)
+    total = np.bincount(owner, weights=weights, minlength=len(graphs))
+    return np.asarray(total, dtype=np.float64)
 
 
 def _head(result: GraphResult) -> float:
@@ -355,9 +255,10 @@ def _floors(results: list[GraphResult]) -> FloatArray:
     return np.array([r.time_s for r in results])
 
 
-def _prefill_table(d: Deployment, marks: list[int], most: int) -> PrefillTable:
-    chunks = [2, 4, 8, *_geometric(1, most, 1.25)]
-    chunks = sorted(set(chunks))
+def _prefill_table(d: Deployment, marks: set[str], most: int) -> PrefillTable:
+    tiles = [t + i for t in range(_TILE, 9 * _TILE, _TILE) for i in (0, 1)]
+    chunks = [2, 4, 8, *tiles, *_geometric(1, most, 1.25)]
+    chunks = sorted({c for c in chunks if c <= most})
     histories = [0, *_geometric(16, max(d.longest, 64), 1.6)]
     graphs = [d.prefill(q, h) for q in chunks for h in histories]
     values = _times(d, graphs, marks).reshape(len(chunks), len(histories))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from hwsim.analysis.live import LiveCheck, LiveRow, predict_step
 from hwsim.analysis.live_fit import fit_operators
 from hwsim.analysis.live_operators import HostOperators
-from hwsim.analysis.live_pace import paced
 from hwsim.errors import InputError
-from hwsim.measure.cpu import detect_device, measure_cpu
-from hwsim.measure.cuda.cases import Skip
+from hwsim.measure.cpu import cases_for, detect_device
+from hwsim.measure.cuda.cases import Case, Skip, interleave
+from hwsim.measure.cuda.runner import run
+from hwsim.measure.cuda.tables import Tables
+from hwsim.measure.host import last_cache_bytes
 from hwsim.measure.live import (
     BUDGET,
     EXPECTED,
@@ -22,14 +25,18 @@ from hwsim.measure.live import (
     live_cases,
     measure_live,
 )
+from hwsim.measure.pool import WorkerPool
 from hwsim.specs.measurement_read import builtin_measurements, read_measurements
-from hwsim.specs.measurement_table import MeasurementTable
 
 Progress = Callable[[str], None]
 # Of the budget, for operators of a processor that no table knows.
-OPERATORS = 0.45
-PROBE = 0.08  # before the steps and again after them
+OPERATORS = 0.5
 NEEDED = ("gemm", "elementwise", "memory", "launch")
+VALUES = (  # what steps run besides products
+    "gelu", "layernorm", "softmax", "add", "embedding", "adamw", "cross_entropy",
+    "gelu_backward", "layernorm_backward", "softmax_backward", "embedding_backward",
+)  # fmt: skip
+COPIES = 12
 LEAST_BUDGET = 20.0
 _ROUNDS = 3
 
@@ -87,18 +94,12 @@ def live_check(
         tell(f"no operator table of {device}: measuring one")
         host = _measured_host(budget * OPERATORS, sorted({c.threads for c in cases}))
         table = "measured now"
-    with tempfile.TemporaryDirectory() as folder:
-        counts = sorted({c.threads for c in cases})
-        probe = budget * PROBE
-        _probe(folder, probe, counts)
-        left = budget - (time.monotonic() - start) - probe
-        results = _measured(cases, left, tell)
-        host, pace = paced(host, _probe(folder, probe, counts))
+    results = _measured(cases, budget - (time.monotonic() - start), tell)
     rows, left_out = _compared(host, results)
     missing = len(cases) - len(results)
     if missing:
         left_out.append(f"{missing} of {len(cases)} cases did not fit the budget")
-    return LiveCheck(device, tuple(rows), host, table, pace, tuple(left_out))
+    return LiveCheck(device, tuple(rows), host, table, tuple(left_out))
 
 
 def _tables(device: str) -> list[str | Path]:
@@ -118,17 +119,28 @@ def _names(paths: Iterable[str | Path]) -> str:
     return ", ".join(table.name for table in tables)
 
 
+def operator_cases(threads: Sequence[int]) -> list[Case]:
+    """Return what the steps are made of, copies first: every law needs them."""
+    plan = cases_for(threads, NEEDED)
+    first = [c for c in plan if c.table == "launch" or _alone(c, "copy")]
+    products = [c for c in plan if c.op in ("linear", "bmm") and c.dtype == "fp32"]
+    groups = [[c for c in plan if c.op == op and c.operands == "hot"] for op in VALUES]
+    values = [c for round_ in zip_longest(*groups) for c in round_ if c is not None]
+    return [*first[:COPIES], *interleave([(1.0, products), (1.5, values)])]
+
+
+def _alone(case: Case, op: str) -> bool:
+    return case.op == op and case.threads == 1
+
+
 def _measured_host(budget: float, threads: Sequence[int]) -> HostOperators:
     """Measure operators on the spot and learn their laws."""
     with tempfile.TemporaryDirectory() as folder:
-        done = measure_cpu(folder, budget=budget, threads=threads, only=NEEDED)
-        return fit_operators(read_measurements(done.tables, skip_bad=True))
-
-
-def _probe(folder: str, budget: float, threads: Sequence[int]) -> MeasurementTable:
-    """Time some more operators, to see how fast this processor is now."""
-    done = measure_cpu(folder, budget=budget, threads=threads, only=NEEDED[:2])
-    return read_measurements(done.tables, skip_bad=True)
+        tables = Tables(folder, device="this-host", source="live-check")
+        with WorkerPool(last_cache_bytes()) as pool:
+            run(operator_cases(threads), pool.measure, tables, budget=budget)
+        found = [p for name in NEEDED if (p := Path(folder) / f"{name}.csv").exists()]
+        return fit_operators(read_measurements(found, skip_bad=True))
 
 
 def _measured(

@@ -77,9 +77,6 @@ def print_live(result: LiveCheck) -> None:
         f"{escape(result.device)}, predicted from {result.operators.rows} single "
         f"operators ({result.table})"
     )
-    if result.pace:
-        paces = ", ".join(f"{kind} ×{pace:.2f}" for kind, pace in result.pace.items())
-        note(f"operators timed now against the table: {paces}")
     disturbed = len(result.rows) - len(result.quiet)
     if disturbed:
         note(

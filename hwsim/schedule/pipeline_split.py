@@ -164,6 +164,9 @@ def _zero_bubble_time(load: PipelineLoad) -> FloatArray:
         exposed = np.where(pp > 1.0, sends, 0.0) * load.p2p
     forward, backward = load.forward, load.backward
     gap = np.maximum(forward + backward - load.weight, np.maximum(forward, backward))
+    # A rank fills no more gaps than it has weight gradients to put off.
+    filled = np.minimum(1.0, (count - 1.0) / np.maximum(pp - 1.0, 1.0))
+    gap = forward + backward - filled * (forward + backward - gap)
     return count * load.slowest + others * gap + exposed
 
 

@@ -128,8 +128,8 @@ def _draw_again(
         inputs[where] = _lengths("input_len", traffic.inputs, where.size, rng)
         outputs[where] = _lengths("output_len", traffic.outputs, where.size, rng)
     raise InputError(
-        f"input_len and output_len are mostly beyond the {longest} tokens that "
-        "a request may have here; ask for shorter ones"
+        f"input_len and output_len are mostly beyond the {longest} tokens that the "
+        "model's context and a replica's KV cache allow; ask for shorter ones"
     )
 
 
@@ -190,6 +190,16 @@ def read_trace(path: Path, limit: int | None = None) -> Arrivals:
     except StopIteration:
         raise InputError(f"{path}: is empty; a trace has a row per request") from None
     names = {str(key).strip().casefold(): key for key in first}
+    return _trace(path, names, _chain((first_row, first), rows), limit)
+
+
+def _trace(
+    path: Path,
+    names: dict[str, Any],
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    limit: int | None,
+) -> Arrivals:
+    """Read the rows of a trace whose columns have these names."""
     columns = [
         _column(path, names, known, what)
         for known, what in ((_ARRIVAL, "arrival"), (_INPUT, "input tokens"),
@@ -199,7 +209,7 @@ def read_trace(path: Path, limit: int | None = None) -> Arrivals:
     times: list[float] = []
     inputs: list[int] = []
     outputs: list[int] = []
-    for row, fields in _chain((first_row, first), rows):
+    for row, fields in rows:
         at, prompt, answer = (fields.get(c) for c in columns)
         time = _time(path, row, at) / (1e3 if mooncake else 1.0)
         if times and time < times[-1]:

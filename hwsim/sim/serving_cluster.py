@@ -122,6 +122,7 @@ class Cluster:
         finished: list[int] = []
         for replica in self.replicas:
             replica.on_finish = finished.append
+        often = max(len(requests) // _WINDOWS, 1)
         sent = min(concurrency, len(requests))
         for request in range(sent):
             requests.arrive(request, 0.0)
@@ -132,6 +133,8 @@ class Cluster:
             replica = next(r for r in self.replicas if r.end == end)
             replica.commit()
             for _ in finished:
+                if self.progress is not None and sent % often == 0:
+                    self.progress(end)
                 if sent < len(requests):
                     requests.arrive(sent, end)
                     self.router(self.replicas, sent).submit(sent)

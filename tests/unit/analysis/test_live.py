@@ -1,7 +1,6 @@
 """The live check's predicting half, on tables made from known laws."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +8,8 @@ import pytest
 from hwsim.analysis.live import LiveCheck, LiveRow, StepPrediction, predict_step
 from hwsim.analysis.live_fit import fit_operators, fit_terms, held_out
 from hwsim.analysis.live_operators import FAR, CopyRate, Products, product_terms
-from hwsim.analysis.live_pace import PRIOR, factor_of, paced
 from hwsim.errors import InputError
 from hwsim.specs.measurement_read import read_measurements
-from hwsim.specs.measurement_table import MeasurementTable
 
 FAST, SLOW = 1e-11, 5e-11  # seconds per byte in the caches and in memory
 CACHE = 1 << 23
@@ -189,27 +186,6 @@ def test_an_optimizer_reads_states_of_a_step_ago(host):
     near = predict(host, step, work="train").time
     far = predict(host, step | {"count": 1000}, work="train").time / 1000
     assert far - near == pytest.approx(2 * 28_000 * (SLOW - FAST), rel=0.1)
-
-
-def test_operators_timed_now_set_the_pace(host, table):
-    slow = MeasurementTable({
-        name: replace(rows, columns={**rows.columns, "time": rows["time"] * 1.5})
-        for name, rows in table.families.items()
-    })  # fmt: skip
-    now, factors = paced(host, slow)
-    assert set(factors) == {*(n for n in host.spreads() if "products" in n), "values"}
-    assert all(1.3 < factor < 1.55 for factor in factors.values())
-    for threads in (1, 2):
-        before, after = (
-            predict(h, LINEAR | {"m": 256}, rows=256, threads=threads).time
-            for h in (host, now)
-        )
-        assert after / before == pytest.approx(1.5, rel=0.1)
-
-
-def test_few_rows_move_the_pace_little():
-    assert factor_of(np.array([])) == 1.0
-    assert factor_of(np.full(4, np.log(2.0))) == pytest.approx(2 ** (4 / (4 + PRIOR)))
 
 
 def row(measured, predicted, *, threads=1, disturbed=0.0):

@@ -1,0 +1,164 @@
+"""Tables of step times and power, as the serving engine asks for them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hwsim.sim.serving_records import StepPower
+
+FloatArray = npt.NDArray[np.float64]
+_INF = float("inf")
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Step times of a deployment; see :class:`hwsim.sim.serving.StepCost`.
+
+    Attributes
+    ----------
+    padded : list of int
+        Batch that runs for each number of sequences.
+    linear, floor : list of float
+        By tokens: all but attention and head; least the host takes. [s]
+    head : list of float
+        Last norm and logits, by sequences that get a token. [s]
+    rows : callable
+        Of a padded batch: knots in context, times, slopes.
+    attention : PrefillTable
+        Of prompt chunks.
+    per_sequence : float
+        Host time per sequence of a step. [s]
+    """
+
+    padded: list[int]
+    linear: list[float]
+    floor: list[float]
+    head: list[float]
+    decode_linear: list[float]
+    contexts: FloatArray
+    batches: FloatArray
+    decode_attention: FloatArray
+    decode_floor: FloatArray
+    attention: PrefillTable
+    per_sequence: float = 0.0
+    _rows: dict[int, tuple[list[float], list[float], list[float], list[float]]] = field(
+        default_factory=dict
+    )
+
+    def decode(self, batch: int, contexts: float) -> tuple[float, float, float]:
+        """Return time, growth per token of context, and up to where it holds."""
+        knots, times, slopes, _ = self._row(batch)
+        at = bisect_right(knots, contexts) - 1
+        time = times[at] + slopes[at] * (contexts - knots[at])
+        limit = knots[at + 1] if at + 1 < len(knots) else _INF
+        return time + self.per_sequence * batch, slopes[at], limit
+
+    def mixed(
+        self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
+    ) -> float:
+        """Return the time of a step with prompt chunks and decoding sequences."""
+        tokens, attention = batch, 0.0
+        for chunk, before in chunks:
+            tokens += chunk
+            attention += self.attention.time(chunk, before)
+        attention -= (len(chunks) - 1) * self.attention.least  # one kernel for all
+        sequences = batch + len(chunks)
+        if batch:
+            knots, _, slopes, kept = self._row(batch)
+            at = bisect_right(knots, contexts) - 1
+            attention += kept[at] + slopes[at] * (contexts - knots[at])
+        time = self.linear[tokens] + self.head[sequences] + attention
+        return max(time, self.floor[tokens]) + self.per_sequence * sequences
+
+    def _row(
+        self, batch: int
+    ) -> tuple[list[float], list[float], list[float], list[float]]:
+        row = self._rows.get(batch)
+        if row is None:
+            row = self._rows[batch] = self._make_row(batch)
+        return row
+
+    def _make_row(
+        self, batch: int
+    ) -> tuple[list[float], list[float], list[float], list[float]]:
+        """Interpolate the table at the padded batch."""
+        size = self.padded[batch]
+        attention = np.array(
+            [np.interp(size, self.batches, col) for col in self.decode_attention.T]
+        )
+        floor = float(np.interp(size, self.batches, self.decode_floor))
+        times = np.maximum(attention + self.decode_linear[size], floor)
+        knots = self.contexts * size
+        slopes = np.diff(times) / np.diff(knots)
+        slopes = np.append(slopes, slopes[-1])
+        knots[0] = 0.0  # fewer tokens than one each: padding
+        times[0] -= slopes[0] * self.contexts[0] * size
+        kept = times - self.decode_linear[size]
+        return knots.tolist(), times.tolist(), slopes.tolist(), kept.tolist()
+
+
+@dataclass(frozen=True)
+class PrefillTable:
+    """Attention time of a prompt chunk by its tokens and those before it. [s]"""
+
+    chunks: list[float]
+    histories: list[float]
+    values: list[list[float]]
+    whole: list[float]
+    least: float
+
+    def time(self, chunk: int, before: int) -> float:
+        """Return the time of a chunk. [s]"""
+        if not before:
+            return self.whole[chunk]
+        q, h = self.chunks, self.histories
+        i = min(bisect_left(q, chunk, 1), len(q) - 1)
+        j = min(bisect_left(h, before, 1), len(h) - 1)
+        x = (chunk - q[i - 1]) / (q[i] - q[i - 1])
+        y = (before - h[j - 1]) / (h[j] - h[j - 1])
+        low, high = self.values[i - 1], self.values[i]
+        first = low[j - 1] + x * (high[j - 1] - low[j - 1])
+        second = low[j] + x * (high[j] - low[j])
+        return first + y * (second - first)
+
+
+@dataclass(frozen=True)
+class TablePower(StepPower):
+    """Energy of the steps of one replica, all its devices together.
+
+    Attributes
+    ----------
+    decode, prompt : ndarray
+        Power of all but attention, by sequences; by tokens. [W]
+    attention : float
+        Power of attention. [W]
+    idle : float
+        Power between steps. [W]
+    """
+
+    table: StepTable
+    decode: FloatArray
+    prompt: FloatArray
+    attention: float
+    idle: float
+
+    def energy(
+        self,
+        duration: FloatArray,
+        steps: FloatArray,
+        decoding: FloatArray,
+        prompt: FloatArray,
+    ) -> float:
+        """Return the energy of rows of steps. [J]"""
+        padded = np.array(self.table.padded)[decoding.astype(np.int64)]
+        alone = np.array(self.table.decode_linear)[padded] * steps
+        tokens = (prompt + decoding).astype(np.int64)
+        together = np.array(self.table.linear)[tokens] + self.table.head[1]
+        linear = np.minimum(np.where(prompt > 0, together, alone), duration)
+        power = np.where(prompt > 0, self.prompt[tokens], self.decode[padded])
+        return float(linear @ power + (duration - linear).sum() * self.attention)

@@ -1,0 +1,263 @@
+"""Step costs against exact graphs; a service's figures against its requests."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import hwsim
+from hwsim.analysis.step_cost import Deployment, step_table
+from hwsim.api.serving import serve
+from hwsim.errors import InputError, UnknownNameError
+from hwsim.specs.engine import load_engine
+
+LONGEST = 6000
+
+
+def deployment(model="llama-3.1-8b", system="h100", tp=1, engine="vllm-v1", **changed):
+    loaded = load_engine(engine).model_copy(update=changed)
+    return Deployment(
+        hwsim.load_model(model), hwsim.load_system(system),
+        hwsim.load_stack(loaded.stack), loaded, tp, "bf16", "bf16", "bf16", "auto",
+        LONGEST,
+    )  # fmt: skip
+
+
+CASES = {
+    "dense": {"max_num_seqs": 64, "max_num_batched_tokens": 2048},
+    "tensor parallel": {
+        "model": "llama-3.1-70b", "system": "dgx-h100", "tp": 8,
+        "max_num_seqs": 64, "max_num_batched_tokens": 2048,
+    },
+    "mixture of experts": {
+        "model": "gpt-oss-20b", "max_num_seqs": 64, "max_num_batched_tokens": 2048,
+    },
+    "latent attention": {
+        "model": "deepseek-v2-lite", "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+    },
+    "windowed": {
+        "model": "gemma-2-9b", "max_num_seqs": 64, "max_num_batched_tokens": 2048,
+    },
+    "host-bound": {"engine": "llama-cpp"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CASES)
+def tabulated(request):
+    d = deployment(**CASES[request.param])
+    return d, *step_table(d)
+
+
+def test_tables_give_what_exact_graphs_give(tabulated):
+    d, table, _ = tabulated
+    rng = np.random.default_rng(0)
+    own = d.engine.sequence_overhead
+    decode, prompt, chunk = [], [], []
+    for _ in range(25):
+        batch = int(rng.integers(1, d.engine.max_num_seqs + 1))
+        padded = table.padded[batch]
+        context = int(np.exp(rng.uniform(2.0, math.log(LONGEST))))
+        exact = d.run(d.decode(padded, context)).time_s + own * batch
+        decode.append(table.decode(batch, padded * context)[0] / exact - 1)
+        most = d.engine.max_num_batched_tokens
+        tokens = int(np.exp(rng.uniform(1.0, math.log(most))))
+        exact = d.run(d.prefill(tokens)).time_s + own
+        prompt.append(table.mixed([(tokens, 0)], 0, 0) / exact - 1)
+        before = int(rng.integers(1, LONGEST - most))
+        exact = d.run(d.prefill(tokens, before)).time_s + own
+        chunk.append(table.mixed([(tokens, before)], 0, 0) / exact - 1)
+    for errors in (decode, prompt, chunk):
+        assert np.abs(errors).mean() < 0.01
+    assert np.abs(decode).max() < 0.02
+    assert np.abs(prompt).max() < 0.03
+    assert np.abs(chunk).max() < 0.03
+
+
+def test_decode_times_are_lines_up_to_where_they_say(tabulated):
+    _, table, _ = tabulated
+    batch = min(20, len(table.padded) - 1)
+    at = 7.0 * batch
+    while at < LONGEST * batch:
+        time, slope, limit = table.decode(batch, at)
+        assert limit > at
+        end = min(limit, LONGEST * batch)
+        reached, _, _ = table.decode(batch, end)
+        assert reached == pytest.approx(time + slope * (end - at), rel=1e-12)
+        at = end
+
+
+def test_a_mixed_step_costs_more_than_its_parts_and_less_than_both(tabulated):
+    _, table, _ = tabulated
+    batch = min(16, len(table.padded) - 1)
+    alone = table.decode(batch, 1000 * batch)[0]
+    prompt = table.mixed([(400, 0)], 0, 0)
+    both = table.mixed([(400, 0)], batch, 1000 * batch)
+    assert max(alone, prompt) < both < alone + prompt
+
+
+def test_batches_are_padded_to_captured_sizes_and_not_beyond():
+    d = deployment(
+        captured_batches=(1, 4, 8), max_num_seqs=12, max_num_batched_tokens=256
+    )
+    table, _ = step_table(d)
+    assert table.padded == [0, 1, 4, 4, 4, 8, 8, 8, 8, 9, 10, 11, 12]
+    time, slope, _ = table.decode(3, 3000)
+    padded, _, _ = table.decode(4, 3000)
+    assert time == pytest.approx(padded - d.engine.sequence_overhead)
+    assert slope > 0
+
+
+def answer(**changed):
+    asked = {
+        "rate": 6.0, "requests": 600, "input_len": "lognormal:500",
+        "output_len": "lognormal:100", "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+    }  # fmt: skip
+    return serve("llama-3.1-8b", "h100", **(asked | changed))
+
+
+@pytest.fixture(scope="module")
+def result():
+    return answer(slo={"ttft": 0.1, "tpot": 0.01})
+
+
+def test_the_figures_are_those_of_the_requests(result):
+    table, d = result.requests, result.to_dict()
+    assert d["requests"] == len(table) == 600
+    assert d["ttft_s"]["p90"] == pytest.approx(table["ttft_s"].quantile(0.9))
+    assert d["e2e_s"]["mean"] == pytest.approx(table["e2e_s"].mean())
+    assert d["tpot_s"]["p50"] == pytest.approx(table["tpot_s"].median())
+    span = table["finish_s"].max() - table["arrival_s"].min()
+    assert d["tokens_per_s"] == pytest.approx(table["output_tokens"].sum() / span)
+    fine = (table["ttft_s"] <= 0.1) & ~(table["tpot_s"] > 0.01)
+    assert d["goodput_rps"] == pytest.approx(fine.sum() / span)
+    assert 0 < fine.sum() < 600
+    gaps = (table["tpot_s"] * (table["output_tokens"] - 1)).sum()
+    assert d["itl_s"]["mean"] == pytest.approx(
+        gaps / (table["output_tokens"] - 1).sum()
+    )
+    json.loads(result.to_json())
+
+
+def test_what_is_busy_and_held_is_within_bounds(result):
+    d = result.to_dict()
+    assert 0 < d["utilisation"] <= 1
+    assert 0 < d["kv_occupancy"]["mean"] <= d["kv_occupancy"]["max"] <= 1
+    spent = (result.requests["finish_s"] - result.requests["first_token_s"]).sum()
+    assert result.run.sums.decode_slots == pytest.approx(spent)  # Little's law
+    device = result.system.device
+    watts = result.run.energy / d["duration_s"]
+    assert device.power.tdp * 0.1 < watts < device.power.tdp
+
+
+def test_a_lone_request_takes_what_infer_says():
+    alone = answer(
+        requests=1, input_len="fixed:1000", output_len="fixed:200",
+        engine=load_engine("vllm-v1").model_copy(
+            update={"request_overhead": 0.0, "sequence_overhead": 0.0}
+        ),
+    )  # fmt: skip
+    exact = hwsim.infer(
+        "llama-3.1-8b", "h100", batch=1, prompt=1000, output=200, stack="vllm"
+    )
+    assert alone.ttft_s["mean"] == pytest.approx(exact.ttft_s, rel=0.02)
+    assert alone.tpot_s["mean"] == pytest.approx(exact.tpot_s, rel=0.02)
+
+
+def test_more_load_waits_longer_and_beyond_capacity_is_unstable():
+    calm, busy = answer(rate=2.0), answer(rate=500.0)
+    assert calm.stable is True
+    assert busy.stable is False
+    assert busy.ttft_s["p50"] > 10 * calm.ttft_s["p50"]
+    assert busy.requests_per_s < 1.1 * busy.stable_rate < 500
+
+
+def test_replicas_share_the_load_and_the_router_matters():
+    one = answer(rate=30.0)
+    four = answer(rate=30.0, replicas=4)
+    aware = answer(rate=30.0, replicas=4, router="least_outstanding")
+    assert four.e2e_s["mean"] < one.e2e_s["mean"]
+    assert set(four.requests["replica"]) == {0, 1, 2, 3}
+    assert aware.ttft_s["p99"] <= four.ttft_s["p99"] * 1.05
+
+
+def test_a_closed_loop_has_no_rate_and_keeps_its_clients():
+    closed = answer(rate=None, concurrency=8)
+    assert closed.stable is None
+    assert closed.to_dict()["rate_rps"] is None
+    present = closed.requests_per_s * closed.e2e_s["mean"]  # Little's law
+    assert present == pytest.approx(8, rel=0.05)
+
+
+@pytest.mark.parametrize("engine", ["vllm-v0", "sglang", "tensorrt-llm", "static"])
+def test_every_engine_answers_all(engine):
+    found = answer(engine=engine, requests=200)
+    assert found.to_dict()["requests"] == 200
+    assert found.run.sums.gaps.sum() == (found.requests["output_tokens"] - 1).sum()
+
+
+def test_prompts_first_trades_gaps_for_first_tokens():
+    load = {"rate": 12.0, "input_len": "fixed:1500", "output_len": "fixed:150"}
+    mixed, first = answer(**load), answer(**load, engine="sglang")
+    assert first.itl_s["p99"] > mixed.itl_s["p99"] * 0.9
+    assert first.itl_s["p50"] < first.itl_s["p99"] / 2
+
+
+def test_an_interrupted_run_keeps_what_it_has():
+    def stop(done, total):
+        if done > 300:
+            raise KeyboardInterrupt
+
+    cut = answer(progress=stop)
+    assert cut.complete is False
+    d = cut.to_dict()
+    assert 300 < d["requests"] < 600 == d["requests_asked"]
+    assert d["ttft_s"]["p50"] > 0
+
+
+def test_the_same_seed_gives_the_same_answer(result):
+    again = answer(slo={"ttft": 0.1, "tpot": 0.01}).to_dict()
+    other = answer(seed=2).to_dict()
+    assert again["ttft_s"] == result.to_dict()["ttft_s"] != other["ttft_s"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"rate": 0.0}, InputError, "rate is 0"),
+        ({"rate": None}, InputError, "rate, concurrency or a trace"),
+        ({"concurrency": 4}, InputError, "exclude"),
+        ({"requests": 0}, InputError, "requests is 0"),
+        ({"replicas": 0}, InputError, "replicas is 0"),
+        ({"tp": 16}, InputError, "tp 16"),
+        ({"router": "random"}, UnknownNameError, "router"),
+        ({"engine": "vlm"}, UnknownNameError, "vllm"),
+        ({"arrival": "weibull"}, InputError, "poisson"),
+        ({"slo": {"p99": 1.0}}, InputError, "ttft"),
+        ({"burstiness": -1.0}, InputError, "burstiness"),
+        (
+            {"input_len": "fixed:200000", "output_len": "5"},
+            InputError,
+            "takes at most 131072",
+        ),
+        ({"max_num_batched_tokens": 16}, InputError, "less than max_num_seqs"),
+        ({"max_num_seqs": 0}, InputError, "max_num_seqs is 0"),
+        ({"dtype": "fp4"}, InputError, "fp4"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(changed, error, message):
+    with pytest.raises(error, match=message) as caught:
+        answer(**changed)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_leaves_no_room_and_a_request_too_large_are_said():
+    with pytest.raises(InputError, match="no memory for keys and values"):
+        serve("llama-3.1-70b", "h100", rate=1.0, requests=10)
+    with pytest.raises(InputError, match="tokens of KV cache"):
+        serve(
+            "llama-2-13b", "l40s", rate=1.0, requests=10, input_len="fixed:3000",
+            output_len="fixed:10", overrides=["device.memory.gddr.size=30GB"],
+        )  # fmt: skip
