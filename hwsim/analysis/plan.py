@@ -316,7 +316,14 @@ class Planner:
         for place in order.tolist():
             at = int(np.searchsorted(bounds, place, side="right")) - 1
             batch, index = batches[at], int(place - bounds[at])
-            result = self._played(candidates[batch.candidate], batch, index, question)
+            try:
+                result = self._played(
+                    candidates[batch.candidate], batch, index, question
+                )
+            except KeyboardInterrupt:
+                if not played:
+                    raise
+                break
             if result is None:
                 continue
             closed = float(batch.figures["step_s"][index])

@@ -19,7 +19,8 @@ from hwsim.specs.load import dump_json, fold, validate
 IDS = sorted(path.parent.name for path in DEVICES.paths().values())
 ARCHITECTURES = {
     "pascal", "volta", "turing", "ampere", "ampere-ga10x", "ada", "hopper",
-    "blackwell", "blackwell-ultra", "blackwell-ultra-1400w", "blackwell-rtx", "cdna1", "cdna2", "cdna3", "cdna4", "apple-gpu",
+    "blackwell", "blackwell-ultra", "blackwell-ultra-1400w", "blackwell-rtx", "cdna1",
+    "cdna2", "cdna3", "cdna4", "apple-gpu",
     "tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5", "tpu-v6", "tpu-v7", "gaudi", "trainium",
     "groq", "cerebras", "fpga-dsp", "x86-avx2", "x86-avx512", "x86-amx", "arm-neon",
     "arm-sve", "ada-geforce", "ampere-geforce", "blackwell-geforce", "hopper-cut",
