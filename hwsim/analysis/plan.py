@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
+from hwsim.analysis.plan_choices import Choices
 from hwsim.analysis.plan_economy import Economy, Limits, front
 from hwsim.analysis.plan_reasons import Reasons, reasons
 from hwsim.analysis.plan_search import (
@@ -22,7 +23,6 @@ from hwsim.analysis.plan_search import (
     Search,
     Tally,
 )
-from hwsim.analysis.plan_space import Choices
 from hwsim.analysis.plan_units import Question
 from hwsim.analysis.result import Result
 from hwsim.analysis.training import TrainResult, run_training
@@ -30,7 +30,6 @@ from hwsim.analysis.training_config import TRAINING_DTYPES
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.optimizer import optimizer_named
-from hwsim.specs.economics import load_economics
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -393,13 +392,3 @@ def device_counts(devices: int | Iterable[int] | None) -> tuple[int, ...] | None
             raise InputError("devices has no values; give at least one count")
         return found
     return (positive_int("devices", devices),)
-
-
-def economy_of(price: float | None, pue: float | None) -> Economy:
-    """Return what is paid and drawn; the reference where nothing is said."""
-    reference = load_economics()
-    if price is not None and not (math.isfinite(price) and price >= 0):
-        raise InputError(f"price is {price}; give USD per device hour, 0 or more")
-    if pue is not None and not 1.0 <= pue <= 5.0:
-        raise InputError(f"pue is {pue}; facility over computer power is 1 to 5")
-    return Economy(reference, price, reference.pue if pue is None else pue)

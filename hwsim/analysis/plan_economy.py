@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.energy import SECONDS_PER_HOUR
 from hwsim.errors import InputError
-from hwsim.specs.economics import Economics
+from hwsim.specs.economics import Economics, load_economics
 from hwsim.specs.system import SystemSpec
 
 # Differences of less than this share do not put a layout on the Pareto front.
@@ -167,3 +167,13 @@ def _unbeaten(found: list[int], grid: FloatArray) -> list[int]:
         if not np.any(below & np.any(others < grid[one], axis=1)):
             kept.append(one)
     return kept
+
+
+def economy_of(price: float | None, pue: float | None) -> Economy:
+    """Return what is paid and drawn; the reference where nothing is said."""
+    reference = load_economics()
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        raise InputError(f"price is {price}; give USD per device hour, 0 or more")
+    if pue is not None and not 1.0 <= pue <= 5.0:
+        raise InputError(f"pue is {pue}; facility over computer power is 1 to 5")
+    return Economy(reference, price, reference.pue if pue is None else pue)

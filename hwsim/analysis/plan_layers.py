@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.plan_choices import RECOMPUTE
 from hwsim.analysis.plan_links import Beside, Links, Patterns
 from hwsim.analysis.plan_memory import MemoryModel, keyed
-from hwsim.analysis.plan_space import RECOMPUTE, Space
+from hwsim.analysis.plan_space import Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import BUSY, Question, UnitTable
 from hwsim.cost.cost import FloatArray

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hwsim.analysis.plan_space import RECOMPUTE, Space
+from hwsim.analysis.plan_choices import RECOMPUTE
+from hwsim.analysis.plan_space import Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import Question
 from hwsim.cost.cost import FloatArray

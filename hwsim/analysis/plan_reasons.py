@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.plan_choices import RECOMPUTE
 from hwsim.analysis.plan_search import Batch, Candidate
-from hwsim.analysis.plan_space import FIELDS, RECOMPUTE
+from hwsim.analysis.plan_space import FIELDS
 from hwsim.analysis.training import TrainResult
 from hwsim.units import format_quantity
 

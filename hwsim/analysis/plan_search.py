@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.plan_choices import Choices
 from hwsim.analysis.plan_economy import Economy, Limits, kept_to
 from hwsim.analysis.plan_memory import MemoryModel
-from hwsim.analysis.plan_space import Choices, Enumerator, Space
+from hwsim.analysis.plan_space import Enumerator, Listed, Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_time import TimeModel
 from hwsim.analysis.plan_units import Question
@@ -114,24 +115,23 @@ class Search:
         self.tally.search_s = time.perf_counter() - started
         return found
 
-    def _space(self, candidate: Candidate) -> Space:
+    def _space(self, candidate: Candidate) -> Listed:
         question = self.question
         space = Enumerator(
             question.model, candidate.system, question.stack, self.choices,
             self.global_batch, question.seq,
-        ).space(candidate.devices)  # fmt: skip
-        self.tally.invalid += space.invalid
-        self.tally.why += space.why
+        ).listed(candidate.devices)  # fmt: skip
+        self.tally.invalid += space.empty.invalid
+        self.tally.why += space.empty.why
         return space
 
-    def _searched(self, index: int, space: Space) -> Iterator[Batch]:
+    def _searched(self, index: int, space: Listed) -> Iterator[Batch]:
         question = replace(self.question, system=self.candidates[index].system)
         stages = StageMaker(question.model, question.seq)
         memory = MemoryModel(question, stages)
-        split = any(pipeline_schedule(n).splits_backward for n in space.schedules)
+        split = any(pipeline_schedule(n).splits_backward for n in space.empty.schedules)
         times = TimeModel(question, stages, memory, split=split)
-        for start in range(0, len(space), AT_ONCE):
-            some = space.taken(slice(start, start + AT_ONCE))
+        for some in space.batches(AT_ONCE) if len(space) else ():
             yield self._batch(index, some, memory, times)
 
     def _batch(

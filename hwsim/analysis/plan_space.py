@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.analysis.plan_choices import DEGREES, RECOMPUTE, Choices
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.shard import shard
 from hwsim.schedule.pipeline import pipeline_schedule, pipeline_schedules
@@ -19,8 +20,6 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
 IntArray = NDArray[np.int32]
-RECOMPUTE = ("none", "selective", "full")
-DEGREES = ("tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch")
 FIELDS = (
     *DEGREES, "zero_stage", "recompute", "schedule", "offload_optimizer",
     "offload_activations",
@@ -28,55 +27,6 @@ FIELDS = (
 MAX_MICRO_BATCH = 32
 MAX_VPP = 16
 MIN_LOCAL_TOKENS = 512  # a context-parallel rank's share, unless cp is asked for
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Values that each part of a layout may take; None is every valid one."""
-
-    tp: tuple[int, ...] | None = None
-    cp: tuple[int, ...] | None = None
-    pp: tuple[int, ...] | None = None
-    vpp: tuple[int, ...] | None = None
-    ep: tuple[int, ...] | None = None
-    dp: tuple[int, ...] | None = None
-    micro_batch: tuple[int, ...] | None = None
-    zero_stage: tuple[int, ...] | None = None
-    recompute: tuple[str, ...] | None = None
-    schedule: tuple[str, ...] | None = None
-    offload_optimizer: tuple[bool, ...] | None = None
-    offload_activations: tuple[bool, ...] | None = None
-
-    @classmethod
-    def of(cls, **asked: Any) -> Choices:
-        """Return the choices that a caller asked for: values or lists of them."""
-        known = {f.name for f in fields(cls)}
-        for name in asked:
-            if name not in known:
-                raise InputError(
-                    f"{name} is no part of a layout; choose {', '.join(sorted(known))}"
-                )
-        return cls(**{k: _several(k, v) for k, v in asked.items()})
-
-
-def _several(name: str, value: Any) -> tuple[Any, ...] | None:
-    if value is None:
-        return None
-    found = (value,) if isinstance(value, str | int) else tuple(value)
-    if not found:
-        raise InputError(f"{name} has no values; leave it out to try every valid one")
-    for one in found:
-        if name in DEGREES and (
-            isinstance(one, bool) or not isinstance(one, int) or one < 1
-        ):
-            raise InputError(f"{name} is {one!r}; give integers of at least 1")
-        if name == "zero_stage" and one not in range(4):
-            raise InputError(f"zero_stage is {one!r}; choose 0, 1, 2 or 3")
-        if name == "recompute" and one not in RECOMPUTE:
-            raise InputError(f"recompute {one!r} is unknown; choose {RECOMPUTE}")
-        if name == "schedule":
-            pipeline_schedule(one)
-    return tuple(sorted(set(found)))
 
 
 @dataclass(frozen=True)
@@ -151,18 +101,80 @@ class Enumerator:
 
     def space(self, devices: int) -> Space:
         """Return every valid layout of so many devices."""
+        listed = self.listed(devices)
+        return next(listed.batches(max(len(listed), 1)))
+
+    def listed(self, devices: int) -> Listed:
+        """Return them without writing them down yet."""
         schedules = self.choices.schedule or pipeline_schedules()
         maker = _Maker(self, devices, schedules)
         parts = list(maker.parts())
-        columns = {
-            name: np.concatenate([p[:, i] for p in parts])
-            if parts else np.zeros(0, np.int32)
-            for i, name in enumerate(FIELDS)
-        }  # fmt: skip
-        return Space(
-            devices, self.global_batch, schedules, columns, maker.invalid,
+        empty = Space(
+            devices, self.global_batch, schedules,
+            dict.fromkeys(FIELDS, np.zeros(0, np.int32)), maker.invalid,
             tuple(dict.fromkeys(maker.why)),
         )  # fmt: skip
+        return Listed(empty, parts)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A space whose layouts are written down batch by batch."""
+
+    empty: Space
+    parts: Sequence[Part]
+
+    def __len__(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def batches(self, size: int) -> Iterator[Space]:
+        """Yield all layouts, so many at once; at least one batch."""
+        rows = np.zeros((0, len(FIELDS)), dtype=np.int32)
+        waiting: list[IntArray] = []
+        held = 0
+        for part in self.parts:
+            waiting.append(part.rows())
+            held += part.size
+            if held < size:
+                continue
+            rows = np.concatenate(waiting)
+            while len(rows) >= size:
+                yield self._space(rows[:size])
+                rows = rows[size:]
+            waiting, held = [rows], len(rows)
+        if held or not self.parts:
+            yield self._space(np.concatenate([rows[:0], *waiting]))
+
+    def _space(self, rows: IntArray) -> Space:
+        columns = {name: rows[:, i].copy() for i, name in enumerate(FIELDS)}
+        return replace(self.empty, columns=columns)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layouts that share tp, cp, pp and dp: all rows of three tables, crossed."""
+
+    degrees: tuple[int, int, int, int]
+    experts: tuple[int, ...]
+    runs: IntArray
+    rest: IntArray
+
+    @property
+    def size(self) -> int:
+        """Number of layouts."""
+        return len(self.experts) * len(self.runs) * len(self.rest)
+
+    def rows(self) -> IntArray:
+        """Return them, one row each, columns as ``FIELDS``."""
+        experts = np.array(self.experts, dtype=np.int32)[:, None]
+        table = _crossed(experts, self.runs, self.rest)
+        tp, cp, pp, dp = self.degrees
+        made = np.empty((len(table), len(FIELDS)), dtype=np.int32)
+        made[:, :3] = tp, cp, pp
+        made[:, 3], made[:, 4], made[:, 5] = table[:, 2], table[:, 0], dp
+        made[:, 6], made[:, 9] = table[:, 1], table[:, 3]
+        made[:, 7:9], made[:, 10:12] = table[:, 4:6], table[:, 6:8]
+        return made
 
 
 class _Maker:
@@ -181,8 +193,8 @@ class _Maker:
         self._runs = lru_cache(maxsize=None)(self._runs_of)
         self._split = lru_cache(maxsize=None)(self._cannot_split)
 
-    def parts(self) -> Iterator[IntArray]:
-        """Yield one array of layouts for each (tp, cp, pp)."""
+    def parts(self) -> Iterator[Part]:
+        """Yield the layouts of each (tp, cp, pp)."""
         rest = self._product(
             self._zero(), self._recompute(),
             self._offload("offload_optimizer"), self._offload("offload_activations"),
@@ -196,7 +208,7 @@ class _Maker:
 
     def _part(
         self, tp: int, cp: int, pp: int, dp: int, rest: IntArray, alone: IntArray
-    ) -> Iterator[IntArray]:
+    ) -> Iterator[Part]:
         # Alone, there is nothing to share out: the stages are all the same.
         rest = rest if cp * dp > 1 else alone
         fault = self._fault(tp, cp, pp, dp)
@@ -207,13 +219,7 @@ class _Maker:
         runs, eps = self._runs(dp, pp), self._experts(cp * dp)
         if not len(runs) or not eps:
             return
-        table = _crossed(np.array(eps, dtype=np.int32)[:, None], runs, rest)
-        made = np.empty((len(table), len(FIELDS)), dtype=np.int32)
-        made[:, :3] = tp, cp, pp
-        made[:, 3], made[:, 4], made[:, 5] = table[:, 2], table[:, 0], dp
-        made[:, 6], made[:, 9] = table[:, 1], table[:, 3]
-        made[:, 7:9], made[:, 10:12] = table[:, 4:6], table[:, 6:8]
-        yield made
+        yield Part((tp, cp, pp, dp), tuple(eps), runs, rest)
 
     def _degrees(self, name: str, within: int | None = None) -> list[int]:
         number = self.devices if within is None else within

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.plan_choices import RECOMPUTE
 from hwsim.analysis.plan_layers import Layers, Models
 from hwsim.analysis.plan_links import Links, Patterns
 from hwsim.analysis.plan_memory import MemoryModel, keyed
-from hwsim.analysis.plan_space import RECOMPUTE, Space
+from hwsim.analysis.plan_space import Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import BUSY, Key, Question, UnitCoster, UnitTable
 from hwsim.analysis.plan_update import UpdateModel

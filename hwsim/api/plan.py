@@ -10,10 +10,9 @@ from hwsim.analysis.plan import (
     Planner,
     TrainPlan,
     device_counts,
-    economy_of,
 )
-from hwsim.analysis.plan_economy import Limits
-from hwsim.analysis.plan_space import Choices
+from hwsim.analysis.plan_choices import Choices
+from hwsim.analysis.plan_economy import Limits, economy_of
 from hwsim.analysis.resolve import default_dtype, resolve
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError

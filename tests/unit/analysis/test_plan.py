@@ -8,9 +8,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from hwsim.analysis import plan_search
+from hwsim.analysis.plan_choices import Choices
 from hwsim.analysis.plan_economy import front
 from hwsim.analysis.plan_memory import MemoryModel
-from hwsim.analysis.plan_space import Choices, Enumerator
+from hwsim.analysis.plan_space import Enumerator
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_time import TimeModel
 from hwsim.analysis.plan_units import Question
