@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.operator import OpResult
+    from hwsim.analysis.serving import ServeResult
     from hwsim.analysis.training import TrainResult
     from hwsim.analysis.training_run import TrainingRun
     from hwsim.analysis.validate import validate
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from hwsim.specs.system import SystemSpec
 
 _HOMES = {
+    "hwsim.analysis.serving": ("ServeResult",),
     "hwsim.api.live": ("live_check",),
     "hwsim.api.serving": ("serve",),
     "hwsim.api.plan": ("plan_train",),
@@ -111,6 +113,7 @@ __all__ = [
     "ModelSpec",
     "OpResult",
     "OutputError",
+    "ServeResult",
     "SpecError",
     "StackSpec",
     "SystemSpec",

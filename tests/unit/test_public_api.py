@@ -16,6 +16,7 @@ PUBLIC = [
     "ModelSpec",
     "OpResult",
     "OutputError",
+    "ServeResult",
     "SpecError",
     "StackSpec",
     "SystemSpec",
