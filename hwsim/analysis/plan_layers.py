@@ -190,7 +190,8 @@ class Layers:
         keys, which = keyed(space, "tp", "cp", "ep", "recompute")
         layer = self.model.memory.kept(keys).layer[which]
         nbytes = layer * space["micro_batch"][:, None]
-        return nbytes / link.bandwidth + (link.latency or 0.0)
+        found: FloatArray = nbytes / link.bandwidth + (link.latency or 0.0)
+        return found
 
     def parts(
         self, update: dict[str, FloatArray], exposed: FloatArray

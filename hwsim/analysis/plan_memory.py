@@ -278,7 +278,8 @@ class _Group:
         if first:
             most = np.maximum(most, self.dense[:, -3, _TOTAL])
         gathers = (self.zero == 3) & (self.replicas > 1)
-        return gathers * most * DTYPE_BYTES[self.model.precision.act]
+        found: FloatArray = gathers * most * DTYPE_BYTES[self.model.precision.act]
+        return found
 
     def _activations(
         self, layers: FloatArray, held: FloatArray, first: bool, last: bool
@@ -291,7 +292,9 @@ class _Group:
             away, np.minimum(total, batch * 2 * size.max(axis=1) / held), total
         )
         ends = batch * (first * table.first[which] + last * table.last[which])
-        found = held * (total + ends) + batch * (table.peak[which] * here).max(axis=1)
+        found: FloatArray = held * (total + ends) + batch * (
+            table.peak[which] * here
+        ).max(axis=1)
         found = found + batch * (table.buffers[which] * here).max(axis=1)
         if last:
             found = found + batch * table.logits[which]

@@ -162,7 +162,7 @@ class Search:
     def _usable(self, system: SystemSpec) -> float:
         whole = system.device.main_memory.size
         usable = whole * (1.0 - self.question.stack.memory_reserve)
-        return min(usable, self.limits.memory or usable)
+        return float(min(usable, self.limits.memory or usable))
 
     def _inside(self, figures: dict[str, FloatArray]) -> Any:
         tokens = float(self.global_batch * self.question.seq)

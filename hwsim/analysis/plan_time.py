@@ -160,7 +160,8 @@ def _left_over(
         reductions[:, :kinds].max(axis=1) + table - backward[:, kinds],
         table,
     ]
-    return np.maximum(np.maximum.reduce(waits), 0.0)
+    found: FloatArray = np.maximum(np.maximum.reduce(waits), 0.0)
+    return found
 
 
 def _piped(
@@ -216,7 +217,9 @@ def _after(
         one = (layers.backward[some, :kinds] * chunk[some]).sum(axis=1)
         before = np.maximum(before - (vpp - 1.0) * pp * one, 0.0)
     last[several] += before
-    return last
+    # ZeRO 2 and 3 reduce gradients within each microbatch's backward.
+    found: FloatArray = np.where(space["zero_stage"][at] >= 2, 0.0, last)
+    return found
 
 
 def _two_ways(schedule: str) -> bool:

@@ -113,7 +113,8 @@ class UnitCoster:
                 found[:, row, self.shared] = self._whole[_alone(key)][:, self.shared]
         passes, busy = found[: len(_PASSES), : len(keys)], found[len(_PASSES) :]
         split = {n: busy[2 * i : 2 * i + 2, : len(keys)] for i, n in enumerate(BUSY)}
-        return UnitTable(*passes, busy=split)
+        forward, backward, inputs, weights = passes
+        return UnitTable(forward, backward, inputs, weights, split)
 
     def _costed(
         self, blocks: list[Block], placed: list[tuple[int, int, int]], rows: int

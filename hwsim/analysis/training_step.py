@@ -195,9 +195,11 @@ class _Pipelined:
             if self.config.schedule in SPLIT and graphs.weight_gradients is not None:
                 backward = graphs.input_gradients
                 weight = run(graphs.weight_gradients, "closed_form")
+            # ZeRO 2 and 3 reduce gradients within each microbatch's backward.
+            reduction = graphs.reduction if self.config.zero_stage < 2 else None
             self._chunks[key] = _Chunk(
                 run(graphs.forward), run(backward), weight,
-                run(graphs.reduction, "closed_form") if graphs.reduction else None,
+                run(reduction, "closed_form") if reduction else None,
             )  # fmt: skip
         return self._chunks[key]
 
