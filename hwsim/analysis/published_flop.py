@@ -11,7 +11,7 @@ PARAMETERS = {"parameters_6": 6.0, "parameters_8": 8.0}
 # Metric and SI unit of each column that a row may give.
 FIGURE_UNITS = {
     "iter_time_s": ("step_time", "s"),
-    "tokens_per_s_per_device": ("tokens_per_s_per_device", "token/s"),
+    "tokens_per_s_per_device": ("throughput", "token/s"),
     "tflops_per_device": ("flop_per_s_per_device", "FLOP/s"),
     "mfu": ("mfu", "1"),
 }

@@ -1,4 +1,4 @@
-"""Predictions beside tables of published training runs."""
+"""Predictions beside tables of published figures, of any kind."""
 
 from __future__ import annotations
 
@@ -12,93 +12,91 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.analysis.published_rows import RunPrediction, RunPredictor
+from hwsim.analysis.published_kinds import (
+    TEXT_KEYS,
+    Record,
+    TablePredictor,
+    open_tables,
+    selected,
+)
+from hwsim.analysis.published_training import TrainingPredictor
 from hwsim.analysis.result import Result
 from hwsim.analysis.validate_metrics import ErrorSummary, grouped, summarise
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
-from hwsim.specs.published_map import load_mappings, mapped
-from hwsim.specs.published_table import PublishedTable, read_published
+from hwsim.specs.published_table import PublishedTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUPS = ("source", "device", "metric", "model", "dtype", "stack")
-_TEXTS = (
-    "file", "source", "model", "device", "dtype", "metric", "unit", "stack",
-    "system", "mapping", "bound", "confidence", "assumed", "reason",
-)  # fmt: skip
-_NUMBERS = (
-    "row", "devices", "measured", "predicted", "lower", "upper", "step_s",
-    "published_step_s",
-)  # fmt: skip
+GROUPS = ("op", "source", "device", "metric", "model", "dtype", "stack")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PublishedValidation(Result):
-    """Published training runs beside their predictions, row by row.
+    """Published figures beside their predictions.
 
     Attributes
     ----------
-    predictions : tuple of RunPrediction
-        Every row of the tables, answered or not.
+    records : tuple of dict
+        One per figure, answered or not, in SI; for the keys see
+        :mod:`hwsim.analysis.published_kinds`.
     files : tuple of str
         Tables behind it.
     fidelity : str
         What operator costs rest on.
+    complete : bool
+        Whether all rows were done; else it was interrupted.
     """
 
-    predictions: tuple[RunPrediction, ...]
+    records: tuple[Record, ...]
     files: tuple[str, ...]
     fidelity: Fidelity
+    complete: bool = True
 
     kind = "published_validation"
 
-    @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        """One dict per row, in SI."""
-        return [_record(p) for p in self.predictions]
-
     @property
     def table(self) -> pd.DataFrame:
-        """One line per row, those without a prediction included."""
+        """One line per figure, those without a prediction included."""
         import pandas as pd
 
-        return pd.DataFrame(self.records)
+        return pd.DataFrame(list(self.records))
 
     @property
-    def answered(self) -> list[RunPrediction]:
-        """Rows that have a prediction."""
-        return [p for p in self.predictions if not p.reason]
+    def answered(self) -> list[Record]:
+        """Figures that have a prediction."""
+        return [r for r in self.records if not r["reason"]]
 
     @property
-    def unanswered(self) -> list[RunPrediction]:
-        """Rows that have none, each with its reason."""
-        return [p for p in self.predictions if p.reason]
+    def unanswered(self) -> list[Record]:
+        """Figures that have none, each with its reason."""
+        return [r for r in self.records if r["reason"]]
 
     def reasons(self) -> dict[str, int]:
-        """Return how many rows each reason leaves out, most frequent first."""
-        return dict(Counter(p.reason for p in self.unanswered).most_common())
+        """Return how many figures each reason leaves out, most frequent first."""
+        return dict(Counter(r["reason"] for r in self.unanswered).most_common())
 
     @cached_property
     def summary(self) -> ErrorSummary:
-        """Errors over all rows, of the metric that each row gives."""
+        """Errors over all figures."""
         return summarise(**self._figures())
 
     @property
     def time_bias(self) -> float:
-        """Median of (predicted - published) / published step time."""
+        """Median of (predicted - published) / published time behind the figure."""
         ratios = [
-            p.step_s / p.published_step_s - 1.0
-            for p in self.answered
-            if p.step_s and p.published_step_s
+            r["step_s"] / r["published_step_s"] - 1.0
+            for r in self.answered
+            if r["step_s"] and r["published_step_s"]
         ]
         return float(np.median(ratios)) if ratios else float("nan")
 
     def by(self, key: str) -> dict[str, ErrorSummary]:
         """Return errors by a column: source, device, metric, model, …"""
-        if key not in _TEXTS:
-            raise InputError(f"no column {key!r} to group by; use {', '.join(_TEXTS)}")
+        if key not in TEXT_KEYS:
+            known = ", ".join(TEXT_KEYS)
+            raise InputError(f"no column {key!r} to group by; use {known}")
         labels = np.array([str(r[key]) for r in self.records], dtype=object)
         found = grouped(labels, self._figures())
         return {label: errors for label, errors in found.items() if errors.rows}
@@ -112,8 +110,8 @@ class PublishedValidation(Result):
             for name in ("predicted", "measured", "lower", "upper")
         }
 
-    def worst(self, count: int = 10) -> list[dict[str, Any]]:
-        """Return the rows that are farthest off, worst first.
+    def worst(self, count: int = 10) -> list[Record]:
+        """Return the figures that are farthest off, worst first.
 
         Half the published figure is as far off as twice it.
         """
@@ -124,12 +122,14 @@ class PublishedValidation(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary, groups and rows; errors as shares of one."""
-        total = len(self.predictions)
+        total = len(self.records)
         return {
             **self.header(),
             "fidelity": self.fidelity,
             "files": list(self.files),
+            "complete": self.complete,
             **self.summary.to_dict(),
+            "skipped": len(self.unanswered),
             "total_rows": total,
             "answered": len(self.answered),
             "answered_share": len(self.answered) / total if total else None,
@@ -141,41 +141,8 @@ class PublishedValidation(Result):
                 for key in GROUPS
             },
             "worst": self.worst(),
-            "table": self.records,
+            "table": list(self.records),
         }
-
-
-def _record(p: RunPrediction) -> dict[str, Any]:
-    run, result = p.mapped.run, p.result
-    error = None
-    if p.value is not None and p.measured:
-        error = p.value / p.measured - 1.0
-    return {
-        "file": run.file,
-        "row": run.row,
-        "source": run.source,
-        "model": run.model,
-        "device": run.device,
-        "devices": run.num_devices,
-        "dtype": run.dtype,
-        "stack": result.stack.id if result else (p.mapped.stack or ""),
-        "system": result.system.id if result else (p.mapped.system or ""),
-        "mapping": ", ".join(p.mapped.maps),
-        "metric": p.metric,
-        "unit": p.unit,
-        "measured": p.measured,
-        "predicted": p.value,
-        "lower": p.lower,
-        "upper": p.upper,
-        "relative_error": error,
-        "published_step_s": p.published_step_s,
-        "step_s": p.step_s,
-        "fits": None if result is None else result.fits,
-        "bound": result.bound if result else "",
-        "assumed": "; ".join(p.assumed),
-        "confidence": run.confidence,
-        "reason": p.reason,
-    }
 
 
 def validate_published(
@@ -185,12 +152,12 @@ def validate_published(
     device: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PublishedValidation:
-    """Predict tables of published training runs.
+    """Predict tables of published figures; each table's columns say its kind.
 
     Parameters
     ----------
     tables : path, paths or PublishedTable
-        CSV files with the columns of published training runs.
+        CSV files, of one kind or of several.
     fidelity : str
         What operator costs rest on.
     device : sequence of str, optional
@@ -211,23 +178,28 @@ def validate_published(
     >>> result.summary.median_ape  # doctest: +SKIP
     0.08
     """
-    table = _table(tables)
-    runs = [r for r in table.runs if not device or r.device in device]
-    if not runs:
-        raise InputError(f"{', '.join(table.files) or 'no table'}: no row to compare")
-    mappings, predictor = load_mappings(), RunPredictor(fidelity)
-    done = []
-    for run in runs:
-        done.append(predictor.predict(mapped(run, mappings)))
-        if progress is not None:
-            progress(len(done), len(runs))
-    return PublishedValidation(tuple(done), table.files, fidelity)
+    files, everything = _opened(tables, fidelity)
+    rows = selected(everything, device)
+    if not rows:
+        raise InputError(f"{', '.join(files) or 'no table'}: no row to compare")
+    records: list[Record] = []
+    complete = True
+    try:
+        for done, (predictor, row) in enumerate(rows, 1):
+            records += predictor.predict(row)
+            if progress is not None:
+                progress(done, len(rows))
+    except KeyboardInterrupt:
+        complete = False
+    return PublishedValidation(tuple(records), files, fidelity, complete)
 
 
-def _table(tables: Any) -> PublishedTable:
+def _opened(
+    tables: Any, fidelity: Fidelity
+) -> tuple[tuple[str, ...], list[tuple[TablePredictor, Any]]]:
     if isinstance(tables, PublishedTable):
-        return tables
-    if isinstance(tables, str | Path):
-        return read_published([tables])
-    paths: Iterable[str | Path] = tables
-    return read_published(list(paths))
+        training = TrainingPredictor(fidelity)
+        return tables.files, [(training, run) for run in tables.runs]
+    paths: Iterable[str | Path] = [tables] if isinstance(tables, str | Path) else tables
+    paths = list(paths)
+    return tuple(str(path) for path in paths), open_tables(paths, fidelity)

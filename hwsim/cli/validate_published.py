@@ -61,7 +61,7 @@ def _print(result: PublishedValidation) -> None:
         out.print("No row could be predicted.")
         _print_unanswered(result)
         return
-    total, answered = len(result.predictions), len(result.answered)
+    total, answered = len(result.records), len(result.answered)
     out.print(
         f"{answered} of {fmt.plural(total, 'row')} answered "
         f"({fmt.percent(answered / total)}); a step is predicted "

@@ -58,7 +58,7 @@ def _answer(result: PublishedValidation) -> str:
 
 
 def _facts(result: PublishedValidation) -> tuple[Fact, ...]:
-    summary, total = result.summary, len(result.predictions)
+    summary, total = result.summary, len(result.records)
     facts = [
         Fact("Runs predicted", fmt.count(summary.rows), f"of {fmt.count(total)}"),
         Fact("Median absolute error", fmt.percent(summary.median_ape)),

@@ -87,7 +87,7 @@ def test_unanswered_rows_are_kept_with_their_reason() -> None:
         run(6, iter_time_s=0.1, seq_len=None),
         run(7, iter_time_s=0.1, dtype="fp3"),
     )
-    reasons = {p.mapped.run.row: p.reason for p in result.unanswered}
+    reasons = {r["row"]: r["reason"] for r in result.unanswered}
     assert set(reasons) == {2, 3, 4, 5, 6, 7}
     for row, words in {
         2: "Z99", 3: "neither", 4: "'x'", 5: "out of scope", 6: "seq_len", 7: "fp3",
@@ -95,6 +95,7 @@ def test_unanswered_rows_are_kept_with_their_reason() -> None:
         assert words in reasons[row]
     data = result.to_dict()
     assert (data["rows"], data["answered"], data["unanswered"]) == (1, 1, 6)
+    assert data["skipped"] == 6
     assert sum(data["unanswered_reasons"].values()) == 6
     assert len(data["table"]) == 7
 
