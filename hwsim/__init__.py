@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from hwsim.api.live import live_check
     from hwsim.api.plan import plan_train
     from hwsim.api.present import roofline, write_report
+    from hwsim.api.saved import (
+        SavedResult,
+        join_results,
+        load_result,
+        results_frame,
+        save_result,
+    )
     from hwsim.api.serving import serve
     from hwsim.api.truth import compare_published
     from hwsim.api.whole_run import training_run
@@ -54,6 +61,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "hwsim.analysis.serving": ("ServeResult",),
     "hwsim.api.live": ("live_check",),
+    "hwsim.api.saved": (
+        "SavedResult",
+        "join_results",
+        "load_result",
+        "results_frame",
+        "save_result",
+    ),
     "hwsim.api.serving": ("serve",),
     "hwsim.api.plan": ("plan_train",),
     "hwsim.api.catalog": (
@@ -113,6 +127,7 @@ __all__ = [
     "ModelSpec",
     "OpResult",
     "OutputError",
+    "SavedResult",
     "ServeResult",
     "SpecError",
     "StackSpec",
@@ -126,17 +141,21 @@ __all__ = [
     "device_ids",
     "estimate",
     "infer",
+    "join_results",
     "live_check",
     "load_device",
     "load_model",
+    "load_result",
     "load_stack",
     "load_system",
     "measure_cpu",
     "model_ids",
     "op",
     "plan_train",
+    "results_frame",
     "roofline",
     "run_scenario",
+    "save_result",
     "serve",
     "simulate",
     "stack_ids",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hwsim.analysis.packing import pack_records, pack_rows
 from hwsim.analysis.result import Result
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
@@ -210,6 +211,28 @@ class GraphResult(Result):
             "breakdown": dict(self.parts),
             "memory_levels": dict(self.memory_levels),
             "bound": self.bound,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return the graph itself: operators and timeline."""
+        return {"graphs": [self.packed()]}
+
+    def packed(self) -> dict[str, Any]:
+        """Return what a saved file keeps of the graph, in SI."""
+        played = self.played
+        return {
+            "name": self.graph.name,
+            "engine": self.engine,
+            "fidelity": self.fidelity,
+            "time_s": self.time_s,
+            "flop": self.graph.flop,
+            "nbytes": self.graph.nbytes,
+            "parts": dict(self.parts),
+            "memory_levels": dict(self.memory_levels),
+            "ops": pack_rows(self.op_rows()),
+            "timeline": pack_records(played.records)
+            if isinstance(played, PlayedGraph) and played.records
+            else None,
         }
 
     def plot_roofline(self, path: str | None = None) -> Any:

@@ -219,6 +219,10 @@ class InferResult(Result):
             "mfu": self.mfu,
         }
 
+    def details(self) -> dict[str, Any]:
+        """Return the graphs behind the figures: operators and timelines."""
+        return {"graphs": [g.packed() for g in self.graphs]}
+
     def plot_roofline(self, path: str | None = None) -> Any:
         """Draw all operators under the device's ceilings; return the figure."""
         return draw("roofline", self.graphs, path=path)

@@ -76,6 +76,11 @@ class OpResult(Result):
         return {"time_s": [_listed(_plain(end)) for end in self.interval]}
 
     @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the cost of the operator's family rests on."""
+        return {family_of(self.op): self.fidelity}
+
+    @property
     def flop(self) -> Any:
         """Arithmetic. [FLOP]"""
         return _plain(self.op.flop)

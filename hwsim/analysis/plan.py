@@ -15,6 +15,7 @@ from hwsim.analysis.check import context_within, dtype_on, positive_int
 from hwsim.analysis.plan_choices import Choices
 from hwsim.analysis.plan_economy import Economy, Limits, front
 from hwsim.analysis.plan_reasons import Reasons, reasons
+from hwsim.analysis.plan_rows import layout_of, rows_of
 from hwsim.analysis.plan_search import (
     FIGURES,
     Batch,
@@ -30,6 +31,7 @@ from hwsim.analysis.training_config import TRAINING_DTYPES
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.optimizer import optimizer_named
+from hwsim.specs.base import Spec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -44,6 +46,7 @@ COLUMN = {
     "memory": "memory_bytes",
 }  # fmt: skip
 _SHOWN = 10
+_SAVED = 100  # layouts of the ranking in a saved file
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,6 +149,25 @@ class TrainPlan(Result):
             return np.array(("none", "selective", "full"), dtype=object)[column]
         return column.astype(bool) if name.startswith("offload") else column
 
+    @property
+    def fidelity(self) -> str:
+        """What the costs of the best layout rest on."""
+        return self.best.fidelity
+
+    @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family of the best layout rest on."""
+        return self.best.fidelity_by_family
+
+    def specs(self) -> dict[str, Spec]:
+        """Return the specs of the best layout."""
+        return self.best.specs()
+
+    def details(self) -> dict[str, Any]:
+        """Return the best layout's, and the first layouts of the ranking."""
+        listed = rows_of(self.table.head(_SAVED))
+        return {**self.best.details(), "table": listed}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""
         return {
@@ -162,7 +184,7 @@ class TrainPlan(Result):
             "step_s": self.best.step_s,
             "best": self.best.to_dict(),
             "ranking": [
-                {**_layout(r), "step_s": r.step_s, "closed_form_step_s": closed,
+                {**layout_of(r), "step_s": r.step_s, "closed_form_step_s": closed,
                  "mfu": r.mfu, "memory_bytes": r.footprint.total,
                  "breakdown": dict(r.parts)}
                 for r, closed in zip(self.played, self.predicted, strict=True)
@@ -170,7 +192,7 @@ class TrainPlan(Result):
             "why": list(self.reasons.why),
             "runner_up_lacks": list(self.reasons.lacks),
             "one_change": self.reasons.changes,
-            "pareto": _rows(self.pareto),
+            "pareto": rows_of(self.pareto),
             "passed_over": list(self.passed_over),
         }  # fmt: skip
 
@@ -184,26 +206,6 @@ class TrainPlan(Result):
         why = "".join(f"<li>{escape(w)}</li>" for w in self.reasons.why)
         shown: str = self.table.head(_SHOWN).to_html(index=False)
         return f"<p>{escape(head)}</p><ul>{why}</ul>{shown}"
-
-
-def _layout(result: TrainResult) -> dict[str, Any]:
-    config = result.config
-    names = (
-        "devices", "tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch", "zero_stage",
-        "recompute", "schedule", "offload_optimizer", "offload_activations",
-    )  # fmt: skip
-    return {
-        "system": result.system.id, **{n: getattr(config, n) for n in names}
-    }  # fmt: skip
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = frame.to_dict("records")
-    plain = [
-        {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
-        for row in rows
-    ]
-    return [{str(k): v for k, v in row.items()} for row in plain]
 
 
 def ranked(batches: Sequence[Batch], objective: Objective) -> Any:

@@ -12,6 +12,7 @@ from hwsim.analysis.graph_result import (
     largest_part,
 )
 from hwsim.analysis.memory_fit import MemoryFit
+from hwsim.analysis.packing import pack_records
 from hwsim.analysis.result import Result
 from hwsim.analysis.training_config import TrainConfig, checked_config
 from hwsim.analysis.training_memory import step_fit, step_memory
@@ -184,6 +185,13 @@ class TrainResult(Result):
             "breakdown": dict(self.parts),
             "bound": self.bound,
         }
+
+    def details(self) -> dict[str, Any]:
+        """Return the graphs behind the figures, and the pipeline's timeline."""
+        found: dict[str, Any] = {"graphs": [g.packed() for g in self.graphs]}
+        if self.made.pipeline is not None and self.made.pipeline.records:
+            found["timeline"] = pack_records(self.made.pipeline.records)
+        return found
 
     def plot_roofline(self, path: str | None = None) -> Any:
         """Draw the operators under the device's ceilings; return the figure."""

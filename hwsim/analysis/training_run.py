@@ -15,6 +15,7 @@ from hwsim.cost.energy import JOULES_PER_KWH, SECONDS_PER_HOUR, carbon_kg, mean_
 from hwsim.cost.reliability import daly_interval, expected_goodput, job_mtbf
 from hwsim.errors import InputError
 from hwsim.sim.failures import FailurePlan, RunState, run_with_failures
+from hwsim.specs.base import Spec
 from hwsim.specs.economics import Economics
 
 DAY = 86_400.0
@@ -132,6 +133,24 @@ class TrainingRun(Result):
         """Return p10, p50 and p90 of the simulated wall time. [s]"""
         values = np.percentile(self.wall_s, [10, 50, 90])
         return dict(zip(("p10", "p50", "p90"), map(float, values), strict=True))
+
+    @property
+    def fidelity(self) -> str:
+        """What the costs of the step rest on."""
+        return self.step.fidelity
+
+    @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family of the step rest on."""
+        return self.step.fidelity_by_family
+
+    def specs(self) -> dict[str, Spec]:
+        """Return the specs of the step."""
+        return self.step.specs()
+
+    def details(self) -> dict[str, Any]:
+        """Return the step's, and the wall time of every replication. [s]"""
+        return {**self.step.details(), "wall_s": list(self.wall_s)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""

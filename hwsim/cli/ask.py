@@ -18,7 +18,7 @@ from hwsim.cli.options import (
     System,
     Trace,
 )
-from hwsim.cli.output import check_outputs, note_unread, save_outputs
+from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
 from hwsim.cli.quantity import time_of, token_count
 from hwsim.errors import InputError
 
@@ -174,21 +174,21 @@ def train(
         offload_activations=offload_activations, stack=stack, fidelity=fidelity.value,
         overrides=set_ or (),
     )  # fmt: skip
-    if tokens is None:
-        show.answer(result, json=json)
-    else:
+    answer: Any = result
+    if tokens is not None:
         times = {
             "checkpoint_interval": checkpoint_interval, "device_mtbf": device_mtbf,
             "node_mtbf": node_mtbf, "restart_time": restart_time,
         }  # fmt: skip
         seconds: dict[str, Any] = {k: time_of(k, v) for k, v in times.items()}
-        run = hwsim.training_run(
+        answer = hwsim.training_run(
             result, tokens=token_count(tokens), spares=spares, grid=grid, price=price,
             pue=pue, seed=seed, **seconds,
         )  # fmt: skip
-        show.answer(run, json=json)
+    show.answer(answer, json=json)
     note_unread(set_)
-    save_outputs(result, out=out, trace=trace, report=report)
+    save(answer, out)
+    save_outputs(result, out=None, trace=trace, report=report)
 
 
 def op(
@@ -237,10 +237,12 @@ def op(
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,
+    out: Out = None,
 ) -> None:
     """Predict one operator on one device."""
     import hwsim
 
+    check_outputs(out)
     shapes: dict[str, Any] = {
         "m": m, "n": n, "k": k, "batch": batch, "heads": heads, "kv_heads": kv_heads,
         "head_dim": head_dim, "seq_q": seq_q, "seq_kv": seq_kv, "window": window,
@@ -254,6 +256,7 @@ def op(
         overrides=set_ or (), **given,
     )  # fmt: skip
     show.answer(result, json=json)
+    save(result, out)
 
 
 def run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwsim.cli.options import Json
-from hwsim.cli.output import console, note, table
+from hwsim.cli.output import check_outputs, console, note, save, table
 
 if TYPE_CHECKING:
     from hwsim.analysis.calibrate import CalibrateResult
@@ -74,11 +74,20 @@ def calibrate(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of samples and folds.")] = 0,
     json: Json = False,
+    result_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--result",
+            metavar="FILE",
+            help="Save errors and coverage as JSON here, for hwsim report.",
+        ),
+    ] = None,
 ) -> None:
     """Fit the cost models of a device to measurements of it."""
     from hwsim.analysis.calibrate import calibrate as fit
     from hwsim.report.write import write_atomic
 
+    check_outputs(out, result_out)
     wanted = [f.strip() for f in families.split(",")] if families else None
     result = fit(
         device, measurements, families=wanted, holdout=holdout.value,
@@ -91,6 +100,7 @@ def calibrate(
         typer.echo(result.to_json())
     else:
         _show(result)
+    save(result, result_out)
     if result.interrupted:
         note("interrupted: only the families above were fitted")
         raise typer.Exit(INTERRUPTED)

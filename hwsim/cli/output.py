@@ -71,21 +71,30 @@ def check_outputs(*places: Path | None) -> None:
             check_place(place)
 
 
+def command_line() -> str:
+    """Return the command as it was typed, for readers to repeat."""
+    return shlex.join(["hwsim", *sys.argv[1:]])
+
+
+def save(result: Result, out: Path | None) -> None:
+    """Save a result as JSON, if asked to."""
+    if out is not None:
+        write_atomic(out, result.saved_text(command_line()))
+        note(f"saved {out}")
+
+
 def save_outputs(
     result: Result, *, out: Path | None, trace: Path | None, report: Path | None
 ) -> None:
     """Write what was asked for besides the answer."""
-    if out is not None:
-        write_atomic(out, result.to_json() + "\n")
-        note(f"saved {out}")
+    save(result, out)
     if trace is not None:
         write_atomic(trace, trace_text(result))
         note(f"wrote {trace}: open it at ui.perfetto.dev")
     if report is not None:
         from hwsim.report.page import write_page
 
-        command = shlex.join(["hwsim", *sys.argv[1:]])
-        write_page(result, report, command=command)
+        write_page(result, report, command=command_line())
         note(f"wrote {report}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
-from hwsim.cli.output import check_outputs, console, note, note_unread, table
+from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
 from hwsim.cli.quantity import time_of, token_count
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
@@ -347,9 +347,7 @@ def _save(
 ) -> None:
     from hwsim.report.write import write_atomic
 
-    if out is not None:
-        write_atomic(out, plan.to_json() + "\n")
-        note(f"saved {out}")
+    save(plan, out)
     if csv is not None:
         write_atomic(csv, plan.table.to_csv(index=False))
         note(f"wrote {csv}: {len(plan.table):,} layouts")

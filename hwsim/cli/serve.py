@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
-from hwsim.cli.output import check_outputs, console, note, note_unread, table
+from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
 from hwsim.cli.quantity import time_of
 from hwsim.errors import InputError
 
@@ -157,7 +157,9 @@ def serve(
     json: Json = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write one row per request here: .csv or .parquet."),
+        typer.Option(
+            help="Save the result here (.json), or a row per request (.csv, .parquet)."
+        ),
     ] = None,
 ) -> None:
     """Simulate a service under load: latencies, throughput, goodput, memory."""
@@ -183,7 +185,9 @@ def serve(
         _answer(result)
     _notes(result)
     note_unread(set_)
-    if out is not None:
+    if out is not None and out.suffix.casefold() == ".json":
+        save(result, out)
+    elif out is not None:
         _write_table(result, out)
     if not result.complete:
         raise typer.Exit(INTERRUPTED)
@@ -228,8 +232,10 @@ def _check_table(out: Path | None) -> None:
     if out is None:
         return
     suffix = out.suffix.casefold()
-    if suffix not in {".csv", ".parquet"}:
-        raise InputError(f"--out {out}: write .csv or .parquet")
+    if suffix not in {".json", ".csv", ".parquet"}:
+        raise InputError(
+            f"--out {out}: write .json (the result) or .csv or .parquet (requests)"
+        )
     if suffix == ".parquet":
         try:
             importlib.import_module("pyarrow")
