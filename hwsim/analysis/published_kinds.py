@@ -72,6 +72,11 @@ class TableKind:
 # In order: the first that fits.
 KINDS = (
     TableKind(
+        "inference",
+        ("isl", "osl", "batch_or_concurrency"),
+        "hwsim.analysis.published_inference:InferencePredictor",
+    ),
+    TableKind(
         "training", (), "hwsim.analysis.published_training:TrainingPredictor",
     ),
 )  # fmt: skip

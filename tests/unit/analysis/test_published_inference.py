@@ -1,0 +1,221 @@
+"""Predictions beside tables of published inference figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hwsim
+from hwsim.analysis.published_inference import layout
+from hwsim.analysis.published_setting import precisions
+from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.errors import InputError
+from hwsim.specs.catalogs import load_device
+from hwsim.specs.published_inference import InferenceRow
+
+COLUMNS = (
+    "source", "model", "isl", "osl", "batch_or_concurrency", "device", "num_devices",
+    "tp", "pp", "dp", "dtype", "kv_dtype", "backend", "metric", "value", "unit",
+    "notes",
+)  # fmt: skip
+BASE = {
+    "source": "lab", "model": "llama-3-8b", "isl": "128", "osl": "16",
+    "batch_or_concurrency": "batch 4", "device": "H100-80GB-SXM", "num_devices": "1",
+    "tp": "1", "dtype": "fp16", "backend": "", "metric": "end_to_end_latency",
+    "value": "100", "unit": "ms", "notes": "",
+}  # fmt: skip
+
+
+def table(path: Path, *rows: dict[str, str]) -> Path:
+    lines = [",".join(COLUMNS)]
+    for changes in rows:
+        cells = BASE | changes
+        lines.append(",".join(f'"{cells.get(name, "")}"' for name in COLUMNS))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def compared(tmp_path: Path, *rows: dict[str, str]) -> PublishedValidation:
+    return validate_published(table(tmp_path / "rows.csv", *rows))
+
+
+def answer(**options: Any) -> Any:
+    shapes = {"batch": 4, "prompt": 128, "output": 16, "dtype": "fp16"} | options
+    return hwsim.infer("llama-3-8b", "h100-80gb-sxm", engine="closed_form", **shapes)
+
+
+@pytest.mark.parametrize(
+    ("cells", "key"),
+    [
+        ({}, "latency_s"),
+        ({"metric": "time_to_first_token"}, "ttft_s"),
+        ({"metric": "prefill_latency"}, "ttft_s"),
+        ({"metric": "mean_tpot"}, "tpot_s"),
+    ],
+)
+def test_a_fixed_batch_is_what_infer_answers(
+    tmp_path: Path, cells: dict[str, str], key: str
+) -> None:
+    row = compared(tmp_path, cells).records[0]
+    assert row["predicted"] == pytest.approx(answer().to_dict()[key])
+    assert row["measured"] == pytest.approx(0.1)
+    assert row["lower"] < row["predicted"] < row["upper"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "count"),
+    [
+        ("output_throughput", "tokens/s", 4 * 16),
+        ("total_throughput", "tokens/s", 4 * 144),
+        ("throughput", "sequences/s", 4),
+    ],
+)
+def test_a_rate_counts_what_its_words_say(
+    tmp_path: Path, metric: str, unit: str, count: int
+) -> None:
+    row = compared(tmp_path, {"metric": metric, "unit": unit}).records[0]
+    assert row["predicted"] == pytest.approx(count / answer().latency_s)
+    assert row["metric"] == "throughput"
+    assert row["lower"] < row["predicted"] < row["upper"]
+
+
+def test_a_rate_of_one_device_is_its_share(tmp_path: Path) -> None:
+    cells = {"metric": "output_throughput", "tp": "2", "num_devices": "2"}
+    rows = compared(
+        tmp_path, cells | {"unit": "tokens/s"}, cells | {"unit": "tokens/s/gpu"}
+    ).records
+    assert rows[0]["predicted"] == pytest.approx(2 * rows[1]["predicted"])
+
+
+def test_single_stream_phases(tmp_path: Path) -> None:
+    rows = compared(
+        tmp_path,
+        {"metric": "decode_throughput", "unit": "tokens/s", "isl": "0", "osl": "64",
+         "batch_or_concurrency": "1"},
+        {"metric": "prefill_throughput", "unit": "tokens/s", "isl": "512", "osl": "0",
+         "batch_or_concurrency": "1"},
+    ).records  # fmt: skip
+    tpot = answer(batch=1, prompt=0, output=64).tpot_s
+    assert rows[0]["predicted"] == pytest.approx(1.0 / tpot)
+    prompt = answer(batch=1, prompt=512, output=1).ttft_s
+    assert rows[1]["predicted"] == pytest.approx(512.0 / prompt)
+    assert [r["op"] for r in rows] == ["decode", "prefill"]
+
+
+def test_loads_are_served(tmp_path: Path) -> None:
+    load = {"backend": "vLLM 0.6", "metric": "output_throughput", "unit": "tokens/s"}
+    rows = compared(
+        tmp_path,
+        load | {"batch_or_concurrency": "max load (200 requests queued)"},
+        load | {"batch_or_concurrency": "concurrency 8"},
+        load | {"batch_or_concurrency": "QPS 2"},
+    ).records
+    served = hwsim.serve(
+        "llama-3-8b", "h100-80gb-sxm", rate=float("inf"), requests=200,
+        input_len="fixed:128", output_len="fixed:16", dtype="fp16", engine="vllm-v1",
+    )  # fmt: skip
+    assert rows[0]["predicted"] == pytest.approx(served.tokens_per_s)
+    assert rows[0]["predicted"] > rows[1]["predicted"] > rows[2]["predicted"]
+    # An open loop below capacity gives what comes in.
+    assert rows[2]["predicted"] == pytest.approx(2 * 16, rel=0.3)
+    assert {r["op"] for r in rows} == {"serve"}
+
+
+def test_unanswered_rows_say_why(tmp_path: Path) -> None:
+    result = compared(
+        tmp_path,
+        {},
+        {"metric": "accuracy", "unit": "%"},
+        {"isl": "", "osl": ""},
+        {"model": "ResNet-50"},
+        {"device": "Z99"},
+        {"dtype": "fp3"},
+        {"num_devices": "3", "tp": "2"},
+        {"value": "x"},
+        {"model": "nobody-7b"},
+    )
+    reasons = {r["row"]: r["reason"] for r in result.unanswered}
+    words = {
+        2: "accuracy", 3: "lengths", 4: "out of scope", 5: "Z99", 6: "fp3",
+        7: "does not divide", 8: "'x'", 9: "nobody-7b",
+    }  # fmt: skip
+    assert set(reasons) == set(words)
+    for row, word in words.items():
+        assert word in reasons[row]
+    assert json.loads(result.to_json())["skipped"] == 8
+
+
+def test_tables_of_several_kinds_go_together(tmp_path: Path) -> None:
+    training = tmp_path / "runs.csv"
+    training.write_text(
+        "model,seq_len,global_batch,micro_batch,device,num_devices,iter_time_s\n"
+        "gpt-2-124m,1024,32,4,A100-80GB-SXM,8,0.1\n",
+        encoding="utf-8",
+    )
+    inference = table(tmp_path / "rows.csv", {})
+    data = validate_published([inference, training]).to_dict()
+    assert data["rows"] == 2
+    assert set(data["by_metric"]) == {"latency", "step_time"}
+    assert set(data["by_op"]) == {"generate", "train"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "degrees"),
+    [
+        ({"num_devices": 8}, (8, 1, 1)),
+        ({"num_devices": 8, "tp": 2}, (2, 1, 4)),
+        ({"num_devices": 8, "pp": 8, "tp": 1}, (1, 8, 1)),
+        ({"tp": 4, "dp": 2}, (4, 1, 2)),
+        ({}, (1, 1, 1)),
+    ],
+)
+def test_degrees_fill_the_devices(
+    cells: dict[str, int], degrees: tuple[int, int, int]
+) -> None:
+    row, _ = layout(InferenceRow("t.csv", 1, **cells))  # type: ignore[arg-type]
+    assert (row.tp, row.pp, row.dp) == degrees
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "expected"),
+    [
+        ("fp8", "h100-80gb-sxm", ("fp8", None)),
+        ("fp8", "a100-80gb-sxm", ("bf16", "fp8")),
+        ("Q4_K_M", "rtx-4090", ("bf16", "q4_k_m")),
+        ("F16", "rtx-4090", ("fp16", None)),
+        ("int8 weights", "tpu-v4", ("bf16", "int8")),
+        ("bf16 weights", "tpu-v4", ("bf16", "bf16")),
+        ("W4A16 (AWQ)", "h100-80gb-sxm", ("bf16", "int4")),
+        ("int8-v2", "t4", ("int8", None)),
+        ("q4_k_m", "m2-ultra", ("fp16", "q4_k_m")),
+    ],
+)
+def test_words_of_precision(
+    words: str, device: str, expected: tuple[str, str | None]
+) -> None:
+    found, _ = precisions(InferenceRow("t.csv", 1, dtype=words), load_device(device))
+    dtype, weight = expected
+    assert (found.dtype, found.weight_dtype) == (
+        dtype,
+        None if weight == dtype else weight,
+    )
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(InputError, match="int99"):
+        precisions(InferenceRow("t.csv", 1, dtype="int99"), load_device("t4"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta-llama/Meta-Llama-3-8B-Instruct", "Llama-3-8B-FP8", "llama-3-8b-chat-hf",
+        "Meta-Llama-3-8B-Instruct-AWQ-INT4",
+    ],
+)  # fmt: skip
+def test_checkpoints_are_models(tmp_path: Path, name: str) -> None:
+    rows = compared(tmp_path, {}, {"model": name}).records
+    assert rows[1]["predicted"] == pytest.approx(rows[0]["predicted"])
