@@ -68,8 +68,9 @@ _TILED: dict[str, tuple[float, float]] = {
     "split_sync": (0.05 * US, 30 * US),
 }  # fmt: skip
 _BLOCKED: dict[str, tuple[float, float]] = {
-    "cache_share": (0.02, 1.0), "work_per_thread": (1e3, 1e9),
-    "thread_sync": (0.05 * US, 500 * US),
+    "edge_loss": (1e-3, 1.0), "cache_share": (0.02, 1.0), "work_per_thread": (1e3, 1e9),
+    "thread_sync": (0.05 * US, 500 * US), "pack_time": (1e-7 * US, 0.02 * US),
+    "store_time": (1e-7 * US, 0.02 * US), "batch_time": (1e-3 * US, 50 * US),
 }  # fmt: skip
 _PREFILL = _b(
     "attention.prefill",

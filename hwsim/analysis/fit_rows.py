@@ -154,6 +154,8 @@ def fit_rows(
 ) -> FitRows | None:
     """Return the rows of a family that were measured on a device, if any.
 
+    Rows of which other processes made the time are left out.
+
     Parameters
     ----------
     names : sequence of str
@@ -168,6 +170,7 @@ def fit_rows(
     keep = np.isin(rows["device"].astype(str), list(names))
     if ops:
         keep &= np.isin(rows["op"].astype(str), ops)
+    keep &= rows.undisturbed
     rows = rows.take(np.flatnonzero(keep & _all_units(rows, device)))
     found = _grouped(rows, device) if len(rows) else []
     if not found:

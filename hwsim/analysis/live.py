@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.live_operators import (
-    DISTURBED,
     PRODUCTS,
     HostOperators,
     Products,
     law_name,
 )
 from hwsim.analysis.result import Result
+from hwsim.specs.measurement_table import DISTURBED
 
 Operator = Mapping[str, Any]
 ITEMSIZE = {"fp32": 4, "fp64": 8}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.live_operators import (
-    DISTURBED,
     FAR,
     CopyRate,
     Floats,
@@ -95,9 +94,8 @@ def fit_operators(table: MeasurementTable, dtype: str = "fp32") -> HostOperators
 
 def held_rows(rows: FamilyRows, dtype: str) -> FamilyRows:
     """Return NumPy's rows, less those of which other processes made the time."""
-    shares = rows.extra.get("disturbed", np.full(len(rows), "0", dtype=object))
-    clean = np.array([float(text or 0) <= DISTURBED for text in shares], dtype=bool)
-    return rows.take((rows["dtype"] == dtype) & (rows["kernel"] == "numpy") & clean)
+    own = (rows["dtype"] == dtype) & (rows["kernel"] == "numpy")
+    return rows.take(own & rows.undisturbed)
 
 
 def row_threads(rows: FamilyRows) -> Floats:

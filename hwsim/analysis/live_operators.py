@@ -23,8 +23,6 @@ PRODUCTS = ("linear", "bmm")
 # Below so many multiplications OpenBLAS stays on one thread.
 ONE_THREAD = 2.0**18
 FAR = 1e13  # working set of operands that are cold: larger than any cache. [B]
-# Above this share of disturbed samples a time says more about other processes.
-DISTURBED = 0.5
 _TAILS = (0.05, 0.95)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.product import Product
@@ -40,19 +41,46 @@ def blocked_cost(
         )
     cores = _cores(work, device, blocked)
     share = cores / device.compute.units
-    padded = (
-        np.ceil(work.m / blocked.register_rows) * blocked.register_rows
-        * np.ceil(work.n / blocked.register_columns) * blocked.register_columns
-        * work.k * work.batch * 2.0
-    )  # fmt: skip
     peak = device.peak(dtype) * params.efficiency(dtype) * share
-    compute = padded / peak * sustained_derate(work, calibration)
+    compute = _padded_flop(work, blocked) / peak * sustained_derate(work, calibration)
     compute = compute + widen_time(work, device, calibration) / share
+    compute = compute + _copies(work, blocked) / cores
     levels = _levels(work, device, calibration, blocked, share)
     overhead = params.overhead + blocked.thread_sync * np.where(cores > 1, share, 0.0)
+    overhead = overhead + blocked.batch_time * (work.batch - 1.0)
     return combine(
         compute=compute, levels=levels, overhead=overhead, exponent=params.overlap
     )
+
+
+def _is_vector(work: Product) -> NDArray[np.bool_]:
+    """Return whether one side is a vector: another routine, without packing."""
+    return np.asarray((work.m <= 1) | (work.n <= 1))
+
+
+def _padded_flop(work: Product, blocked: BlockedParameters) -> FloatArray:
+    """Return the work with what partly filled register tiles add to it."""
+    padded = (
+        np.ceil(work.m / blocked.register_rows) * blocked.register_rows
+        * np.ceil(work.n / blocked.register_columns) * blocked.register_columns
+    )  # fmt: skip
+    edges = np.where(_is_vector(work), 0.0, padded - work.m * work.n)
+    full: FloatArray = work.flop + (
+        2.0 * edges * work.k * work.batch * blocked.edge_loss
+    )
+    return full
+
+
+def _copies(work: Product, blocked: BlockedParameters) -> FloatArray:
+    """Return the time one core copies blocks of operands and adds up sums [s].
+
+    Products with a vector read their matrix in place.
+    """
+    packed = np.where(_is_vector(work), 0.0, work.m * work.k + work.k * work.n)
+    times: FloatArray = work.batch * (
+        packed * blocked.pack_time + work.m * work.n * blocked.store_time
+    )
+    return times
 
 
 def _cores(work: Product, device: DeviceSpec, blocked: BlockedParameters) -> FloatArray:

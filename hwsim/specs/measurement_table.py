@@ -13,6 +13,8 @@ from hwsim.errors import InputError
 
 Column = NDArray[Any]
 MICRO = 1e-6
+# Above this share of disturbed samples a time says more about other processes.
+DISTURBED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,13 @@ class BadRow:
             "column": self.column,
             "reason": self.reason,
         }
+
+
+def _share(text: Any) -> float:
+    try:
+        return float(text or 0.0)
+    except ValueError:  # not our column
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,14 @@ class FamilyRows:
         """What was measured, in SI."""
         names = {"end_to_end": "measured", "power": "power_w"}
         return self[names.get(self.family, "time")]
+
+    @property
+    def undisturbed(self) -> NDArray[np.bool_]:
+        """Whether a row's time is its own: few samples met other processes."""
+        shares = self.extra.get("disturbed", ())
+        if not len(shares):
+            return np.ones(len(self), dtype=bool)
+        return np.array([_share(text) <= DISTURBED for text in shares], dtype=bool)
 
     def take(self, index: Column) -> FamilyRows:
         """Return some of the rows, by indices or by a mask."""

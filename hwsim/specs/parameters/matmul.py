@@ -95,19 +95,33 @@ class BlockedParameters(Spec):
     ----------
     register_rows, register_columns : int
         Output tile of the innermost kernel; m and n are padded to it. [1]
+    edge_loss : float
+        Share of an unfilled part of a register tile that is paid for; smaller
+        kernels save the rest. [1]
     cache_share : float
         Share of a cache level that blocks may fill. [1]
     work_per_thread : float
         Least work worth waking one more core for. [FLOP]
     thread_sync : float
         Time to start and join all cores of the device. [s]
+    pack_time : float
+        Time one core takes to copy one element of an operand into the order
+        that the inner kernel reads. [s]
+    store_time : float
+        Time one core takes to add one sum of the inner kernel to the output. [s]
+    batch_time : float
+        Time from one product of a batch to the next. [s]
     """
 
     register_rows: Count
     register_columns: Count
+    edge_loss: Fraction
     cache_share: Efficiency
     work_per_thread: Flop
     thread_sync: Seconds
+    pack_time: Seconds
+    store_time: Seconds
+    batch_time: Seconds
 
 
 class MatmulParameters(Spec):

@@ -74,3 +74,34 @@ def test_narrow_weights_save_traffic_and_cost_widening(
     assert narrow.levels["ddr"] < 0.35 * wide.levels["ddr"]
     assert narrow.compute > wide.compute
     assert np.all(narrow.time < wide.time)
+
+
+def test_vectors_are_neither_padded_nor_packed(
+    cpu: DeviceSpec, calibration: Calibration
+) -> None:
+    blocked = calibration.matmul.blocked
+    assert blocked is not None
+    cost = matmul_cost(
+        [1, 2], 4096, 4096, device=cpu, calibration=calibration, dtype="fp32"
+    )
+    vector, two_rows = cost.compute
+    assert two_rows > 4 * vector
+    slow = blocked.model_copy(update={"pack_time": 1e-9})
+    packed = calibration.model_copy(
+        update={"matmul": calibration.matmul.model_copy(update={"blocked": slow})}
+    )
+    more = matmul_cost([1, 2], 4096, 4096, device=cpu, calibration=packed, dtype="fp32")
+    assert more.compute[0] == pytest.approx(vector)
+    assert more.compute[1] > two_rows
+
+
+def test_each_product_of_a_batch_starts_anew(
+    cpu: DeviceSpec, calibration: Calibration
+) -> None:
+    blocked = calibration.matmul.blocked
+    assert blocked is not None
+    cost = matmul_cost(
+        8, 8, 8, batch=[1, 5], device=cpu, calibration=calibration, dtype="fp32"
+    )
+    gap = cost.overhead[1] - cost.overhead[0]
+    assert gap == pytest.approx(4 * blocked.batch_time)
