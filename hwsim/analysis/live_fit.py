@@ -195,3 +195,43 @@ def _value_laws(rows: FamilyRows, rate: CopyRate) -> dict[str, ValueLaw]:
         logs = held_out(terms, part["time"], blocks)
         laws[str(op)] = ValueLaw(fit_terms(terms, part["time"]), Spread(logs))
     return laws
+
+
+def table_offset(host: HostOperators, table: MeasurementTable) -> float:
+    """Return how far laws lie from operators measured now.
+
+    Parameters
+    ----------
+    host : HostOperators
+        Laws of an older table.
+    table : MeasurementTable
+        Products and operators on values, measured now.
+
+    Returns
+    -------
+    float
+        The largest |median of ln(measured / predicted)| of any kind of
+        operator with at least three rows; 0 where there is none.
+    """
+    logs: dict[str, list[float]] = {}
+    gemm = held_rows(table.families["gemm"], "fp32")
+    for count in sorted({int(t) for t in row_threads(gemm)}):
+        part = gemm.take(row_threads(gemm) == count)
+        times, names = host.products(row_shapes(part), count)
+        for name, measured, expected in zip(names, part["time"], times, strict=True):
+            logs.setdefault(name, []).append(float(np.log(measured / expected)))
+    values = table.families.get("elementwise", gemm.take(np.zeros(0, dtype=np.int64)))
+    for (op,), index in values.group_indices("op"):
+        if op not in host.values:
+            continue
+        part = values.take(index)
+        times = host.value_times(str(op), *value_inputs(part))
+        logs.setdefault("values", []).extend(np.log(part["time"] / times))
+    return max(
+        (
+            abs(float(np.median(part)))
+            for part in logs.values()
+            if len(part) >= LEAST_ROWS
+        ),
+        default=0.0,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from hwsim.analysis.live import LiveCheck, LiveRow, predict_step
-from hwsim.analysis.live_fit import fit_operators
+from hwsim.analysis.live_fit import fit_operators, table_offset
 from hwsim.analysis.live_operators import HostOperators
 from hwsim.errors import InputError
 from hwsim.measure.cpu import cases_for, detect_device
@@ -27,10 +28,14 @@ from hwsim.measure.live import (
 )
 from hwsim.measure.pool import WorkerPool
 from hwsim.specs.measurement_read import builtin_measurements, read_measurements
+from hwsim.specs.measurement_table import MeasurementTable
 
 Progress = Callable[[str], None]
 # Of the budget, for operators of a processor that no table knows.
 OPERATORS = 0.5
+# To see whether a shipped table still holds: share of the budget, operators, and
+# the median |ln(measured / predicted)| of one kind from which it does not.
+PROBE, PROBES, OFFSET = 0.05, 60, 0.2
 NEEDED = ("gemm", "elementwise", "memory", "launch")
 VALUES = (  # what steps run besides products
     "gelu", "layernorm", "softmax", "add", "embedding", "adamw", "cross_entropy",
@@ -59,8 +64,9 @@ def live_check(
     budget : float
         Wall time. [s]
     measurements : iterable of path, optional
-        Operator tables of this processor; those that ship with hwsim by
-        default, and where there are none, operators are measured first.
+        Operator tables of this processor. By default those that ship with
+        hwsim, if a few operators still run as they say; else operators are
+        measured first.
     models : sequence of str, optional
         Models to run; all by default.
     threads : sequence of int, optional
@@ -88,12 +94,16 @@ def live_check(
     cases = live_cases(models, threads)
     device, _ = detect_device()
     paths = _tables(device) if measurements is None else list(measurements)
+    counts = sorted({c.threads for c in cases})
+    host, table = None, "measured now"
     if paths:
         host, table = fit_operators(read_measurements(paths)), _names(paths)
+        if measurements is None and not _still_holds(host, counts, budget, tell):
+            host, table = None, "measured now"
     else:
         tell(f"no operator table of {device}: measuring one")
-        host = _measured_host(budget * OPERATORS, sorted({c.threads for c in cases}))
-        table = "measured now"
+    if host is None:
+        host = _measured_host(budget * OPERATORS, counts)
     results = _measured(cases, budget - (time.monotonic() - start), tell)
     rows, left_out = _compared(host, results)
     missing = len(cases) - len(results)
@@ -133,14 +143,43 @@ def _alone(case: Case, op: str) -> bool:
     return case.op == op and case.threads == 1
 
 
+def _still_holds(
+    host: HostOperators, threads: Sequence[int], budget: float, tell: Progress
+) -> bool:
+    """Return whether a few operators measured now agree with a table's laws.
+
+    The processor's name does not say who else uses its caches and memory.
+    """
+    plan = operator_cases(threads)
+    some = [c for c in plan if c.table in ("gemm", "elementwise")][:PROBES]
+    now = _measured_table(some, budget * PROBE)
+    if now is None or "gemm" not in now.families:
+        return True
+    offset = table_offset(host, now)
+    if offset <= OFFSET:
+        return True
+    tell(
+        f"operators run {100 * math.expm1(offset):.0f} % off the table of this "
+        "processor: measuring them anew"
+    )
+    return False
+
+
 def _measured_host(budget: float, threads: Sequence[int]) -> HostOperators:
     """Measure operators on the spot and learn their laws."""
+    table = _measured_table(operator_cases(threads), budget)
+    if table is None:
+        raise InputError("no operator could be measured; give a longer --budget")
+    return fit_operators(table)
+
+
+def _measured_table(cases: Sequence[Case], budget: float) -> MeasurementTable | None:
     with tempfile.TemporaryDirectory() as folder:
         tables = Tables(folder, device="this-host", source="live-check")
         with WorkerPool(last_cache_bytes()) as pool:
-            run(operator_cases(threads), pool.measure, tables, budget=budget)
+            run(cases, pool.measure, tables, budget=budget)
         found = [p for name in NEEDED if (p := Path(folder) / f"{name}.csv").exists()]
-        return fit_operators(read_measurements(found, skip_bad=True))
+        return read_measurements(found, skip_bad=True) if found else None
 
 
 def _measured(

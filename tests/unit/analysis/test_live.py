@@ -1,12 +1,13 @@
 """The live check's predicting half, on tables made from known laws."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hwsim.analysis.live import LiveCheck, LiveRow, StepPrediction, predict_step
-from hwsim.analysis.live_fit import fit_operators, fit_terms, held_out
+from hwsim.analysis.live_fit import fit_operators, fit_terms, held_out, table_offset
 from hwsim.analysis.live_operators import FAR, CopyRate, Products, product_terms
 from hwsim.errors import InputError
 from hwsim.specs.measurement_read import read_measurements
@@ -210,3 +211,16 @@ def test_the_check_sums_up_and_keeps_disturbed_steps_apart(host):
 
 def test_a_check_without_rows_says_so(host):
     assert LiveCheck("cpu", (), host, "table").to_dict()["quiet"] == {"rows": 0}
+
+
+def test_laws_agree_with_the_table_they_come_from(host, table):
+    assert table_offset(host, table) < 0.05
+
+
+def test_a_slower_memory_shows_as_an_offset(host, table):
+    slower = {
+        name: replace(rows, columns={**rows.columns, "time": 1.5 * rows["time"]})
+        for name, rows in table.families.items()
+    }
+    offset = table_offset(host, replace(table, families=slower))
+    assert offset == pytest.approx(math.log(1.5), abs=0.05)

@@ -1,6 +1,7 @@
 """``hwsim validate --live``, with steps and operators that are made up."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,18 @@ OPERATORS = (
     {"op": "softmax", "m": 1024, "n": 256, "bytes": 2097152.0, "count": 2},
 )
 STRANGE = ({"op": "hadamard", "m": 4, "n": 4, "bytes": 64.0, "count": 1},)
+
+
+def shipped(slower=1.0):
+    """Return the shipped table, as if measured again on a slower machine."""
+    found = [p for p in builtin_measurements() if "epyc-zen5-2vcpu" in p.parts]
+    table = read_measurements(found)
+    families = {
+        name: replace(rows, columns={**rows.columns, "time": slower * rows["time"]})
+        for name, rows in table.families.items()
+        if "time" in rows.columns
+    }
+    return replace(table, families=families)
 
 
 @pytest.fixture
@@ -31,6 +44,7 @@ def host(monkeypatch):
 
     monkeypatch.setattr(api, "detect_device", lambda: ("epyc-zen5-2vcpu", True))
     monkeypatch.setattr(api, "measure_live", measure_live)
+    monkeypatch.setattr(api, "_measured_table", lambda cases, budget: shipped())
     cases = [
         LiveCase(MODELS["nano"], work, 1, 256, threads)
         for work in ("prefill", "train")
@@ -69,6 +83,13 @@ def test_the_terminal_shows_steps_and_summary(hwsim_cli, host):
     assert "threads: 2" in done.out
     assert "single operators (epyc-zen5-2vcpu/measurements)" in done.err
     assert "left out: nano train" in done.err
+
+
+def test_a_table_that_no_longer_holds_is_measured_anew(hwsim_cli, host, monkeypatch):
+    monkeypatch.setattr(api, "_measured_table", lambda cases, budget: shipped(1.4))
+    done = hwsim_cli("validate", "--live")
+    assert "off the table of this processor" in done.err
+    assert "single operators (measured now)" in done.err
 
 
 def test_a_processor_without_a_table_is_measured_first(hwsim_cli, host, monkeypatch):
