@@ -24,6 +24,7 @@ from hwsim.report import format as fmt
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
     "README.md", "docs/tutorial.md", "docs/guides/add-a-device.md", "docs/accuracy.md",
+    "docs/guides/compare.md",
 )  # fmt: skip
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"

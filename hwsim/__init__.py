@@ -13,6 +13,7 @@ from hwsim.version import __version__
 
 if TYPE_CHECKING:
     from hwsim.analysis.calibrate import calibrate
+    from hwsim.analysis.compare import Comparison
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.operator import OpResult
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         stack_ids,
         system_ids,
     )
+    from hwsim.api.compare import compare
     from hwsim.api.live import live_check
     from hwsim.api.plan import plan_train
     from hwsim.api.present import roofline, write_report
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "hwsim.analysis.serving": ("ServeResult",),
+    "hwsim.analysis.compare": ("Comparison",),
+    "hwsim.api.compare": ("compare",),
     "hwsim.api.live": ("live_check",),
     "hwsim.api.saved": (
         "SavedResult",
@@ -118,6 +122,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Comparison",
     "DeviceSpec",
     "GraphError",
     "GraphResult",
@@ -137,6 +142,7 @@ __all__ = [
     "UnknownNameError",
     "__version__",
     "calibrate",
+    "compare",
     "compare_published",
     "device_ids",
     "estimate",

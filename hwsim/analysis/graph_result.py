@@ -11,6 +11,7 @@ import numpy as np
 
 from hwsim.analysis.packing import pack_records, pack_rows
 from hwsim.analysis.result import Result
+from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
 from hwsim.errors import InputError
@@ -103,23 +104,25 @@ class GraphResult(Result):
         """As ``log_interval``, of errors of the operators alone."""
         if self.fidelity == "roofline":
             return None
-        hidden = self.played.exposed_comm_time
-        sent = self._on_link()
-        exposed = hidden / sent if sent > 0 else 1.0
-        weight = self.repeats * np.array(
-            [
-                1.0 if node.stream == COMPUTE else exposed
-                for _, _, node, _ in self.graph.distinct()
-            ]
-        )
         return graph_interval(
             self.costs.ops,
             self.costs.time,
-            weight,
+            self.exposed_calls,
             self.time_s,
             calibration_for(self.system.device, self.fidelity),
             None,
         )
+
+    @functools.cached_property
+    def exposed_calls(self) -> FloatArray:
+        """Calls of each distinct operator whose time nothing hides."""
+        sent = self._on_link()
+        exposed = self.played.exposed_comm_time / sent if sent > 0 else 1.0
+        shown = [
+            1.0 if node.stream == COMPUTE else exposed
+            for _, _, node, _ in self.graph.distinct()
+        ]
+        return np.asarray(self.repeats * np.array(shown), dtype=np.float64)
 
     def _on_link(self) -> float:
         beside = np.array(

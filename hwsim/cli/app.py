@@ -13,6 +13,7 @@ from hwsim.cli import (
     ask,
     calibrate,
     catalog,
+    compare,
     demo,
     inspect,
     measure,
@@ -50,6 +51,7 @@ validate.register(app)
 calibrate.register(app)
 measure.register(app)
 serve.register(app)
+compare.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -175,7 +175,7 @@ def serve(
         tp=tp, replicas=replicas, router=router, engine=engine,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
         chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
-        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=_slo(slo),
+        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=slo_of(slo),
         seed=seed, overrides=set_ or (), progress=meter.show,
     )  # fmt: skip
     meter.close()
@@ -211,7 +211,8 @@ class _Meter:
             sys.stderr.write("\r\x1b[K")
 
 
-def _slo(text: str | None) -> dict[str, float]:
+def slo_of(text: str | None) -> dict[str, float]:
+    """Return limits in seconds from text like ``ttft=500ms,tpot=40ms``."""
     found: dict[str, float] = {}
     for part in (text or "").split(","):
         key, equals, value = (p.strip() for p in part.partition("="))

@@ -86,18 +86,31 @@ def graph_interval(
     outside : LogInterval or None
         What operators do not explain; None leaves it out.
     """
+    if total <= 0:
+        return LogInterval(0.0, 0.0)
+    changes = family_changes(ops, time, weight / total, calibration).values()
+    return quadrature([down for down, _ in changes], [up for _, up in changes], outside)
+
+
+def family_changes(
+    ops: Sequence[Op], time: FloatArray, weight: FloatArray, calibration: Calibration
+) -> dict[str, tuple[float, float]]:
+    """Return how far each family may move a sum of weighted times, down and up.
+
+    The unit is that of ``time * weight``; errors of one family go together.
+    """
     index: dict[str, list[int]] = {}
     for i, op in enumerate(ops):
         index.setdefault(family_of(op), []).append(i)
-    if total <= 0:
-        return LogInterval(0.0, 0.0)
-    down, up = [], []
+    found = {}
     for family, where in index.items():
         low, high = op_logs(family, time[where], calibration)
-        share = time[where] * weight[where] / total
-        down.append(float(share @ np.expm1(low)))
-        up.append(float(share @ np.expm1(high)))
-    return quadrature(down, up, outside)
+        share = time[where] * weight[where]
+        found[family] = (
+            float(share @ np.expm1(low)),
+            float(share @ np.expm1(high)),
+        )
+    return found
 
 
 def quadrature(

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hwsim.errors import InputError, SpecError, UnknownNameError, nearest
 from hwsim.registry import search_paths
 from hwsim.resources import expanded
+from hwsim.specs.assumed import HYPOTHETICAL
 from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
 
 S = TypeVar("S", bound=CatalogSpec)
@@ -247,6 +248,9 @@ class Catalog:
                 f"{path}: sources", "is not a list of tables", "[[sources]]"
             )
         stem = _stem(path)
+        if "architecture" in parent and "compute" in parent:
+            # A changed device keeps what was fitted to the one that it is based on.
+            parent.setdefault("calibrated_as", parent.get("id"))
         parent["name"] = f"{parent.get('name', base)}, changed in {stem}"
         parent["id"] = fold(stem)
         parent.pop("aliases", None)
@@ -274,7 +278,7 @@ def _assumed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     stamp = dt.datetime.fromtimestamp(path.stat().st_mtime, tz=dt.UTC).date()
     return {
         "kind": "assumed",
-        "title": f"hypothetical, written in {path.name}",
+        "title": f"{HYPOTHETICAL}, written in {path.name}",
         "date": stamp,
         "covers": list(keys),
     }

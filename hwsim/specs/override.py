@@ -1,4 +1,4 @@
-"""What-if overrides: ``device.memory.hbm.bandwidth=4.8TB/s`` or ``=x2``."""
+"""What-if overrides: ``device.memory.hbm.bandwidth=4.8TB/s``, ``=x2``, ``=0.5x``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from hwsim.errors import InputError, SpecError, nearest
+from hwsim.specs.assumed import OVERRIDE
 from hwsim.specs.base import Spec, dimension_of
 from hwsim.specs.load import spec_error
 from hwsim.units import Dimension, parse_quantity
 
 S = TypeVar("S", bound=Spec)
 Path = tuple[str, ...]
-_FACTOR = re.compile(r"^x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)$", re.IGNORECASE)
+_TIMES = r"(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)"
+_FACTOR = re.compile(rf"^(?:x{_TIMES}|{_TIMES}x)$", re.IGNORECASE)
 _PERCENT = re.compile(r"^([+-]\d+(?:\.\d*)?)%$")
 _IDENTITY = {"schema_version", "id", "name", "aliases", "notes", "sources"}
 
@@ -121,7 +123,7 @@ def _label(spec: Any, table: dict[str, Any], path: Path, label: str) -> None:
     elif hasattr(spec, "sources"):
         assumed = {
             "kind": "assumed",
-            "title": f"override {label}",
+            "title": f"{OVERRIDE}{label}",
             "date": dt.datetime.now(tz=dt.UTC).date(),
             "covers": (".".join(path),),
         }
@@ -166,7 +168,7 @@ def _new_value(old: Any, text: str, dimension: Dimension | None, where: str) -> 
         raise SpecError(where, "is a table, not a figure", "name a key inside it")
     factor, percent = _FACTOR.match(text), _PERCENT.match(text)
     if factor is not None:
-        return _scaled(old, float(factor[1]), where)
+        return _scaled(old, float(factor[1] or factor[2]), where)
     if percent is not None:
         return _scaled(old, 1 + float(percent[1]) / 100, where)
     if dimension is not None:

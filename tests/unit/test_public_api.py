@@ -7,6 +7,7 @@ import pytest
 import hwsim
 
 PUBLIC = [
+    "Comparison",
     "DeviceSpec",
     "GraphError",
     "GraphResult",
@@ -26,6 +27,7 @@ PUBLIC = [
     "UnknownNameError",
     "__version__",
     "calibrate",
+    "compare",
     "compare_published",
     "device_ids",
     "estimate",
