@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.case import TIMES, Case
 from hwsim.analysis.compare_cell import CompareCell, Money, answered
-from hwsim.analysis.compare_sources import assumptions
+from hwsim.analysis.compare_sources import rests_on
 from hwsim.analysis.error_sources import common, ratio_interval
+from hwsim.analysis.evidence import evidence
 from hwsim.analysis.result import Result
 from hwsim.analysis.waterfall import Waterfall, waterfall
 from hwsim.errors import InputError
 from hwsim.registry import draw
 from hwsim.specs.assumed import MARK
+from hwsim.specs.base import Spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,8 +146,30 @@ class Comparison(Result):
             "cells": [cell.to_dict() for cell in self.cells],
             "pairs": [pair.to_dict() for pair in self.pairs],
             "waterfalls": [fall.to_dict() for fall in self.waterfalls],
-            "assumptions": assumptions(self.cells, self.money, SHARED),
+            "rests_on": rests_on(self.cells, self.money, SHARED),
         }
+
+    def specs(self) -> dict[str, Spec]:
+        """Return the specs of all cells, each once, as ``role:id``."""
+        found: dict[str, Spec] = {}
+        for case in (cell.case for cell in self.cells):
+            for role in ("model", "system", "stack"):
+                spec = getattr(case, role)
+                key, at = f"{role}:{spec.id}", 2
+                while found.get(key, spec) is not spec:
+                    key, at = f"{role}:{spec.id} ({at})", at + 1
+                found[key] = spec
+        return found
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of each cell, by label."""
+        found = {}
+        for cell in self.cells:
+            if cell.ok and cell.result.fidelity != "roofline":
+                used = cell.figures()["fidelity_by_family"]
+                device = cell.case.system.device
+                found[cell.label] = evidence(device, used, self.task)
+        return found
 
     def plot(self, path: str | None = None) -> Any:
         """Draw the waterfall to the last cell; return the figure."""

@@ -13,11 +13,11 @@ from hwsim.analysis.case import TIMES, Case
 from hwsim.analysis.error_sources import Errors, errors_of, graphs_of, precision_of
 from hwsim.analysis.graph_result import GraphResult, largest_part
 from hwsim.analysis.plan_economy import Economy
+from hwsim.analysis.provenance import digest
 from hwsim.analysis.step_cost import Deployment
 from hwsim.cost.energy import JOULES_PER_KWH, SECONDS_PER_HOUR
 from hwsim.errors import HwsimError
 from hwsim.specs.assumed import assumed_changes
-from hwsim.specs.base import spec_hash
 
 Status = Literal["ok", "does_not_fit", "cannot_run"]
 MILLION = 1e6
@@ -227,7 +227,7 @@ class CompareCell:
             "config": self.result.config.to_dict() if self.result else None,
             **self.figures(),
             "spec_sha256": {
-                what: spec_hash(spec)
+                what: digest(spec)
                 for what, spec in zip(("model", "system", "stack"), specs, strict=True)
             },
         }

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hwsim.specs.base import Source
 
 
-def assumptions(
+def rests_on(
     cells: Sequence[CompareCell], money: Money, shared: float
 ) -> list[dict[str, Any]]:
     """Return each figure that the answer leans on, with value, unit, source."""

@@ -8,10 +8,10 @@ import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hwsim.specs.assumed import OVERRIDE
 from hwsim.specs.base import Source, Spec, find_source, iter_figures
 
 ASSUMED = "assumed"
-_OVERRIDE = "override "
 _PACKAGES = ("numpy", "simpy", "pydantic")
 
 
@@ -34,10 +34,10 @@ def sources_of(spec: Spec) -> tuple[Source, ...]:
 def override_texts(specs: Iterable[Spec]) -> tuple[str, ...]:
     """Return the what-if overrides that are in force, as they were written."""
     found = [
-        source.title.removeprefix(_OVERRIDE)
+        source.title.removeprefix(OVERRIDE)
         for spec in specs
         for source in sources_of(spec)
-        if source.kind == ASSUMED and source.title.startswith(_OVERRIDE)
+        if source.kind == ASSUMED and source.title.startswith(OVERRIDE)
     ]
     return tuple(dict.fromkeys(found))
 

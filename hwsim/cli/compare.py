@@ -12,7 +12,7 @@ import typer
 
 from hwsim.cli import ask, serve
 from hwsim.cli.options import Json, Set
-from hwsim.cli.output import check_outputs, note, note_unread
+from hwsim.cli.output import check_outputs, note, note_unread, save
 from hwsim.cli.table import comparison_tables
 from hwsim.errors import InputError, UnknownNameError
 
@@ -219,11 +219,7 @@ def compare(
     else:
         comparison_tables(result)
     note_unread(set_)
-    if out is not None:
-        from hwsim.report.write import write_atomic
-
-        write_atomic(out, result.to_json() + "\n")
-        note(f"saved {out}")
+    save(result, out)
     if plot is not None:
         result.plot(str(plot))
         note(f"wrote {plot}")

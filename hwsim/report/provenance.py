@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import itertools
 import platform
@@ -11,15 +12,7 @@ from typing import Any
 
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Section, Table, table
-from hwsim.specs.assumed import OVERRIDE
-from hwsim.specs.base import (
-    CatalogSpec,
-    Source,
-    Spec,
-    find_source,
-    iter_figures,
-    spec_hash,
-)
+from hwsim.specs.base import CatalogSpec, Source, Spec, find_source, iter_figures
 from hwsim.specs.calibration import Calibration, calibration_for
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -27,6 +20,7 @@ from hwsim.units import Dimension
 from hwsim.version import __version__
 
 ASSUMED = "assumed"
+_OVERRIDE = "override "
 _INDEX, _LAST_INDEX = re.compile(r"(\.\d+)+$"), re.compile(r"\.\d+$")
 _FIDELITIES = {
     "roofline": (
@@ -101,10 +95,10 @@ def kind_cell(kind: str) -> Cell:
 def overrides(specs: Iterable[Any]) -> tuple[str, ...]:
     """Return the what-if overrides that are in force, as they were written."""
     found = [
-        source.title.removeprefix(OVERRIDE)
+        source.title.removeprefix(_OVERRIDE)
         for spec in specs
         for source in spec.sources
-        if source.kind == ASSUMED and source.title.startswith(OVERRIDE)
+        if source.kind == ASSUMED and source.title.startswith(_OVERRIDE)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -195,7 +189,7 @@ def _calibration(calibration: Calibration, numbers: Sources) -> Table:
 
 def digest(spec: Spec) -> str:
     """Return the SHA-256 of a spec's JSON in SI."""
-    return spec_hash(spec)
+    return hashlib.sha256(spec.model_dump_json().encode("utf-8")).hexdigest()
 
 
 def reproducibility(specs: dict[str, Spec | None], command: str | None) -> Section:

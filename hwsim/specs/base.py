@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
@@ -148,11 +147,6 @@ class CatalogSpec(Spec):
     def source_of(self, path: str) -> Source | None:
         """Return the source that stands for the figure at a dotted path."""
         return find_source(self.sources, path)
-
-
-def spec_hash(spec: Spec) -> str:
-    """Return the SHA-256 of a spec's JSON in SI."""
-    return hashlib.sha256(spec.model_dump_json().encode("utf-8")).hexdigest()
 
 
 def find_source(sources: Iterable[Source], path: str) -> Source | None:

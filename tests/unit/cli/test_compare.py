@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import hwsim
 from hwsim.cli.compare import entry_of
 
 
@@ -22,7 +23,7 @@ def test_json_csv_and_file_agree(hwsim_cli, tmp_path):
     place = tmp_path / "c.json"
     ask = ("compare", "h100", "t4", "-m", "llama-3.1-8b", "--no-explain")
     printed = json.loads(hwsim_cli(*ask, "--json", "--out", str(place)).out)
-    assert printed == json.loads(place.read_text())
+    assert printed == hwsim.load_result(place).to_dict()
     rows = list(csv.DictReader(io.StringIO(hwsim_cli(*ask, "--csv").out)))
     assert [r["status"] for r in rows] == ["ok", "does_not_fit"]
     assert float(rows[0]["time_s"]) == printed["cells"][0]["time_s"]
