@@ -241,8 +241,9 @@ def run_serving(
     slo: Mapping[str, float] | None = None,
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    arrivals: Arrivals | None = None,
 ) -> ServeResult:
-    """Serve traffic; see :func:`hwsim.serve`."""
+    """Serve traffic, or given arrivals; see :func:`hwsim.serve`."""
     traffic = checked_traffic(traffic)
     config = _checked(
         model, system, engine, tp, replicas, router, dtype, weight_dtype, kv_dtype,
@@ -251,8 +252,9 @@ def run_serving(
     group = system.subsystem(config.tp)
     capacity = capacity_of(model, group, stack, engine, config)
     longest = min(capacity.tokens, model.max_context or capacity.tokens)
-    rng = np.random.default_rng(config.seed)
-    arrivals = draw_requests(traffic, rng, longest)
+    if arrivals is None:
+        rng = np.random.default_rng(config.seed)
+        arrivals = draw_requests(traffic, rng, longest)
     _check_lengths(model, arrivals, capacity)
     # Rounded up, so that runs with other seeds share their tables.
     most = 1 << int((arrivals.inputs + arrivals.outputs).max() - 1).bit_length()

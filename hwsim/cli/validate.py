@@ -61,6 +61,15 @@ def validate(
             "Repeatable.",
         ),
     ] = None,
+    request_log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--request-log",
+            metavar="FILE",
+            help="Log of a real server, one row per request, in place of measured "
+            "rows: its arrivals are replayed. Repeatable.",
+        ),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option("--device", "-d", help="Only rows of this device. Repeatable."),
@@ -103,8 +112,9 @@ def validate(
         from hwsim.cli.validate_live import validate_live
 
         refused = {
-            "--published": published, "--device": device, "--fidelity": fidelity,
-            "--skip-bad": skip_bad, "--report": report,
+            "--published": published, "--request-log": request_log,
+            "--device": device, "--fidelity": fidelity, "--skip-bad": skip_bad,
+            "--report": report,
         }  # fmt: skip
         validate_live(
             paths, budget=budget, json=json, out=out,
@@ -113,6 +123,15 @@ def validate(
         return
     if budget is not None:
         raise InputError("--budget goes with --live; nothing else takes time")
+    if request_log:
+        from hwsim.cli.validate_log import validate_log
+
+        validate_log(
+            request_log, [*paths, *(published or ())], device=device or None,
+            json=json, out=out, report=report, skip_bad=skip_bad,
+            fidelity=fidelity.value if fidelity else None,
+        )  # fmt: skip
+        return
     if published:
         from hwsim.cli.validate_published import validate_runs
 

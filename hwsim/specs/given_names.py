@@ -1,0 +1,187 @@
+"""Names as servers and logs print them: devices, checkpoints, dtypes, systems."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hwsim.errors import InputError, UnknownNameError
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.benchmark import DEFAULT, load_benchmark
+from hwsim.specs.catalogs import (
+    MODELS,
+    SYSTEMS,
+    load_device,
+    load_model,
+    load_system,
+    load_system_file,
+)
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.load import fold
+from hwsim.specs.measurement_names import canonical_dtype
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.system import SystemSpec
+
+_MAKERS = r"^(nvidia|amd|intel|google|tesla|quadro|geforce|instinct)-"
+_PACKAGE = r"-(gpu|accelerator|generation|edition|ac|oam|rev-?\d|\d+x|x\d+)$"
+# Words of checkpoints that leave the architecture as it is.
+_CHECKPOINT = re.compile(
+    r"[-_ .](instruct|chat|hf|it|base|fp8|fp16|bf16|awq|gptq|int4|int8|w4a16|w8a8|w8a16"
+    r"|nvfp4|mxfp4|fp4|4bit|8bit|quantized|preview|dynamic|thinking|block|tensor"
+    r"|kv|modelopt|v\d+(\.\d+)?|\d{4})(?=$|[-_ .])",
+    re.IGNORECASE,
+)
+# Formats in names of checkpoints: arithmetic (None: 16 bit) and weights.
+_FORMATS: tuple[tuple[str, str | None, str], ...] = (
+    (r"nvfp4|w4a4|[-_]fp4", "fp4", "fp4"),
+    (r"mxfp4|gpt-oss", None, "mxfp4"),
+    (r"w4a8", "fp8", "int4"),
+    (r"awq|gptq|w4a16|int4|4bit", None, "int4"),
+    (r"w8a8|int8", "int8", "int8"),
+    (r"w8a16|8bit", None, "int8"),
+    (r"fp8|deepseek-(v3|r1)(?!-distill)", "fp8", "fp8"),
+)
+
+
+@dataclass(frozen=True)
+class GivenDtypes:
+    """Dtypes of arithmetic, linear weights and cache."""
+
+    dtype: str
+    weight_dtype: str
+    kv_dtype: str
+
+
+def given_device(text: str) -> DeviceSpec:
+    """Return the device behind a name as drivers and logs print it.
+
+    Raises
+    ------
+    UnknownNameError
+        If the catalog has none that is called so.
+
+    Examples
+    --------
+    >>> given_device("NVIDIA A100-SXM4-80GB").id
+    'a100-80gb-sxm'
+    """
+    name = fold(text)
+    for candidate in _shorter(name):
+        try:
+            return load_device(candidate)
+        except UnknownNameError:
+            continue
+    return load_device(text)
+
+
+def _shorter(name: str) -> list[str]:
+    """Return a folded name and what is left of it without makers and packages."""
+    name = re.sub(r"(\d)g(?=-|$)", r"\1gb", name)
+    found = [name]
+    for pattern in (_MAKERS, _MAKERS, _PACKAGE, _PACKAGE):
+        found += [re.sub(pattern, "", known) for known in tuple(found)]
+    # Host memory of a superchip is no part of the GPU's name.
+    found += [re.sub(r"^(gh200|gb\d00)-.*$", r"\1", known) for known in tuple(found)]
+    return list(dict.fromkeys(found))
+
+
+def given_model(text: str) -> ModelSpec:
+    """Return the model behind a checkpoint's name.
+
+    Words of formats, dates and fine-tuning do not change the architecture.
+
+    Raises
+    ------
+    UnknownNameError
+        If the catalog has none that is called so.
+
+    Examples
+    --------
+    >>> given_model("Qwen/Qwen3-30B-A3B-Instruct-2507").id
+    'qwen3-30b-a3b'
+    """
+    whole = re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]
+    short, tried = whole, [whole]
+    for _ in range(8):
+        short, left = _CHECKPOINT.subn("", short, count=1)
+        if not left:
+            break
+        tried.append(short)
+    tried += [re.sub(r"^(meta|nvidia)[-_ ]", "", t, flags=re.IGNORECASE) for t in tried]
+    for name in dict.fromkeys(t for t in tried if t):
+        try:
+            return load_model(name)
+        except UnknownNameError:
+            continue
+    raise UnknownNameError("model", whole, MODELS, "(hwsim models lists them)")
+
+
+def given_dtypes(
+    text: str, model: str, device: DeviceSpec, kv: str = ""
+) -> GivenDtypes:
+    """Return the dtypes of a server: its dtype cell and its checkpoint's name.
+
+    The cell is of activations: weights that are stored in another format say so
+    in the checkpoint's name. Arithmetic that the device has no rate for is done
+    in 16 bit.
+
+    Raises
+    ------
+    InputError
+        If the dtype is not known.
+
+    Examples
+    --------
+    >>> given_dtypes("bfloat16", "Qwen/Qwen3-8B-FP8", given_device("H100"))
+    GivenDtypes(dtype='fp8', weight_dtype='fp8', kv_dtype='bf16')
+    """
+    wide = "bf16" if "bf16" in device.compute.matrix else "fp16"
+    word = canonical_dtype(text or "auto").replace("_block", "")
+    dtype = wide if word in {"auto", "", "nan"} else word
+    if dtype not in DTYPE_BYTES:
+        raise InputError(f"dtype {text!r} is not known; write for example bf16 or fp8")
+    weight = dtype
+    if dtype in {"bf16", "fp16", "fp32"}:
+        half = dtype
+        for words, arithmetic, stored in _FORMATS:
+            if re.search(words, model.casefold()):
+                dtype, weight = arithmetic or dtype, stored
+                break
+    else:
+        half = wide
+    if dtype not in device.dtypes:
+        dtype = half if half in device.dtypes else wide
+    cache = canonical_dtype(kv) if kv and kv.casefold() != "auto" else half
+    return GivenDtypes(dtype, weight, cache)
+
+
+def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
+    """Return a system of the catalog with so many of a device.
+
+    The usual node comes first, then its usual cluster, then the smallest
+    system that has enough; a node is repeated where none has.
+
+    Raises
+    ------
+    InputError
+        If the catalog has no system of several of them.
+    """
+    if devices == 1:
+        return load_system(device.id)
+    usual = load_benchmark(DEFAULT)
+    named = [t[device.id] for t in (usual.systems, usual.clusters) if device.id in t]
+    known = [load_system(name) for name in named]
+    known += sorted(
+        (load_system(name) for name in sorted(SYSTEMS)
+         if load_system_file(name).device == device.id),
+        key=lambda s: s.num_devices,
+    )  # fmt: skip
+    for system in known:
+        if system.num_devices >= devices:
+            return system
+    if not known:
+        raise InputError(
+            f"no usual system of {devices} x {device.id} is known; see hwsim systems"
+        )
+    largest = max(known, key=lambda s: s.num_devices)
+    return largest.with_nodes(-(-devices // largest.devices_per_node))

@@ -1,0 +1,296 @@
+"""Request logs of real servers: one row per request, several runs in one file.
+
+Times are those of vLLM's own statistics of a request: it arrives at the front end
+(``arrival_s``), enters the scheduler's queue (``queued_s``), is scheduled
+``queue_us`` later, has its first token ``ttft_us`` and its last ``latency_us``
+after it came. The first two may be of different clocks, each from a start of its
+own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.errors import SpecError, nearest
+from hwsim.specs.measurement_file import raw_table
+from hwsim.specs.measurement_table import BadRow
+from hwsim.specs.traffic import MAX_TOKENS
+
+FloatArray = NDArray[np.float64]
+
+#: Cells that tell runs apart.
+TEXTS = ("source", "device", "model", "dtype", "kv_dtype", "engine", "stack")
+COUNTS = ("tp", "pp", "dp", "max_num_seqs", "max_num_batched_tokens")
+TIMES = ("queue_us", "ttft_us", "tpot_us", "latency_us")
+REQUIRED = ("device", "model", "input_tokens", "output_tokens", "arrival_s")
+_YES = {"1", "1.0", "true", "yes", "on"}
+_NO = {"", "0", "0.0", "false", "no", "off", "none", "nan"}
+_SLACK = 1.02  # of sums of rounded times
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """One run of a server, its requests in order of arrival.
+
+    Attributes
+    ----------
+    source, device, model, dtype, kv_dtype, engine, stack : str
+        As they stand; empty where there is none.
+    tp, pp, dp, max_num_seqs, max_num_batched_tokens : int or None
+        Degrees and limits of the server.
+    expert_parallel : bool
+        Experts are shared out among the devices, not split.
+    rows : ndarray of int, shape (n,)
+        Where each request stands, counted from 1 below the heading.
+    inputs, outputs : ndarray of int, shape (n,)
+        Tokens.
+    arrival : ndarray of float, shape (n,)
+        When it came, from the first of the run on. [s]
+    handover : ndarray of float, shape (n,)
+        From there to the scheduler's queue; NaN where not known. [s]
+    queue, ttft, tpot, latency : ndarray of float, shape (n,)
+        NaN where not known. [s]
+    """
+
+    source: str
+    device: str
+    model: str
+    dtype: str
+    kv_dtype: str
+    engine: str
+    stack: str
+    tp: int | None
+    pp: int | None
+    dp: int | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    expert_parallel: bool
+    rows: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    arrival: FloatArray
+    handover: FloatArray
+    queue: FloatArray
+    ttft: FloatArray
+    tpot: FloatArray
+    latency: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def name(self) -> str:
+        """A label that tells it from the other runs of its file."""
+        degrees = [f"tp {self.tp or 1}", *(f"dp {self.dp}" for _ in "x" if self.dp)]
+        if self.expert_parallel:
+            degrees.append("ep")
+        what = f"{self.model} on {self.device}, {' '.join(degrees)}"
+        return f"{self.source}: {what}" if self.source else what
+
+
+@dataclass(frozen=True)
+class RequestLog:
+    """Runs of a file, and the rows that were left out."""
+
+    file: str
+    runs: tuple[LoggedRun, ...]
+    bad: tuple[BadRow, ...]
+
+
+def read_request_log(path: str | Path, *, skip_bad: bool = False) -> RequestLog:
+    """Read a log, plain or gzipped.
+
+    Parameters
+    ----------
+    path : path
+        ``.csv``, ``.csv.gz`` or ``.parquet``.
+    skip_bad : bool
+        Leave faulty rows out and list them, instead of refusing the file.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read, lacks a column or has no sound row, or if a
+        row is faulty; the message has its number and reason.
+    """
+    file, bad = str(path), list[BadRow]()
+    raw = raw_table(Path(path).expanduser(), bad)
+    names = {name.strip().casefold(): name for name in raw.columns}
+    _check_columns(file, names)
+    columns = {name: raw.columns[names[name]] for name in names}
+    rows: list[dict[str, Any]] = []
+    for at, number in enumerate(raw.numbers.tolist()):
+        cells = {name: _text(values[at]) for name, values in columns.items()}
+        try:
+            rows.append({"row": number, **_row(cells)})
+        except _FaultError as fault:
+            bad.append(BadRow(file, number, fault.column, fault.reason))
+    rows = list(_unique(file, rows, bad))
+    bad.sort(key=lambda b: b.row)
+    if bad and not skip_bad:
+        more = f" (+{len(bad) - 1} more bad rows)" if len(bad) > 1 else ""
+        raise SpecError(
+            f"{file}: row {bad[0].row}", f"{_reason(bad[0])}{more}",
+            "mend it, or leave bad rows out with --skip-bad",
+        )  # fmt: skip
+    if not rows:
+        raise SpecError(file, "has no sound row", "a log has a row per request")
+    return RequestLog(file, tuple(_runs(rows)), tuple(bad))
+
+
+def _reason(bad: BadRow) -> str:
+    return f"{bad.column}: {bad.reason}" if bad.column else bad.reason
+
+
+def _check_columns(file: str, names: Mapping[str, str]) -> None:
+    missing = [n for n in REQUIRED if n not in names]
+    if missing == ["arrival_s"] and "queued_s" in names:
+        missing = []
+    if not missing and not set(names) & {"ttft_us", "tpot_us", "latency_us"}:
+        missing = ["ttft_us"]
+    if missing:
+        close = nearest(missing[0], list(names))
+        hint = f"; is it {close[0]!r}?" if close else ""
+        raise SpecError(
+            file, f"has no column {missing[0]!r}{hint}",
+            "a request log has device, model, input_tokens, output_tokens, arrival_s "
+            "and ttft_us, tpot_us or latency_us",
+        )  # fmt: skip
+
+
+class _FaultError(ValueError):
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column, self.reason = column, reason
+
+
+def _text(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    return str(cell).strip()
+
+
+def _row(cells: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
+    for name in ("device", "model"):
+        if not found[name]:
+            raise _FaultError(name, "is blank")
+    found |= {name: _count(name, cells.get(name, ""), 10**7) for name in COUNTS}
+    found["expert_parallel"] = _flag(cells.get("expert_parallel", ""))
+    for name in ("input_tokens", "output_tokens"):
+        value = _count(name, cells.get(name, ""), MAX_TOKENS)
+        if value is None:
+            raise _FaultError(name, "is blank")
+        found[name] = value
+    arrival, queued = (_time(n, cells.get(n, "")) for n in ("arrival_s", "queued_s"))
+    if arrival is None and queued is None:
+        raise _FaultError("arrival_s", "is blank")
+    found |= {"arrival_s": arrival, "queued_s": queued}
+    found["request"] = cells.get("request", "")
+    times = {name: _time(name, cells.get(name, ""), least=0.0) for name in TIMES}
+    _check_times(times, found["output_tokens"])
+    return found | times
+
+
+def _check_times(times: Mapping[str, float | None], outputs: int) -> None:
+    ttft, latency, tpot = times["ttft_us"], times["latency_us"], times["tpot_us"]
+    if ttft is None and latency is None and (tpot is None or outputs < 2):
+        raise _FaultError("ttft_us", "no time is given")
+    if ttft == 0.0 or latency == 0.0:
+        raise _FaultError("ttft_us" if ttft == 0.0 else "latency_us", "is 0")
+    if ttft is not None and latency is not None and ttft > _SLACK * latency:
+        raise _FaultError("latency_us", f"{latency:g} is less than ttft_us, {ttft:g}")
+
+
+def _count(name: str, cell: str, most: int) -> int | None:
+    if cell.casefold() in {"", "nan", "none"}:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= most or value != int(value):
+        raise _FaultError(name, f"{cell[:40]!r} is not a whole number of at least 1")
+    return int(value)
+
+
+def _time(name: str, cell: str, least: float = -math.inf) -> float | None:
+    if cell.casefold() in {"", "nan", "none"}:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < least:
+        limit = " of at least 0" if least == 0.0 else ""
+        raise _FaultError(name, f"{cell[:40]!r} is not a time{limit}")
+    return value
+
+
+def _flag(cell: str) -> bool:
+    word = cell.casefold()
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise _FaultError("expert_parallel", f"{cell[:40]!r} is neither yes nor no")
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[n] for n in (*TEXTS, *COUNTS, "expert_parallel"))
+
+
+def _unique(
+    file: str, rows: Sequence[dict[str, Any]], bad: list[BadRow]
+) -> Iterator[dict[str, Any]]:
+    """Yield rows; a request that a run has already joins the bad ones."""
+    seen: set[tuple[Any, ...]] = set()
+    for row in rows:
+        name = (*_key(row), row["request"])
+        if row["request"] and name in seen:
+            reason = f"{row['request'][:40]!r} is in this run already"
+            bad.append(BadRow(file, row["row"], "request", reason))
+            continue
+        seen.add(name)
+        yield row
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> Iterator[LoggedRun]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_key(row), []).append(row)
+    for group in groups.values():
+        yield _run(group)
+
+
+def _run(group: list[dict[str, Any]]) -> LoggedRun:
+    def column(name: str, scale: float = 1.0) -> FloatArray:
+        values = [math.nan if r[name] is None else r[name] * scale for r in group]
+        return np.array(values, dtype=np.float64)
+
+    arrival, queued = column("arrival_s"), column("queued_s")
+    arrival = np.where(np.isnan(arrival), queued, arrival)
+    order = np.argsort(arrival, kind="stable")
+    start = arrival - arrival.min()
+    # The clocks may differ: the fastest hand-over of the run is taken as none.
+    behind = queued - arrival
+    if not np.all(np.isnan(behind)):
+        behind = behind - np.nanmin(behind)
+    same: dict[str, Any] = {
+        name: group[0][name] for name in (*TEXTS, *COUNTS, "expert_parallel")
+    }
+    same |= {name[:-3]: column(name, 1e-6)[order] for name in TIMES}
+    return LoggedRun(
+        **same,
+        rows=np.array([r["row"] for r in group])[order],
+        inputs=np.array([r["input_tokens"] for r in group])[order],
+        outputs=np.array([r["output_tokens"] for r in group])[order],
+        arrival=start[order], handover=behind[order],
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""Logs of servers replayed: a log of our own gives its simulation back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwsim.analysis.request_log import RequestLogValidation, validate_request_log
+from hwsim.analysis.serving import ServeResult, run_serving
+from hwsim.errors import InputError
+from hwsim.specs.catalogs import load_model, load_stack, load_system
+from hwsim.specs.engine import load_engine
+from hwsim.specs.traffic import Lengths, Traffic
+
+HEAD = (
+    "device,model,dtype,tp,dp,max_num_seqs,max_num_batched_tokens,input_tokens,"
+    "output_tokens,arrival_s,queued_s,queue_us,ttft_us,tpot_us,latency_us"
+)
+
+
+def served(**changes: Any) -> ServeResult:
+    options: dict[str, Any] = {
+        "tp": 1, "seed": 3, "dtype": "bf16", "router": "least_outstanding",
+    } | changes  # fmt: skip
+    engine = load_engine("vllm-v1").model_copy(
+        update={"max_num_seqs": 8, "max_num_batched_tokens": 512,
+                "request_overhead": 0.0}
+    )  # fmt: skip
+    traffic = Traffic(
+        40, rate=30.0, inputs=Lengths("lognormal", 500.0, 0.8),
+        outputs=Lengths("lognormal", 40.0, 0.8),
+    )  # fmt: skip
+    return run_serving(
+        load_model("llama-3.1-8b"), load_system("dgx-h100"), load_stack("vllm"),
+        engine, traffic, **options,
+    )  # fmt: skip
+
+
+def written(path: Path, result: ServeResult, dp: int = 1, **offset: float) -> Path:
+    run, lines = result.run, [HEAD]
+    for i in range(run.outputs.size):
+        at, shift = run.arrival[i], offset.get("queue", 0.0)
+        tpot = "" if run.outputs[i] < 2 else f"{run.tpot[i] * 1e6:.6f}"
+        lines.append(
+            f"NVIDIA H100 80GB HBM3,meta-llama/Llama-3.1-8B,bfloat16,1,{dp},8,512,"
+            f"{run.inputs[i]},{run.outputs[i]},{at + 1e3:.9f},{at + 5e3:.9f},"
+            f"{shift * 1e6:.6f},{(run.ttft[i] - shift) * 1e6:.6f},{tpot},"
+            f"{(run.e2e[i] - shift) * 1e6:.6f}"
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def largest_error(result: RequestLogValidation) -> float:
+    errors = [abs(r["relative_error"]) for r in result.statistics]
+    return max([*errors, result.summary.p90_ape])
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+def test_a_log_of_a_simulation_is_recovered(tmp_path: Path, dp: int) -> None:
+    path = written(tmp_path / "log.csv", served(replicas=dp), dp)
+    result = validate_request_log(path)
+    assert result.summary.rows >= 3 * 40 - 5
+    assert largest_error(result) < 1e-6
+    config = json.loads(result.to_json())["by_run"][0]["simulated"]
+    assert (config["device"], config["replicas"]) == ("h100-80gb-sxm", dp)
+
+
+def test_another_server_is_told_from_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.csv", served())
+    slower = path.read_text(encoding="utf-8").replace(",8,512,", ",2,512,")
+    path.write_text(slower, encoding="utf-8")
+    assert validate_request_log(path).means()["ttft"].mape > 0.2
+
+
+def test_times_from_scheduling_on_are_made_whole(tmp_path: Path) -> None:
+    """A first token that comes sooner than the queue took counts from there."""
+    result = served()
+    shift = float(result.run.ttft.min()) * 0.9
+    path = written(tmp_path / "log.csv", result, queue=shift)
+    found = validate_request_log(path)
+    assert largest_error(found) < 1e-6
+    notes = found.runs[0].replay.notes if found.runs[0].replay else ()
+    assert any("queue_us is added" in note for note in notes)
+
+
+def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.csv", served())
+    text = path.read_text(encoding="utf-8").splitlines()
+    other = [line.replace("H100 80GB HBM3", "Z900") for line in text[1:4]]
+    path.write_text("\n".join([*text, *other]) + "\n", encoding="utf-8")
+    data = validate_request_log(path).to_dict()
+    assert (data["requests"], data["answered"]) == (43, 40)
+    assert any("unknown device" in reason for reason in data["unanswered_reasons"])
+    assert data["by_run"][1]["reason"]
+
+
+def test_groups_and_requests(tmp_path: Path) -> None:
+    result = validate_request_log(written(tmp_path / "log.csv", served()))
+    assert list(result.by("device")) == ["NVIDIA H100 80GB HBM3"]
+    assert len(result.requests) == 40
+    assert np.allclose(
+        result.requests["measured_ttft_s"], result.requests["predicted_ttft_s"]
+    )
+    assert set(result.table["statistic"]) == {"mean", "p50", "p90", "p99"}
+    with pytest.raises(InputError, match="no column"):
+        result.by("colour")
+    with pytest.raises(InputError, match="no device L4 among"):
+        validate_request_log(tmp_path / "log.csv", device=["L4"])
