@@ -8,9 +8,8 @@ from math import ceil
 import numpy as np
 
 from hwsim.cost.cost import FloatArray
-from hwsim.graph.partition import layers_per_stage
+from hwsim.graph.partition import layer_work, layers_per_stage
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.parameter_count import layer_parameters
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,4 @@ class StageMaker:
         return sizes[::-1]
 
     def _layer_work(self) -> float:
-        model = self.model
-        kind = model.layer_kinds[0]
-        seen = self.seq / 2 if model.kind == "decoder" else float(self.seq)
-        keys = min(seen, kind.window) if kind.window else seen
-        attention = 2.0 * model.heads * model.head_dim
-        return layer_parameters(model, kind, active=True) + attention * keys
+        return layer_work(self.model, self.model.layer_kinds[0], self.seq)

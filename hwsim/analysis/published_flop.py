@@ -64,6 +64,9 @@ def counted_flop(
     devices = result.config.devices
     full = result.work("full_flop") * devices
     if convention == "model_causal":
-        width = model.heads * model.head_dim
-        full -= 6.0 * tokens * seq * width * model.layers
+        full -= sum(
+            6.0 * tokens * seq * model.heads_at(kind).queries * count
+            for kind, count in model.layer_groups()
+            if kind.mixer == "attention" and (kind.window or seq) >= seq
+        )
     return full

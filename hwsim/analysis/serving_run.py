@@ -13,8 +13,13 @@ import simpy
 
 from hwsim.analysis.memory_fit import memory_fit
 from hwsim.analysis.serving_table import StepTable, TablePower
-from hwsim.cost.footprint import inference_footprint, kv_cache_values
+from hwsim.cost.footprint import (
+    inference_footprint,
+    kv_cache_values,
+    sequence_state_bytes,
+)
 from hwsim.errors import InputError
+from hwsim.graph.precision import resolve
 from hwsim.graph.shard import shard
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.arrivals import Arrivals
@@ -71,20 +76,28 @@ def capacity_of(
         kv_dtype=config.kv_dtype, weight_dtype=config.weight_dtype,
         flash=stack.fusion.attention == "fused",
     )  # fmt: skip
-    needed = held.weights + held.activations
+    local = shard(model, config.tp)
+    act = resolve(config.dtype).act
+    states = sequence_state_bytes(model, local, act) * engine.max_num_seqs
+    needed = held.weights + held.activations + states
     # Windowed layers keep their window only: a block is as large as it is on
     # average over a long context.
     long = max(model.max_context or 8192, engine.block_size)
-    values = kv_cache_values(model, shard(model, config.tp), context=long) / long
+    values = kv_cache_values(model, local, context=long) / long
     block = values * engine.block_size * DTYPE_BYTES[config.kv_dtype]
     fit = memory_fit(needed, group.device, stack, ())
-    blocks = int((fit.usable - needed) // block)
+    room = fit.usable - needed
+    blocks = int(room // block) if block else 0
+    if not block and room > 0.0:  # states alone: sequences grow for nothing
+        blocks = engine.max_num_seqs * -(-long // engine.block_size)
     if blocks < 1:
         raise InputError(
             f"{model.id} leaves no memory for keys and values on "
-            f"{config.tp} x {group.device.id}: weights and activations take "
+            f"{config.tp} x {group.device.id}: weights, activations"
+            f"{' and states' if states else ''} take "
             f"{format_quantity(needed, 'B')} of {format_quantity(fit.usable, 'B')} "
             "per device; raise tp, or store weights in fp8 or int4 (weight_dtype)"
+            f"{', or lower max_num_seqs' if states else ''}"
         )
     return Capacity(blocks, engine.block_size)
 

@@ -15,50 +15,21 @@ from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.expert_products import expert_products_cost
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.moe import moe_ffn_cost
+from hwsim.cost.op_costs import OpCosts as OpCosts
 from hwsim.cost.roofline import roofline_cost
+from hwsim.cost.scan import state_scan_cost
 from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.scan import StateScan
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import FIDELITIES, Calibration, calibration_for
 from hwsim.specs.calibration import Fidelity as Fidelity
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
-
-@dataclass(frozen=True, slots=True)
-class OpCosts:
-    """Costs of a list of operators, one array entry each.
-
-    Attributes
-    ----------
-    ops : tuple of Op
-        The operators.
-    time, compute, interconnect, overhead : ndarray of float64, shape (n_op,)
-        As in :class:`~hwsim.cost.cost.Cost`. [s]
-    levels : dict of str to ndarray
-        Time on each memory level. [s]
-    """
-
-    ops: tuple[Op, ...]
-    time: FloatArray
-    compute: FloatArray
-    levels: dict[str, FloatArray]
-    interconnect: FloatArray
-    overhead: FloatArray
-
-    @property
-    def memory(self) -> FloatArray:
-        """Time on all memory levels. [s]"""
-        zero = np.zeros_like(self.time)
-        return sum(self.levels.values(), start=zero)
-
-    def bound(self) -> list[str]:
-        """Name of the largest part of each operator."""
-        cost = Cost(
-            self.time, self.compute, self.levels, self.interconnect, self.overhead
-        )
-        return [str(name) for name in cost.bound()]
+# Operators whose arithmetic runs on the matrix units.
+MATRIX = (Matmul, Attention, MoeExperts, StateScan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +183,7 @@ def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, Copy) and op.path != "device":
         return ("host_copy",)
     if fidelity == "roofline":
-        matrix = isinstance(op, Matmul | Attention | MoeExperts)
-        return ("roofline", op.dtype, matrix)
+        return ("roofline", op.dtype, isinstance(op, MATRIX))
     if isinstance(op, Matmul):
         return ("matmul", op.dtype)
     if isinstance(op, Attention):
@@ -226,6 +196,8 @@ def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
             "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
             op.weight_dtype, op.passes,
         )  # fmt: skip
+    if isinstance(op, StateScan):
+        return ("scan", op.dtype)
     return ("vector",)
 
 
@@ -333,6 +305,13 @@ def _vector(ops: Sequence[Op], context: _Context) -> Cost:
     )  # fmt: skip
 
 
+def _scan(ops: Sequence[Op], context: _Context) -> Cost:
+    return state_scan_cost(
+        _column(ops, "flop"), _column(ops, "nbytes"), dtype=ops[0].dtype,
+        device=context.system.device, calibration=context.calibration,
+    )  # fmt: skip
+
+
 def _host_copy(ops: Sequence[Op], context: _Context) -> Cost:
     link = context.system.device.host_link
     if link is None:
@@ -365,7 +344,7 @@ def _collective_bound(ops: Sequence[Op], context: _Context) -> Cost:
 
 def _roofline(ops: Sequence[Op], context: _Context) -> Cost:
     """Datasheet peaks; activations that the cache can hold never leave it."""
-    matrix = isinstance(ops[0], Matmul | Attention | MoeExperts)
+    matrix = isinstance(ops[0], MATRIX)
     device = context.system.device
     nbytes = _column(ops, "nbytes")
     activations = np.asarray(
@@ -391,6 +370,7 @@ _COSTS: dict[str, Callable[[Sequence[Op], _Context], Cost]] = {
     "attention_prefill": _attention,
     "attention_decode": _attention,
     "moe": _moe,
+    "scan": _scan,
     "vector": _vector,
     "host_copy": _host_copy,
     "collective": _collective,

@@ -6,7 +6,14 @@ from hwsim.cost.footprint_parts import Footprint
 from hwsim.cost.footprint_training import stage_footprint, training_footprint
 from hwsim.graph.parameters import Parameters, device_parameters
 from hwsim.graph.precision import Precision, resolve
-from hwsim.graph.shard import Shard, check_count, check_positive, shard
+from hwsim.graph.shard import (
+    Shard,
+    check_count,
+    check_positive,
+    local_heads,
+    shard,
+)
+from hwsim.graph.statespace import state_bytes, widths
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.model import LayerKind, ModelSpec
 
@@ -14,6 +21,7 @@ __all__ = [
     "Footprint",
     "inference_footprint",
     "kv_cache_values",
+    "sequence_state_bytes",
     "stage_footprint",
     "training_footprint",
     "weight_bytes",
@@ -57,7 +65,11 @@ def inference_footprint(
     kv = kv_cache_values(model, local, context=context, encoder_context=prompt)
     return Footprint(
         weights=weight_bytes(held, precision),
-        kv_cache=batch * kv * DTYPE_BYTES[precision.kv],
+        kv_cache=batch
+        * (
+            kv * DTYPE_BYTES[precision.kv]
+            + sequence_state_bytes(model, local, precision.act)
+        ),
         activations=_serving_activations(
             model, local, precision, batch, prompt, flash=flash
         ),
@@ -82,17 +94,26 @@ def kv_cache_values(
     """
     if model.kind == "encoder":
         return 0.0
-    row = 2.0 * local.kv_heads * model.head_dim
-    if model.mla is not None:
-        row = float(model.mla.kv_lora_rank + model.mla.qk_rope_head_dim)
-    tokens = sum(
-        count * (min(context, kind.window) if kind.window else context)
-        for kind, count in model.layer_groups()
-        if kind.role == "decoder"
-    )
-    if model.kind == "encoder_decoder":
-        tokens += model.layers * encoder_context
-    return row * tokens
+    total = 0.0
+    for kind, count in model.layer_groups():
+        if kind.role != "decoder" or kind.mixer != "attention":
+            continue
+        row = 2.0 * local_heads(model, local, kind).keys
+        if model.mla is not None:
+            row = float(model.mla.kv_lora_rank + model.mla.qk_rope_head_dim)
+        tokens = min(context, kind.window) if kind.window else context
+        if model.kind == "encoder_decoder":
+            tokens += encoder_context
+        total += count * row * tokens
+    return total
+
+
+def sequence_state_bytes(model: ModelSpec, local: Shard, act: str) -> float:
+    """Return what state-space layers keep of one sequence, however long. [B]"""
+    if model.ssm is None:
+        return 0.0
+    layers = sum(n for kind, n in model.layer_groups() if kind.mixer == "ssm")
+    return layers * state_bytes(model, local, act)
 
 
 def _serving_activations(
@@ -106,21 +127,34 @@ def _serving_activations(
 ) -> float:
     """Return the most that is live at once: the widest operator of a layer."""
     act, tokens = DTYPE_BYTES[precision.act], float(batch * max(prompt, 1))
-    heads = local.heads * model.head_dim
-    keys = local.kv_heads * model.head_dim
-    attention = act * tokens * (2 * heads + 2 * keys)
+    kinds = [kind for kind, _ in model.layer_groups()]
+    mixer = max(_mixer_values(model, local, kind) for kind in kinds)
+    attention = act * tokens * mixer
     if not flash:
         attention += act * tokens * prompt * local.heads * 2
-    inner = max(_ffn_values(model, local, kind) for kind, _ in model.layer_groups())
+    inner = max(_ffn_values(model, local, kind) for kind in kinds)
     stream = act * tokens * 2 * model.hidden
     rows = tokens if model.kind == "encoder" else batch
     logits = 4.0 * rows * local.vocab * local.tp if model.output_head else 0.0
     return stream + max(attention, act * tokens * inner, logits)
 
 
+def _mixer_values(model: ModelSpec, local: Shard, kind: LayerKind) -> float:
+    """Return the values per token of attention, or of a state space."""
+    if kind.mixer == "none":
+        return 0.0
+    if kind.mixer == "ssm":
+        w = widths(model, local)
+        return float(w.entering + w.channels + w.inner)
+    shape = local_heads(model, local, kind)
+    return 2.0 * (shape.queries + shape.keys)
+
+
 def _ffn_values(model: ModelSpec, local: Shard, kind: LayerKind) -> float:
     """Return the values per token between a feed-forward block's products."""
     moe = model.moe
+    if not kind.feed:
+        return 0.0
     if not kind.moe or moe is None:
         return local.ffn * (3.0 if model.gated_ffn else 2.0)
     entering = 3.0 if moe.gated else 2.0

@@ -14,6 +14,7 @@ from hwsim.graph.lora import Lora
 from hwsim.graph.optimizer import OFFLOAD_PIECES, Update, optimizer_named
 from hwsim.graph.parameters import Held, embedding_parameters, layer_held
 from hwsim.graph.partition import activation_message
+from hwsim.graph.shard import local_heads
 from hwsim.graph.stage import layer_indices
 from hwsim.graph.training import trained_parameters, training_plan
 from hwsim.graph.unit import Plan, roles
@@ -289,14 +290,21 @@ class _Stage:
         if layout.cp == 1:
             return 0.0
         tokens, width = self._tokens(-1), DTYPE_BYTES[setting.precision.act]
-        v_dim = model.mla.v_head_dim if model.mla is not None else model.head_dim
-        row = local.kv_heads * (model.head_dim + v_dim)
+        shapes = [
+            local_heads(model, local, kind)
+            for kind, _ in self.plan.kinds()
+            if kind.mixer == "attention"
+        ]
+        row = float(max((2 * shape.keys for shape in shapes), default=0))
+        if model.mla is not None and shapes:
+            row = local.kv_heads * float(model.head_dim + model.mla.v_head_dim)
         if layout.cp_mode == "ring":
             # Two blocks in turn, and in backward as many of their gradients.
             return 4 * tokens * row * width
         if layout.cp_mode == "all_gather":
             return 2 * layout.cp * tokens * row * width
-        return p.batch * p.seq_q * width * (row + local.heads * model.head_dim)
+        queries = max((shape.queries for shape in shapes), default=0)
+        return p.batch * p.seq_q * width * (row + queries)
 
     def _expert_buffers(self) -> float:
         """Return the rows sent to and from experts. [B]"""
@@ -308,4 +316,5 @@ class _Stage:
         rows = self._tokens(-1) * moe.experts_per_token * layout.load
         if setting.sequence_parallel or layout.etp < layout.tp:
             rows /= layout.tp
-        return 2 * rows * setting.model.hidden * DTYPE_BYTES[setting.precision.act]
+        columns = moe.latent or setting.model.hidden
+        return 2 * rows * columns * DTYPE_BYTES[setting.precision.act]

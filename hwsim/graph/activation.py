@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hwsim.graph.setting import Pass, Setting
+from hwsim.graph.shard import local_heads
+from hwsim.graph.statespace import widths
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.model import LayerKind
 
@@ -81,24 +83,39 @@ class Kept:
         setting, model = self.setting, self.setting.model
         tokens = float(self.batch * seq)
         cross = kind.role == "decoder" and model.kind == "encoder_decoder"
-        branches = 3 if cross else 2
-        norms = model.norms_per_layer + cross
+        branches = kind.branches + cross
+        norms = model.norms_at(kind) + cross
         inputs = 1 if model.parallel_block and model.norms_per_layer < 2 else branches
         outside = self.stream * norms + self.feed * inputs
         outside += setting.dropout * branches
         total = setting.outer(tokens * model.hidden * outside)
-        total += self._attention(seq, seq)
-        total += tokens * self._feed_forward(kind)
+        if kind.mixer == "attention":
+            total += self._attention(kind, seq, seq)
+        elif kind.mixer == "ssm":
+            total += tokens * self._state_space()
+        if kind.feed:
+            total += tokens * self._feed_forward(kind)
         if cross:
-            total += self._attention(seq, self.seq)
+            total += self._attention(kind, seq, self.seq)
         return total
 
-    def _attention(self, seq: int, seen: int) -> float:
+    def _state_space(self) -> float:
+        """Return what a state-space mixer keeps of one token. [B]
+
+        The projection, the convolution's result, the scan's, and what enters
+        the output projection; states are made again.
+        """
+        w = widths(self.setting.model, self.setting.shard)
+        kept = w.entering + w.channels + w.inner
+        return self.act * kept + self.feed * w.inner + 4.0 * 2 * w.heads
+
+    def _attention(self, kind: LayerKind, seq: int, seen: int) -> float:
         """Return queries, keys, values, output and scores. [B]"""
         setting, model = self.setting, self.setting.model
         local, layout = setting.shard, setting.layout
-        queries = local.heads * model.head_dim
-        keys = values = local.kv_heads * model.head_dim
+        shape = local_heads(model, local, kind)
+        queries, keys = shape.queries, shape.keys
+        values = keys
         out, extra = queries, 0.0
         if model.mla is not None:
             values = out = local.heads * model.mla.v_head_dim
@@ -126,7 +143,7 @@ class Kept:
         pairs = moe.experts_per_token * (1.0 if layout.whole_experts else layout.load)
         # Experts of their own share of the tokens, or all tokens' own share.
         inner = pairs * moe.expert_ffn / local.tp + local.shared_ffn
-        rows = pairs * model.hidden * (self.act + self.feed)
+        rows = pairs * (moe.latent or model.hidden) * (self.act + self.feed)
         if not layout.whole_experts and (layout.etp == 1 or setting.sequence_parallel):
             rows = setting.outer(rows) if layout.etp > 1 else rows / local.tp
         return rows + inner * (entering * self.act + self.feed) + 4.0 * moe.experts

@@ -13,6 +13,7 @@ from hwsim.graph.core import (
 )
 from hwsim.graph.latent import latent_attention
 from hwsim.graph.setting import Pass
+from hwsim.graph.shard import local_heads
 from hwsim.graph.writer import MEMORY, Writer
 from hwsim.specs.model import LayerKind
 
@@ -23,23 +24,24 @@ def attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
     x = w.enter(x, "attention_gather", p.tokens)
     if model.mla is not None:
         return latent_attention(w, x, p, kind.window or 0)
-    heads = standard_heads(w)
-    queries, keys = heads.heads * heads.qk, heads.kv_heads * heads.qk
+    shape = local_heads(model, w.setting.shard, kind)
+    heads = Heads(shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim)
+    queries, keys = shape.queries, shape.keys
     tokens, hidden, bias = p.tokens, model.hidden, model.qkv_bias
     if fusion.qkv:
-        width = queries + 2 * keys
+        width = shape.projected
         qkv = w.linear("qkv", x, tokens, width, hidden, bias=bias, sliced=True)
         parts = Parts(qkv, qkv, qkv)
     else:
-        parts = Parts(
-            w.linear("q", x, tokens, queries, hidden, bias=bias),
-            w.linear("k", x, tokens, keys, hidden, bias=bias),
-            w.linear("v", x, tokens, keys, hidden, bias=bias),
-        )
+        q = w.linear("q", x, tokens, queries, hidden, bias=bias)
+        k = v = w.linear("k", x, tokens, keys, hidden, bias=bias)
+        if not shape.shared_kv:
+            v = w.linear("v", x, tokens, keys, hidden, bias=bias)
+        parts = Parts(q, k, v)
     if model.qk_norm is not None:
-        parts = _qk_norm(w, parts, p)
+        parts = _qk_norm(w, parts, p, heads)
     if model.position == "rotary" and not cache_in_core(w):
-        numel = tokens * (queries + keys) * model.rotary_fraction
+        numel = tokens * (queries + keys) * shape.rotary_fraction
         parts = rotate(w, parts, numel)
     if p.cached and not cache_in_core(w):
         parts = write_cache(w, parts, p, 2.0 * keys)
@@ -91,17 +93,17 @@ def cross_keys(w: Writer, memory: int, tokens: int) -> tuple[int, int]:
     )
 
 
-def _qk_norm(w: Writer, parts: Parts, p: Pass) -> Parts:
+def _qk_norm(w: Writer, parts: Parts, p: Pass, shape: Heads) -> Parts:
     model, local, out = w.setting.model, w.setting.shard, []
     learned = model.qk_norm != "l2"
     for name, heads, source in (
-        ("q_norm", local.heads, parts.q),
-        ("k_norm", local.kv_heads, parts.k),
+        ("q_norm", shape.heads, parts.q),
+        ("k_norm", shape.kv_heads, parts.k),
     ):
-        rows, columns = p.tokens * heads, model.head_dim
+        rows, columns = p.tokens * heads, shape.qk
         inputs: tuple[int, ...] = (source,)
         if model.qk_norm == "full":
-            rows, columns = p.tokens, model.head_dim * heads
+            rows, columns = p.tokens, shape.qk * heads
             if local.tp > 1:
                 # Each device knows only its own heads' sum of squares.
                 sums = w.collective(

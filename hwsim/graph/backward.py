@@ -15,6 +15,7 @@ from hwsim.graph.gradients import (
     product_gradients,
     ring_gradients,
     row_gradient,
+    scan_gradient,
     turned_round,
     weight_gradient,
 )
@@ -275,6 +276,10 @@ class Backward:
         """Fused attention."""
         self.give(step, self.put(attention_gradient(self.w, step), (dy,)))
 
+    def scan(self, step: Step, dy: int) -> None:
+        """Scan of a state space."""
+        self.give(step, self.put(scan_gradient(self.w, step), (dy,)))
+
     def norm(self, step: Step, dy: int) -> None:
         """Norms; a fused residual sum adds the gradient that passes by."""
         self.give(step, self.put(norm_gradient(self.w, step), (dy,)))
@@ -365,6 +370,7 @@ _RULES: dict[str, Method] = {
     "scatter": Backward.scatter,
     "slice": Backward.slice,
     "ring": Backward.ring,
+    "scan": Backward.scan,
     "none": Backward.none,
 }
 

@@ -14,6 +14,7 @@ from hwsim.graph.op import (
     Operand,
     Softmax,
 )
+from hwsim.graph.scan import StateScan
 from hwsim.graph.writer import Step, Writer
 from hwsim.specs.base import DTYPE_BYTES
 
@@ -210,6 +211,27 @@ def _kernel_gradient(w: Writer, op: Attention, numel: float) -> Attention:
         reads=(*op.reads, *op.writes, w.act(numel)),
         writes=(*op.reads[: len(op.reads) - sinks],),
         kernels=3,
+    )
+
+
+def scan_gradient(w: Writer, step: Step) -> StateScan:
+    """Gradient of a scan: its states once more, then all that forward moved.
+
+    Gradients of decays, steps and skips are summed on the way.
+    """
+    op = step.op
+    if not isinstance(op, StateScan):
+        raise TypeError("the step is no scan")
+    weights = step.extra["weights"] if w.setting.lora is None else 0.0
+    trained = (gradient_writes(w, weights),) if weights else ()
+    added = gradient_reads(w, weights) if weights else ()
+    return replace(
+        op,
+        name=f"{op.name}_gradient",
+        phase="backward",
+        reads=(*op.reads, *op.writes, w.act(step.numel), *added),
+        writes=(*op.reads, *trained),
+        kernels=10,
     )
 
 

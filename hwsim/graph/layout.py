@@ -152,12 +152,21 @@ def _check_experts(model: ModelSpec, layout: Layout) -> None:
 def _check_heads(model: ModelSpec, layout: Layout) -> None:
     """Exchanging heads for tokens needs heads for every rank."""
     cp, heads = layout.cp, model.heads // layout.tp
+    states = model.ssm.heads // layout.tp if model.ssm else 0
+    if states % cp:
+        valid = [c for c in range(1, states + 1) if not states % c]
+        raise InputError(
+            f"cp {cp} does not divide the {states} ssm.heads of each device; "
+            f"use cp {_closest(valid, cp)}"
+        )
     if cp == 1 or layout.cp_mode != "all_to_all":
         return
-    kv_heads = max(model.kv_heads // layout.tp, 1)
+    whole = {model.heads_at(kind).kv_heads for kind, _ in model.layer_groups()}
+    keys = sorted(max(count // layout.tp, 1) for count in whole)
+    kv_heads = keys[0]
 
     def fits(degree: int) -> bool:
-        shared = kv_heads % degree and degree % kv_heads
+        shared = any(count % degree and degree % count for count in keys)
         return not heads % degree and not shared
 
     if not fits(cp):

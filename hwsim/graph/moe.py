@@ -50,9 +50,11 @@ def experts(w: Writer, x: int, tokens: int, dense: Dense) -> int:
     moe = _spec(w)
     x = w.narrowed(x, tokens * w.setting.model.hidden)
     chosen = _router(w, x, tokens, moe)
-    rows = _dispatch(w, (x, chosen), tokens, moe.experts_per_token)
+    narrow = _into_latent(w, x, tokens, moe)
+    rows = _dispatch(w, (narrow, chosen), tokens, moe)
     y = _experts(w, rows, tokens, moe)
-    out = _combine(w, (y, chosen), tokens, moe.experts_per_token)
+    out = _combine(w, (y, chosen), tokens, moe)
+    out = _out_of_latent(w, out, tokens, moe)
     if not moe.shared_experts:
         return out
     return _add_shared(w, out, _shared(w, x, tokens, moe, dense), tokens)
@@ -74,6 +76,7 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     setting, moe = w.setting, _spec(w)
     tp, layout = setting.shard.tp, setting.layout
     topk, hidden = moe.experts_per_token, setting.model.hidden
+    width = moe.latent or hidden
     split, shared = setting.sequence_parallel, tp > 1 and layout.etp == 1
     x = w.narrowed(x, setting.outer(tokens) * hidden)
     own, mine = x, float(tokens)
@@ -82,8 +85,9 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     if shared and not split and setting.training:
         own = w.alias(x, "slice", tokens * hidden)
     chosen = _router(w, own, mine, moe)
-    rows = _dispatch(w, (own, chosen), mine, topk)
-    numel = mine * topk * hidden * layout.load
+    narrow = _into_latent(w, own, mine, moe)
+    rows = _dispatch(w, (narrow, chosen), mine, moe)
+    numel = mine * topk * width * layout.load
     rows = _exchange(w, "dispatch_exchange", rows, numel)
     gathers = split and layout.etp > 1
     group = mine * layout.ep * layout.load * (tp if gathers else 1)
@@ -97,7 +101,7 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
         nbytes = numel * tp * w.act_bytes
         y = w.collective("rows_reduce", "reduce_scatter", (y,), nbytes, "leave", numel)
     y = _exchange(w, "combine_exchange", y, numel)
-    out = _combine(w, (y, chosen), mine, topk)
+    out = _out_of_latent(w, _combine(w, (y, chosen), mine, moe), mine, moe)
     whole = split or shared
     if shared and not split:
         nbytes = tokens * hidden * w.act_bytes
@@ -151,6 +155,24 @@ def _router(w: Writer, x: int, tokens: float, moe: MoeSpec) -> int:
     )  # fmt: skip
 
 
+def _into_latent(w: Writer, x: int, tokens: float, moe: MoeSpec) -> int:
+    """Append the projection to the width that experts work in, if it is another.
+
+    References
+    ----------
+    .. [1] NVIDIA, "Nemotron 3", 2025, arXiv:2512.20848 (LatentMoE).
+    """
+    if moe.latent is None:
+        return x
+    return w.linear("latent_down", x, tokens, moe.latent, w.setting.model.hidden)
+
+
+def _out_of_latent(w: Writer, x: int, tokens: float, moe: MoeSpec) -> int:
+    if moe.latent is None:
+        return x
+    return w.linear("latent_up", x, tokens, w.setting.model.hidden, moe.latent)
+
+
 def _shared(w: Writer, x: int, tokens: int, moe: MoeSpec, dense: Dense) -> int:
     """Append the experts that every token visits."""
     hidden = w.setting.model.hidden
@@ -176,9 +198,9 @@ def _add_shared(w: Writer, out: int, shared: int, tokens: float) -> int:
     )  # fmt: skip
 
 
-def _dispatch(w: Writer, inputs: tuple[int, int], tokens: float, topk: int) -> int:
+def _dispatch(w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec) -> int:
     """Append the sort by expert; training and exchange also move the rows."""
-    hidden = w.setting.model.hidden
+    hidden, topk = moe.latent or w.setting.model.hidden, moe.experts_per_token
     pairs = tokens * topk
     reads = [Operand("index", 4.0 * pairs, "int32")]
     writes = [Operand("index", 4.0 * pairs, "int32")]
@@ -202,7 +224,7 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     """Append this rank's share of the experts of ``tokens`` of all ranks."""
     setting, precision = w.setting, w.setting.precision
     layout = setting.layout
-    tp, ep, hidden = layout.etp, layout.ep, setting.model.hidden
+    tp, ep, hidden = layout.etp, layout.ep, moe.latent or setting.model.hidden
     touched = touched_experts(moe.experts, moe.experts_per_token, tokens) / ep
     pairs = tokens * moe.experts_per_token / ep
     traffic = expert_traffic(hidden, moe, tp, pairs, touched)
@@ -242,8 +264,8 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     return w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
 
 
-def _combine(w: Writer, inputs: tuple[int, int], tokens: float, topk: int) -> int:
-    hidden = w.setting.model.hidden
+def _combine(w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec) -> int:
+    hidden, topk = moe.latent or w.setting.model.hidden, moe.experts_per_token
     op = MoeCombine(
         name="combine",
         dtype=w.setting.precision.vector,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwsim.graph.layout import Layout
-from hwsim.graph.shard import Shard
+from hwsim.graph.shard import Shard, local_heads
 from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.parameter_count import norm_parameters
 
@@ -89,22 +89,34 @@ def _norms(count: float) -> Parameters:
     return Parameters(plain=count, norms=count, factored=count)
 
 
-def attention_parameters(model: ModelSpec, local: Shard) -> Parameters:
+def attention_parameters(model: ModelSpec, local: Shard, kind: LayerKind) -> Parameters:
     """Return the parameters of one attention block, norms before it excluded."""
     if model.mla is not None:
         return _latent_parameters(model, local)
-    hidden, width = model.hidden, model.head_dim
-    queries, keys = local.heads * width, local.kv_heads * width
-    plain = (queries + 2 * keys) * model.qkv_bias + hidden * model.out_bias
+    hidden, shape = model.hidden, local_heads(model, local, kind)
+    queries, keys = shape.queries, shape.keys
+    plain = shape.projected * model.qkv_bias + hidden * model.out_bias
     plain += local.heads * model.attention_sinks
     if model.qk_norm == "head":
-        plain += 2 * norm_parameters(model, width)
+        plain += 2 * norm_parameters(model, shape.head_dim)
     elif model.qk_norm == "full":
         plain += norm_parameters(model, queries + keys)
-    weights = _matrices(
-        (hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)
-    )
+    values = () if shape.shared_kv else ((hidden, keys),)
+    weights = _matrices((hidden, queries), (hidden, keys), *values, (queries, hidden))
     return weights + _vector(plain)
+
+
+def ssm_parameters(model: ModelSpec, local: Shard) -> Parameters:
+    """Return the parameters of one state-space block, the norm before it excluded."""
+    ssm, hidden = model.ssm, model.hidden
+    if ssm is None:
+        return Parameters()
+    inner = local.ssm_heads * ssm.head_dim
+    shared = 2 * local.ssm_groups * ssm.state
+    entering = 2 * inner + shared + local.ssm_heads
+    plain = (inner + shared) * (ssm.conv + ssm.conv_bias) + 3 * local.ssm_heads
+    plain += inner + (entering + hidden) * ssm.proj_bias
+    return _matrices((hidden, entering), (inner, hidden)) + _vector(plain)
 
 
 def _latent_parameters(model: ModelSpec, local: Shard) -> Parameters:
@@ -140,7 +152,8 @@ def expert_parameters(model: ModelSpec, etp: int, ep: int = 1) -> Parameters:
     spec = model.moe
     if spec is None:
         return Parameters()
-    one = _dense(model.hidden, spec.expert_ffn / etp, spec.gated, spec.expert_bias)
+    width = spec.latent or model.hidden
+    one = _dense(width, spec.expert_ffn / etp, spec.gated, spec.expert_bias)
     return one * (spec.experts / ep)
 
 
@@ -150,6 +163,8 @@ def _around_experts(model: ModelSpec, local: Shard) -> Parameters:
     if spec is None:
         return Parameters()
     total = _table(hidden, spec.experts) + _vector(spec.experts * spec.router_bias)
+    if spec.latent:
+        total += _matrices((hidden, spec.latent), (spec.latent, hidden))
     if spec.shared_experts:
         total += _dense(hidden, local.shared_ffn, spec.gated, spec.expert_bias)
         # Shared experts run as one wide block, but each has its own bias.
@@ -169,14 +184,17 @@ def layer_parameters(
 ) -> Parameters:
     """Return the parameters of one layer on one device."""
     norm = float(norm_parameters(model))
-    count = attention_parameters(model, local)
-    if experts or not kind.moe:
-        count += feed_forward_parameters(model, local, moe=kind.moe)
-    else:
+    count = _norms(model.norms_at(kind) * norm)
+    if kind.mixer == "attention":
+        count += attention_parameters(model, local, kind)
+    elif kind.mixer == "ssm":
+        count += ssm_parameters(model, local)
+    if kind.moe and not experts:
         count += _around_experts(model, local)
-    count += _norms(model.norms_per_layer * norm)
+    elif kind.feed:
+        count += feed_forward_parameters(model, local, moe=kind.moe)
     if kind.role == "decoder" and model.kind == "encoder_decoder":
-        count += attention_parameters(model, local) + _norms(norm)
+        count += attention_parameters(model, local, kind) + _norms(norm)
     return count
 
 

@@ -10,7 +10,7 @@ from hwsim.errors import InputError
 from hwsim.graph.precision import resolve
 from hwsim.graph.shard import check_positive
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.model import ModelSpec
+from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.parameter_count import layer_parameters
 
 Balance = Literal["even", "flop"]
@@ -102,13 +102,26 @@ def _ranges(counts: Sequence[int]) -> list[range]:
 
 def _work(model: ModelSpec, seq: int) -> list[float]:
     """Return work of one token in each layer, in multiply-adds."""
-    attention = 2.0 * model.heads * model.head_dim
-    seen = seq / 2 if model.kind == "decoder" else float(seq)
-    of_kind = {}
-    for kind, _ in model.layer_groups():
-        keys = min(seen, kind.window) if kind.window else seen
-        of_kind[kind] = layer_parameters(model, kind, active=True) + attention * keys
+    of_kind = {kind: layer_work(model, kind, seq) for kind, _ in model.layer_groups()}
     return [of_kind[kind] for kind in model.layer_kinds]
+
+
+def layer_work(model: ModelSpec, kind: LayerKind, seq: int) -> float:
+    """Return the multiply-adds of one token in a layer, forward.
+
+    Parameters
+    ----------
+    seq : int
+        Tokens of a sequence, which attention's share grows with.
+    """
+    work = float(layer_parameters(model, kind, active=True))
+    if kind.mixer == "ssm" and model.ssm is not None:
+        return work + 2.0 * model.ssm.inner * model.ssm.state
+    if kind.mixer == "none":
+        return work
+    seen = seq / 2 if model.kind == "decoder" else float(seq)
+    keys = min(seen, kind.window) if kind.window else seen
+    return work + 2.0 * model.heads_at(kind).queries * keys
 
 
 def _head_work(model: ModelSpec) -> float:

@@ -16,7 +16,7 @@ MEMORY = 1  # value that enters a decoder layer from the encoder
 Rule = Literal[
     "linear", "product", "through", "add", "scale", "function", "drop", "enter",
     "leave", "attention", "norm", "rows", "none", "dispatch", "experts", "combine",
-    "ring", "exchange", "scatter", "slice",
+    "ring", "exchange", "scatter", "slice", "scan",
 ]  # fmt: skip
 
 

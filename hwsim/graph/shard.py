@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from math import ceil
 
 from hwsim.errors import InputError
-from hwsim.specs.model import ModelSpec
+from hwsim.specs.model import LayerKind, ModelSpec
+from hwsim.specs.model_parts import HeadShape
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Sizes that one of ``tp`` devices holds."""
+    """Sizes that one of ``tp`` devices holds.
+
+    ``ssm_heads`` and ``ssm_groups`` are of state-space layers; a group that
+    several devices need is on each of them.
+    """
 
     tp: int
     heads: int
@@ -19,6 +24,17 @@ class Shard:
     ffn: int
     vocab: int
     shared_ffn: int
+    ssm_heads: int = 0
+    ssm_groups: int = 0
+
+
+def local_heads(model: ModelSpec, local: Shard, kind: LayerKind) -> HeadShape:
+    """Return the heads of a layer's attention that one device holds."""
+    whole = model.heads_at(kind)
+    return HeadShape(
+        local.heads, max(whole.kv_heads // local.tp, 1), whole.head_dim,
+        whole.shared_kv, whole.rotary_fraction,
+    )  # fmt: skip
 
 
 def check_positive(**values: int) -> None:
@@ -37,12 +53,17 @@ def check_count(name: str, value: int, least: int) -> None:
 def _fault(model: ModelSpec, tp: int, etp: int) -> str:
     if model.heads % tp:
         return f"the {model.heads} heads"
-    if model.kv_heads % tp and tp % model.kv_heads:
-        return f"the {model.kv_heads} kv_heads (nor is it a multiple of them)"
-    widths = {"ffn": model.ffn}
+    for kind, _ in model.layer_groups():
+        keys = model.heads_at(kind).kv_heads
+        if keys % tp and tp % keys:
+            return f"the {keys} kv_heads (nor is it a multiple of them)"
+    if model.ssm is not None and model.ssm.heads % tp:
+        return f"the {model.ssm.heads} ssm.heads"
+    if model.ssm is not None and model.ssm.groups % tp and tp % model.ssm.groups:
+        return f"the {model.ssm.groups} ssm.groups (nor is it a multiple of them)"
+    dense = any(kind.feed and not kind.moe for kind, _ in model.layer_groups())
+    widths = {"ffn": model.ffn} if dense else {}
     if model.moe is not None:
-        dense = not all(kind.moe for kind, _ in model.layer_groups())
-        widths = widths if dense else {}
         if etp > 1:
             widths["moe.expert_ffn"] = model.moe.expert_ffn
         widths["moe.shared_ffn"] = model.moe.shared_ffn * model.moe.shared_experts
@@ -74,7 +95,7 @@ def shard(model: ModelSpec, tp: int, etp: int | None = None) -> Shard:
         raise InputError(
             f"tp {tp} does not divide {fault} of {model.id}; use tp {choices}"
         )
-    moe = model.moe
+    moe, ssm = model.moe, model.ssm
     return Shard(
         tp=tp,
         heads=model.heads // tp,
@@ -82,4 +103,6 @@ def shard(model: ModelSpec, tp: int, etp: int | None = None) -> Shard:
         ffn=model.ffn // tp,
         vocab=ceil(model.vocab / tp),
         shared_ffn=moe.shared_ffn * moe.shared_experts // tp if moe else 0,
+        ssm_heads=ssm.heads // tp if ssm else 0,
+        ssm_groups=max(ssm.groups // tp, 1) if ssm else 0,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hwsim.graph.attention import attention, cross_attention
 from hwsim.graph.feedforward import feed_forward
 from hwsim.graph.setting import Pass
+from hwsim.graph.statespace import state_space
 from hwsim.graph.writer import INPUT, Writer
 from hwsim.specs.model import LayerKind
 
@@ -97,37 +98,44 @@ def layer(w: Writer, p: Pass, kind: LayerKind) -> tuple[int, ...]:
     cross = kind.role == "decoder" and model.kind == "encoder_decoder"
     # Norms beyond two stand behind attention and feed-forward in turn.
     more = max(norms - 2, 0)
-
-    def attend(x: int) -> tuple[int, bool]:
-        return attention(w, x, p, kind), False
-
-    _sublayer(stream, p, "attention", attend, own=norms > 0, more=(more + 1) // 2)
+    first = {"attention": _attend, "ssm": _scan}.get(kind.mixer)
+    if first is not None:
+        name = "attention" if kind.mixer == "attention" else "ssm"
+        _sublayer(stream, p, kind, name, first, own=norms > 0, more=(more + 1) // 2)
     if cross:
-
-        def cross_attend(x: int) -> tuple[int, bool]:
-            return cross_attention(w, x, p), False
-
-        _sublayer(stream, p, "cross", cross_attend, own=True)
-
-    def feed(x: int) -> tuple[int, bool]:
-        return feed_forward(w, x, p, kind)
-
-    _sublayer(stream, p, "ffn", feed, own=norms > 1, more=more // 2)
+        _sublayer(stream, p, kind, "cross", _attend_across, own=True)
+    if kind.feed:
+        alone = kind.mixer == "none"
+        own, behind = norms > (0 if alone else 1), (more + alone) // 2
+        _sublayer(stream, p, kind, "ffn", feed_forward, own=own, more=behind)
     return stream.outputs()
+
+
+def _attend(w: Writer, x: int, p: Pass, kind: LayerKind) -> tuple[int, bool]:
+    return attention(w, x, p, kind), False
+
+
+def _attend_across(w: Writer, x: int, p: Pass, _: LayerKind) -> tuple[int, bool]:
+    return cross_attention(w, x, p), False
+
+
+def _scan(w: Writer, x: int, p: Pass, _: LayerKind) -> tuple[int, bool]:
+    return state_space(w, x, p), False
 
 
 def _sublayer(
     stream: _Residual,
     p: Pass,
+    kind: LayerKind,
     name: str,
-    body: Callable[[int], tuple[int, bool]],
+    body: Callable[[Writer, int, Pass, LayerKind], tuple[int, bool]],
     *,
     own: bool,
     more: int = 0,
 ) -> None:
     """Append a branch with its ``own`` norm and ``more`` behind it."""
     norm = f"{name}_norm" if own else ""
-    branch, whole = body(stream.input(norm))
+    branch, whole = body(stream.w, stream.input(norm), p, kind)
     if not whole:
         branch = stream.w.leave(branch, f"{name}_reduce", p.tokens)
     stream.add(name, _norms_behind(stream, branch, name, more), norm)

@@ -15,11 +15,18 @@ from hwsim.specs.huggingface_classic import CLASSIC_DECODERS
 from hwsim.specs.huggingface_config import Config
 from hwsim.specs.huggingface_decoders import DECODERS
 from hwsim.specs.huggingface_encoders import ENCODERS
+from hwsim.specs.huggingface_hybrid import HYBRIDS
 from hwsim.specs.huggingface_moe import MOE_DECODERS
 from hwsim.specs.load import read_table, spec_error
 from hwsim.specs.model import ModelSpec
 
-FAMILIES = {**DECODERS, **CLASSIC_DECODERS, **MOE_DECODERS, **ENCODERS}
+FAMILIES = {
+    **DECODERS,
+    **CLASSIC_DECODERS,
+    **MOE_DECODERS,
+    **HYBRIDS,
+    **ENCODERS,
+}
 
 
 def is_huggingface(table: Mapping[str, Any]) -> bool:

@@ -12,17 +12,22 @@ from pydantic import Field, ValidationError, model_validator
 from hwsim.errors import InputError
 from hwsim.specs import parameter_count
 from hwsim.specs.base import CatalogSpec, Name
+from hwsim.specs.model_checks import check_model, default_fields
 from hwsim.specs.model_parts import (
+    PATTERN,
+    FullAttentionSpec,
+    HeadShape,
     LayerKind,
     MlaSpec,
     MoeSpec,
     Number,
     Rank,
     Role,
+    SsmSpec,
     Width,
 )
 
-__all__ = ["LayerKind", "MlaSpec", "ModelSpec", "MoeSpec"]
+__all__ = ["LayerKind", "MlaSpec", "ModelSpec", "MoeSpec", "SsmSpec"]
 
 Layers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000, strict=True)]
@@ -85,8 +90,17 @@ class ModelSpec(CatalogSpec):
         Layer i ignores the window if (i + 1) is a multiple; 0: none does.
     full_attention_layers : tuple of int
         Layers that ignore the window where there is no such period.
+    full_attention : FullAttentionSpec or None
+        Heads of layers without a window, where they are others.
     attention_sinks : bool
         One learned sink logit per head.
+    pattern : str
+        One letter a layer, where layers differ in their branches. With one
+        branch each: ``M`` a state space, ``*`` attention, ``-`` feed-forward,
+        ``E`` experts; with two: ``m`` a state space, ``a`` attention, both
+        before feed-forward or experts. Empty: all layers are ``a``.
+    ssm : SsmSpec or None
+        The state space of such layers.
     """
 
     kind: ModelKind
@@ -126,33 +140,21 @@ class ModelSpec(CatalogSpec):
     sliding_window: Tokens | None = None
     full_attention_every: Number = 0
     full_attention_layers: tuple[Number, ...] = ()
+    full_attention: FullAttentionSpec | None = None
     attention_sinks: bool = False
+    pattern: Annotated[str, Field(max_length=10_000)] = ""
     moe: MoeSpec | None = None
     mla: MlaSpec | None = None
+    ssm: SsmSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        filled = dict(data)
-        heads, hidden = filled.get("heads"), filled.get("hidden")
-        if isinstance(heads, int):
-            filled.setdefault("kv_heads", heads)
-        if "head_dim" not in filled:
-            width = _default_head_dim(hidden, heads, filled.get("mla"))
-            if width is not None:
-                filled["head_dim"] = width
-        if filled.get("position") == "learned" and filled.get("max_context"):
-            filled.setdefault("position_rows", filled["max_context"])
-        return filled
+        return default_fields(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
-        _check_stacks(self)
-        _check_attention(self)
-        _check_positions(self)
-        _check_windows(self)
+        check_model(self)
         return self
 
     def with_context(self, max_context: int) -> ModelSpec:
@@ -193,10 +195,13 @@ class ModelSpec(CatalogSpec):
         """Kind of each layer, encoder layers before decoder layers."""
         encoder = (LayerKind(role="encoder"),) * self.encoder_layers
         role: Role = "encoder" if self.kind == "encoder" else "decoder"
-        return encoder + tuple(
-            LayerKind(self._window(index), self._is_moe(index), role)
-            for index in range(self.layers)
-        )
+        return encoder + tuple(self._kind(i, role) for i in range(self.layers))
+
+    def _kind(self, index: int, role: Role) -> LayerKind:
+        mixer, block = PATTERN[self.pattern[index] if self.pattern else "a"]
+        moe = block == "moe" or (block == "either" and self._is_moe(index))
+        window = self._window(index) if mixer == "attention" else None
+        return LayerKind(window, moe, role, mixer, bool(block))
 
     def _window(self, index: int) -> int | None:
         every = self.full_attention_every
@@ -209,6 +214,24 @@ class ModelSpec(CatalogSpec):
         if moe is None or index < moe.dense_layers:
             return False
         return (index + 1) % moe.every == 0
+
+    def heads_at(self, kind: LayerKind) -> HeadShape:
+        """Return the heads of a layer's attention."""
+        wide = self.full_attention
+        if wide is None or kind.window is not None or kind.role == "encoder":
+            return HeadShape(
+                self.heads, self.kv_heads, self.head_dim,
+                rotary_fraction=self.rotary_fraction,
+            )  # fmt: skip
+        return HeadShape(
+            self.heads, wide.kv_heads, wide.head_dim, wide.shared_kv,
+            wide.rotary_fraction,
+        )  # fmt: skip
+
+    def norms_at(self, kind: LayerKind) -> int:
+        """Return the norms of a layer, cross attention's apart."""
+        norms = self.norms_per_layer
+        return norms if kind.branches > 1 else (norms + 1) // 2
 
     @cached_property
     def _groups(self) -> tuple[tuple[LayerKind, int], ...]:
@@ -253,97 +276,10 @@ class ModelSpec(CatalogSpec):
             )
         return parameter_count.layer_parameters(self, kinds[layer_index])
 
-    @property
-    def kv_cache_values_per_token_per_layer(self) -> int:
-        """Numbers that one decoder layer caches per token; encoders, none."""
-        if self.kind == "encoder":
+    def cached_values(self, kind: LayerKind) -> int:
+        """Return the numbers that a layer caches of one token; encoders, none."""
+        if kind.role == "encoder" or kind.mixer != "attention":
             return 0
         if self.mla is not None:
             return self.mla.kv_lora_rank + self.mla.qk_rope_head_dim
-        return 2 * self.kv_heads * self.head_dim
-
-
-def _default_head_dim(hidden: object, heads: object, mla: object) -> int | None:
-    if isinstance(mla, MlaSpec):
-        mla = mla.model_dump()
-    if isinstance(mla, Mapping):
-        widths = (mla.get("qk_nope_head_dim"), mla.get("qk_rope_head_dim"))
-        return sum(w for w in widths if isinstance(w, int)) or None
-    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
-        return None
-    if hidden % heads:
-        raise ValueError(
-            f"hidden ({hidden}) is not a multiple of heads ({heads}); give head_dim"
-        )
-    return hidden // heads
-
-
-def _check_stacks(model: ModelSpec) -> None:
-    both = model.kind == "encoder_decoder"
-    if both != (model.encoder_layers > 0):
-        raise ValueError(
-            f"encoder_layers is {model.encoder_layers} in a model of kind "
-            f"{model.kind}; only (and every) encoder_decoder has encoder layers "
-            "beside its layers"
-        )
-    if both and model.moe is not None:
-        raise ValueError("moe in an encoder_decoder model is not supported")
-    if model.moe is not None and model.moe.dense_layers > model.layers:
-        raise ValueError(
-            f"moe.dense_layers is {model.moe.dense_layers} but there are only "
-            f"{model.layers} layers"
-        )
-    if model.head_bias and not model.output_head:
-        raise ValueError("head_bias is set but output_head is false")
-
-
-def _check_attention(model: ModelSpec) -> None:
-    if model.heads % model.kv_heads:
-        raise ValueError(
-            f"heads ({model.heads}) is not a multiple of kv_heads "
-            f"({model.kv_heads}); each key/value head serves the same number of heads"
-        )
-    mla = model.mla
-    if mla is None:
-        return
-    width = mla.qk_nope_head_dim + mla.qk_rope_head_dim
-    if model.head_dim != width or model.kv_heads != model.heads:
-        raise ValueError(
-            f"with mla, head_dim must be {width} (qk_nope_head_dim + "
-            f"qk_rope_head_dim) and kv_heads {model.heads} (heads); they are "
-            f"{model.head_dim} and {model.kv_heads}"
-        )
-    if model.attention_sinks or model.qk_norm is not None:
-        raise ValueError("mla with attention_sinks or qk_norm is not supported")
-
-
-def _check_positions(model: ModelSpec) -> None:
-    learned = model.position == "learned"
-    if learned != (model.position_rows > 0):
-        raise ValueError(
-            f"position is {model.position!r} and position_rows is "
-            f"{model.position_rows}; a learned table needs max_context or "
-            "position_rows, others have none"
-        )
-    if learned and (model.max_context or 0) > model.position_rows:
-        raise ValueError(
-            f"max_context is {model.max_context} but the learned table has only "
-            f"{model.position_rows} position_rows"
-        )
-    if (model.position == "relative") != (model.relative_buckets > 0):
-        raise ValueError(
-            f"position is {model.position!r} and relative_buckets is "
-            f"{model.relative_buckets}; relative positions need buckets, "
-            "others have none"
-        )
-
-
-def _check_windows(model: ModelSpec) -> None:
-    patterned = model.full_attention_every or model.full_attention_layers
-    if patterned and model.sliding_window is None:
-        raise ValueError("a full-attention pattern is given but no sliding_window")
-    if any(index >= model.layers for index in model.full_attention_layers):
-        raise ValueError(
-            f"full_attention_layers names layer {max(model.full_attention_layers)} "
-            f"but there are only {model.layers} layers"
-        )
+        return 2 * self.heads_at(kind).keys

@@ -1,4 +1,4 @@
-"""Parts of a model spec: kinds of layer, experts, latent attention."""
+"""Parts of a model spec: kinds of layer, experts, latent attention, state space."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ Width = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 Number = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 Rank = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Role = Literal["decoder", "encoder"]
+Mixer = Literal["attention", "ssm", "none"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,136 @@ class LayerKind:
     role : str
         ``decoder`` or ``encoder``; a decoder layer of an encoder-decoder
         model has cross attention as well.
+    mixer : str
+        What mixes tokens: ``attention``, a state space (``ssm``), or
+        ``none``.
+    feed : bool
+        A feed-forward block (or a mixture of experts) is there.
     """
 
     window: int | None = None
     moe: bool = False
     role: Role = "decoder"
+    mixer: Mixer = "attention"
+    feed: bool = True
+
+    @property
+    def branches(self) -> int:
+        """Branches of the residual stream, cross attention apart."""
+        return (self.mixer != "none") + self.feed
+
+
+# What a letter of ``pattern`` stands for: mixer, and the block behind it.
+# Capitals and signs are those of Megatron's hybrid layer patterns; small
+# letters are layers with both branches.
+PATTERN: dict[str, tuple[Mixer, str]] = {
+    "M": ("ssm", ""),
+    "*": ("attention", ""),
+    "-": ("none", "dense"),
+    "E": ("none", "moe"),
+    "m": ("ssm", "either"),
+    "a": ("attention", "either"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """Heads of one layer's attention.
+
+    Attributes
+    ----------
+    shared_kv : bool
+        Values are projected by the keys' matrix.
+    rotary_fraction : float
+        Share of a head that positions rotate.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    shared_kv: bool = False
+    rotary_fraction: float = 1.0
+
+    @property
+    def queries(self) -> int:
+        """Width of all queries together."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of all keys together."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def projected(self) -> int:
+        """Columns that queries, keys and values are projected to."""
+        return self.queries + (1 if self.shared_kv else 2) * self.keys
+
+
+class FullAttentionSpec(Spec):
+    """Heads of layers without a window, where they differ from the others'.
+
+    Attributes
+    ----------
+    kv_heads, head_dim : int
+        As in the model itself.
+    shared_kv : bool
+        Values are projected by the keys' matrix.
+    rotary_fraction : float
+        Share of a head that positions rotate.
+    """
+
+    kv_heads: Rank
+    head_dim: Rank
+    shared_kv: bool = False
+    rotary_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+
+class SsmSpec(Spec):
+    """State-space mixer (Mamba-2) in place of attention.
+
+    Attributes
+    ----------
+    heads, head_dim : int
+        Heads and the width of each; their product is the inner width.
+    state : int
+        Values of the state beside each value of a head.
+    groups : int
+        Heads of one group share what is written to and read from the state.
+    conv : int
+        Tokens that the depthwise convolution before the scan sees.
+    chunk : int
+        Tokens that the scan takes at once.
+    conv_bias, proj_bias : bool
+        Convolution and projections have biases.
+
+    References
+    ----------
+    .. [1] T. Dao and A. Gu, "Transformers are SSMs", 2024, arXiv:2405.21060,
+       sections 6 and 7.
+    """
+
+    heads: Rank
+    head_dim: Rank
+    state: Rank
+    groups: Rank = 1
+    conv: Rank = 4
+    chunk: Rank = 256
+    conv_bias: bool = True
+    proj_bias: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> SsmSpec:
+        if self.heads % self.groups:
+            raise ValueError(
+                f"heads ({self.heads}) is not a multiple of groups ({self.groups})"
+            )
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
 
 
 class MoeSpec(Spec):
@@ -52,6 +178,9 @@ class MoeSpec(Spec):
         Of the others, layer i has experts if (i + 1) % every == 0.
     gated : bool
         Experts have a gate matrix (three matrices, not two).
+    latent : int or None
+        Width that routed experts work in, where tokens are projected to one
+        before they are sent, and back after.
     router_bias, expert_bias, shared_gate : bool
         Router and expert projections have biases; the shared expert is
         scaled by a learned gate of its own.
@@ -65,6 +194,7 @@ class MoeSpec(Spec):
     dense_layers: Number = 0
     every: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1
     gated: bool = True
+    latent: Width | None = None
     router_bias: bool = False
     expert_bias: bool = False
     shared_gate: bool = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwsim.specs.model import ModelSpec
-    from hwsim.specs.model_parts import LayerKind
+    from hwsim.specs.model_parts import HeadShape, LayerKind
 
 
 def linear_parameters(inputs: int, outputs: int, bias: bool) -> int:
@@ -29,26 +29,41 @@ def norm_parameters(model: ModelSpec, width: int | None = None) -> int:
     return (model.hidden if width is None else width) * (1 + model.norm_bias)
 
 
-def attention_parameters(model: ModelSpec) -> int:
+def attention_parameters(model: ModelSpec, kind: LayerKind) -> int:
     """Return the parameters of one attention block, norms before it excluded."""
     if model.mla is not None:
         return _latent_attention_parameters(model)
-    hidden, head_dim = model.hidden, model.head_dim
-    query, key_value = model.heads * head_dim, model.kv_heads * head_dim
-    count = linear_parameters(hidden, query, model.qkv_bias)
-    count += 2 * linear_parameters(hidden, key_value, model.qkv_bias)
-    count += linear_parameters(query, hidden, model.out_bias)
+    hidden, shape = model.hidden, model.heads_at(kind)
+    count = linear_parameters(hidden, shape.projected, model.qkv_bias)
+    count += linear_parameters(shape.queries, hidden, model.out_bias)
     if model.attention_sinks:
         count += model.heads
-    return count + _qk_norm_parameters(model)
+    return count + _qk_norm_parameters(model, shape)
 
 
-def _qk_norm_parameters(model: ModelSpec) -> int:
+def _qk_norm_parameters(model: ModelSpec, shape: HeadShape) -> int:
     if model.qk_norm == "head":
-        return 2 * norm_parameters(model, model.head_dim)
+        return 2 * norm_parameters(model, shape.head_dim)
     if model.qk_norm == "full":
-        return norm_parameters(model, (model.heads + model.kv_heads) * model.head_dim)
+        return norm_parameters(model, shape.queries + shape.keys)
     return 0
+
+
+def ssm_parameters(model: ModelSpec) -> int:
+    """Return the parameters of one state-space block, the norm before it excluded.
+
+    Projections in and out, the convolution, three values for each head (decay,
+    step and skip) and the norm before the output.
+    """
+    ssm = model.ssm
+    if ssm is None:
+        return 0
+    shared = 2 * ssm.groups * ssm.state
+    entering = 2 * ssm.inner + shared + ssm.heads
+    count = linear_parameters(model.hidden, entering, ssm.proj_bias)
+    count += (ssm.inner + shared) * (ssm.conv + ssm.conv_bias)
+    count += 3 * ssm.heads + ssm.inner
+    return count + linear_parameters(ssm.inner, model.hidden, ssm.proj_bias)
 
 
 def _latent_attention_parameters(model: ModelSpec) -> int:
@@ -93,22 +108,31 @@ def moe_parameters(model: ModelSpec, *, active: bool = False) -> int:
     moe = model.moe
     if moe is None:
         return 0
-    expert = _ffn(model.hidden, moe.expert_ffn, moe.gated, moe.expert_bias)
+    width = moe.latent or model.hidden
+    expert = _ffn(width, moe.expert_ffn, moe.gated, moe.expert_bias)
     shared = _ffn(model.hidden, moe.shared_ffn, moe.gated, moe.expert_bias)
     count = linear_parameters(model.hidden, moe.experts, moe.router_bias)
     count += (moe.experts_per_token if active else moe.experts) * expert
     if moe.shared_experts:
         count += moe.shared_experts * shared
+    if moe.latent:
+        count += 2 * model.hidden * moe.latent
     return count + (model.hidden if moe.shared_gate else 0)
 
 
 def layer_parameters(model: ModelSpec, kind: LayerKind, *, active: bool = False) -> int:
     """Return the parameters of one layer of the given kind."""
-    count = attention_parameters(model)
-    count += model.norms_per_layer * norm_parameters(model)
-    count += moe_parameters(model, active=active) if kind.moe else ffn_parameters(model)
+    count = model.norms_at(kind) * norm_parameters(model)
+    if kind.mixer == "attention":
+        count += attention_parameters(model, kind)
+    elif kind.mixer == "ssm":
+        count += ssm_parameters(model)
+    if kind.moe:
+        count += moe_parameters(model, active=active)
+    elif kind.feed:
+        count += ffn_parameters(model)
     if kind.role == "decoder" and model.kind == "encoder_decoder":
-        count += attention_parameters(model) + norm_parameters(model)
+        count += attention_parameters(model, kind) + norm_parameters(model)
     return count
 
 

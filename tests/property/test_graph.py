@@ -119,20 +119,32 @@ def test_decode_reads_each_weight_once(model: ModelSpec, batch: int, stack) -> N
 def test_cache_traffic_is_exact(model: ModelSpec, batch: int, context: int) -> None:
     """Decode reads what was written before; every token writes one row."""
     context = min(context, model.max_context or context)
-    row = 2.0 * batch * model.kv_cache_values_per_token_per_layer
     graph = decode(model, batch=batch, context=context, stack=FUSED)
-    seen = sum(
-        count * (min(context, kind.window or context) - 1)
-        for kind, count in model.layer_groups()
-    )
-    assert operand_bytes(graph, "kv_cache") == row * seen
-    assert operand_bytes(graph, "kv_cache", written=True) == row * model.layers
+    seen = written = state = 0.0
+    for kind, count in model.layer_groups():
+        row = 2.0 * batch * count * model.cached_values(kind)
+        seen += row * (min(context, kind.window or context) - 1)
+        written += row
+        if kind.mixer == "ssm":
+            state += batch * count * _state(model)
+    before = state if context > 1 else 0.0
+    assert operand_bytes(graph, "kv_cache") == seen + before
+    assert operand_bytes(graph, "kv_cache", written=True) == written + state
     prompt = prefill_graph(model, batch=batch, prompt=context, stack=FUSED)
     assert operand_bytes(prompt, "kv_cache") == 0.0
-    written = operand_bytes(prompt, "kv_cache", written=True)
-    assert written == row * model.layers * context
+    filled = operand_bytes(prompt, "kv_cache", written=True)
+    assert filled == written * context + state
     footprint = inference_footprint(model, batch=batch, context=context, prompt=1)
-    assert footprint.kv_cache == row * (seen + model.layers)
+    assert footprint.kv_cache == seen + written + state
+
+
+def _state(model: ModelSpec) -> float:
+    """Bytes of one sequence's state: fp32, and inputs of the convolution."""
+    ssm = model.ssm
+    assert ssm is not None
+    inner = ssm.heads * ssm.head_dim
+    channels = inner + 2 * ssm.groups * ssm.state
+    return 4.0 * inner * ssm.state + 2.0 * channels * (ssm.conv - 1)
 
 
 @common
@@ -218,7 +230,10 @@ def test_stages_add_up(model: ModelSpec, pp: int, stack) -> None:
 def test_ranks_do_the_whole_work_between_them(
     drawn: tuple[ModelSpec, dict[str, Any], bool],
 ) -> None:
-    """Tensor-, context- and expert-parallel ranks; only routers are repeated."""
+    """Tensor-, context- and expert-parallel ranks; only routers are repeated.
+
+    So are projections around experts, wherever tokens are.
+    """
     model, layout, split = drawn
 
     def work(**kwargs: Any) -> float:
@@ -230,7 +245,7 @@ def test_ranks_do_the_whole_work_between_them(
             node.op.flop * repeat
             for b, _, node, repeat in graph.distinct()
             if isinstance(node.op, Matmul | MoeExperts | Attention)
-            and not node.op.name.startswith(("router", "shared_gate"))
+            and not node.op.name.startswith(("router", "shared_gate", "latent"))
             and graph.blocks[b].name != "head"
         )
 

@@ -115,6 +115,12 @@ def divisible_models(draw: st.DrawFn, tp: int) -> ModelSpec:
     if fields["moe"] is not None:
         fields["moe"]["expert_ffn"] *= tp
         fields["moe"]["shared_ffn"] *= tp
+        fields["moe"]["latent"] = None
+    if fields["ssm"] is not None:
+        fields["ssm"]["heads"] *= tp
+        fields["ssm"]["groups"] *= tp
+    if fields["full_attention"] is not None:
+        fields["full_attention"]["kv_heads"] *= tp
     # Latents and the low-rank embedding are on every device.
     if fields["mla"] is not None:
         fields |= {"mla": None, "head_dim": 16}
@@ -125,7 +131,10 @@ def divisible_models(draw: st.DrawFn, tp: int) -> ModelSpec:
 def dense_decoders(draw: st.DrawFn) -> ModelSpec:
     """A decoder without experts."""
     fields = draw(model_specs()).model_dump()
-    only = {"kind": "decoder", "encoder_layers": 0, "moe": None}
+    only = {
+        "kind": "decoder", "encoder_layers": 0, "moe": None,
+        "pattern": fields["pattern"].replace("E", "-"),
+    }  # fmt: skip
     return ModelSpec.model_validate(fields | only)
 
 
@@ -207,6 +216,7 @@ def spread_inputs(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, Any], bool]:
     fields = model.model_dump()
     fields |= {"sliding_window": None, "full_attention_every": 0}
     fields |= {"full_attention_layers": (), "position": "rotary"}
+    fields["full_attention"] = None
     fields |= {"position_rows": 0, "relative_buckets": 0, "max_context": None}
     if fields["moe"] is not None:
         fields["moe"]["experts"] *= 4

@@ -34,6 +34,48 @@ LATENT = {
 # Figures of the public config.json files, and the published counts; None where
 # only a rounded count is published: the catalog's own must be the same.
 CONFIGS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "mamba2-130m": (
+        {
+            "model_type": "mamba2", "num_hidden_layers": 24, "hidden_size": 768,
+            "num_heads": 24, "head_dim": 64, "state_size": 128, "n_groups": 1,
+            "vocab_size": 50288, "chunk_size": 256, **TIED,
+        },
+        128_989_632,
+    ),
+    "nemotron-3-nano": (
+        {
+            "model_type": "nemotron_h", "num_hidden_layers": 52, "hidden_size": 2688,
+            "num_attention_heads": 32, **kv(2), "head_dim": 128, "vocab_size": 131072,
+            "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*"
+            "EMEMEMEME",
+            "intermediate_size": 1856, "mlp_hidden_act": "relu2",
+            "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128,
+            "n_groups": 8, "conv_kernel": 4, "chunk_size": 128,
+            "n_routed_experts": 128, "num_experts_per_tok": 6, "n_shared_experts": 1,
+            "moe_intermediate_size": 1856,
+            "moe_shared_expert_intermediate_size": 3712,
+            "max_position_embeddings": 262144,
+        },
+        31_577_940_288,
+    ),
+    "nemotron-3-super": (
+        {
+            "model_type": "nemotron_h", "hidden_size": 4096, "vocab_size": 131072,
+            "num_attention_heads": 32, **kv(2), "head_dim": 128,
+            "layers_block_type": [
+                {"M": "mamba", "E": "moe", "*": "attention"}[letter]
+                for letter in "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*"
+                "EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"
+            ],
+            "intermediate_size": 2688, "mlp_hidden_act": "relu2",
+            "mamba_num_heads": 128, "mamba_head_dim": 64, "ssm_state_size": 128,
+            "n_groups": 8, "chunk_size": 128, "n_routed_experts": 512,
+            "num_experts_per_tok": 22, "n_shared_experts": 1,
+            "moe_latent_size": 1024, "moe_intermediate_size": 2688,
+            "moe_shared_expert_intermediate_size": 5376,
+        },
+        None,
+    ),
     "llama-2-7b": (rms("llama", 32, 4096, 32, 11008, 32000), 6_738_415_616),
     "llama-3.1-8b": (
         rms("llama", 32, 4096, 32, 14336, 128256, **kv(8), head_dim=None),

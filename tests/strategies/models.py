@@ -30,6 +30,7 @@ def moe_fields(draw: st.DrawFn, layers: int) -> dict[str, Any]:
         "dense_layers": draw(_ints(0, layers)),
         "every": draw(_ints(1, 3)),
         "gated": draw(st.booleans()),
+        "latent": draw(st.none() | _ints(1, 256)),
         "router_bias": draw(st.booleans()),
         "expert_bias": draw(st.booleans()),
         "shared_gate": bool(shared) and draw(st.booleans()),
@@ -87,6 +88,40 @@ def _window(draw: st.DrawFn, layers: int) -> dict[str, Any]:
 
 
 @st.composite
+def _pattern(draw: st.DrawFn, layers: int, experts: bool) -> dict[str, Any]:
+    """Layers with one branch or two, some of them state spaces."""
+    letters = "M*-ma" + "E" * experts
+    pattern = "".join(draw(st.lists(
+        st.sampled_from(letters), min_size=layers, max_size=layers
+    )))  # fmt: skip
+    if not set(pattern) & set("Mm"):
+        return {"pattern": pattern}
+    groups = draw(_ints(1, 4))
+    ssm = {
+        "heads": groups * draw(_ints(1, 8)),
+        "head_dim": draw(_ints(1, 64)),
+        "state": draw(_ints(1, 128)),
+        "groups": groups,
+        "conv": draw(_ints(1, 4)),
+        "chunk": draw(_ints(1, 256)),
+        "conv_bias": draw(st.booleans()),
+        "proj_bias": draw(st.booleans()),
+    }
+    return {"pattern": pattern, "ssm": ssm}
+
+
+@st.composite
+def _wide(draw: st.DrawFn, heads: int) -> dict[str, Any]:
+    """Other heads in layers without a window."""
+    return {
+        "kv_heads": draw(st.sampled_from([d for d in (1, 2, 4) if heads % d == 0])),
+        "head_dim": draw(_ints(1, 512)),
+        "shared_kv": draw(st.booleans()),
+        "rotary_fraction": draw(st.floats(0.01, 1.0)),
+    }
+
+
+@st.composite
 def model_specs(draw: st.DrawFn) -> ModelSpec:
     """Any valid model spec, small."""
     kind = draw(st.sampled_from(["decoder", "encoder", "encoder_decoder"]))
@@ -117,4 +152,10 @@ def model_specs(draw: st.DrawFn) -> ModelSpec:
         fields["moe"] = draw(moe_fields(layers))
     for part in (_attention(), _position(), _window(layers)):
         fields |= draw(part)
+    if kind != "encoder_decoder" and draw(st.booleans()):
+        fields["parallel_block"] = False
+        fields |= draw(_pattern(layers, "moe" in fields))
+    windowed = "sliding_window" in fields and "mla" not in fields
+    if windowed and draw(st.booleans()):
+        fields["full_attention"] = draw(_wide(fields["heads"]))
     return ModelSpec.model_validate(fields)

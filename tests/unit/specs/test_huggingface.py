@@ -22,7 +22,7 @@ SHAPE = (
     "ffn_bias", "position", "position_rows", "rotary_fraction", "tied_embeddings",
     "output_head", "head_bias", "parallel_block", "norms_per_layer", "final_norm",
     "embedding_norm", "qk_norm", "token_types", "pooler", "moe", "mla",
-    "attention_sinks",
+    "attention_sinks", "pattern", "ssm",
 )  # fmt: skip
 
 
@@ -134,6 +134,48 @@ def test_language_part_of_a_vision_model(tmp_path: Path) -> None:
     model = load_model(write(tmp_path, {"model_type": "gemma3", "text_config": inner}))
     assert model.num_parameters == 3_880_263_168
     assert "gemma3" in model.notes[0]
+
+
+def test_hybrids_with_two_branches_a_layer(tmp_path: Path) -> None:
+    """Counts of the published checkpoints (Bamba 9B, Granite 4.0 H-Tiny)."""
+    bamba = {
+        **rms("bamba", 32, 4096, 32, 14336, 128256), "num_key_value_heads": 8,
+        "attn_layer_indices": [9, 18, 27], "mamba_n_heads": 128,
+        "mamba_d_head": 64, "mamba_d_state": 128, "mamba_n_groups": 1,
+        "mamba_expand": 2,
+    }  # fmt: skip
+    model = load_model(write(tmp_path, bamba))
+    assert model.num_parameters == pytest.approx(9.78e9, rel=1e-3)
+    assert model.pattern.count("a") == 3
+    types = ["attention" if i in {5, 15, 25, 35} else "mamba" for i in range(40)]
+    granite = {
+        **rms("granitemoehybrid", 40, 1536, 12, 512, 100352), "num_key_value_heads": 4,
+        "layer_types": types, "mamba_n_heads": 48, "mamba_d_head": 64,
+        "mamba_d_state": 128, "mamba_n_groups": 1, "mamba_expand": 2,
+        "num_local_experts": 64, "num_experts_per_tok": 6,
+        "shared_intermediate_size": 1024, "position_embedding_type": "nope",
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    tiny = load_model(write(tmp_path, granite))
+    assert tiny.num_parameters == pytest.approx(6.9e9, rel=0.02)
+    dense = load_model(write(tmp_path, granite | {"num_local_experts": 0}))
+    assert dense.moe is None
+    assert dense.ffn == 1024
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layers_block_type": ["mamba", "gru"]}, "layers_block_type.*unknown type"),
+        ({"num_hidden_layers": 51}, "has 52 entries for 51 layers"),
+        ({"hybrid_override_pattern": "MX*"}, "entries for 52 layers"),
+        ({"mamba_num_heads": None}, "mamba_num_heads.*is missing"),
+        ({"mamba_num_heads": 63}, "groups"),
+    ],
+)
+def test_faults_of_hybrids(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        variant(tmp_path, "nemotron-3-nano", **change)
 
 
 def test_folder_and_name(tmp_path: Path) -> None:

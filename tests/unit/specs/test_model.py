@@ -47,6 +47,10 @@ LAYER = QKVO + FFN + 2 * NORM
 OUTER = 2 * 50 * 8 + NORM
 
 
+def cached_values(model: ModelSpec) -> int:
+    return model.cached_values(model.layer_kinds[-1])
+
+
 def tiny(**changes: Any) -> ModelSpec:
     return ModelSpec.model_validate(TINY | changes)
 
@@ -57,7 +61,7 @@ def test_plain_decoder_by_hand() -> None:
     assert model.num_parameters == 4 * LAYER + OUTER
     assert model.num_active_parameters == model.num_parameters
     assert model.num_embedding_parameters == 400
-    assert model.kv_cache_values_per_token_per_layer == 12
+    assert cached_values(model) == 12
     assert not model.is_gated
 
 
@@ -114,7 +118,7 @@ def test_latent_attention_by_hand() -> None:
     assert model.head_dim == 6
     assert model.kv_heads == 4
     assert model.parameters_per_layer(0) == query + latent + 12 * 8 + FFN + 2 * NORM
-    assert model.kv_cache_values_per_token_per_layer == 11
+    assert cached_values(model) == 11
     direct = ModelSpec.model_validate(shape | {"mla": MLA | {"q_lora_rank": None}})
     difference = direct.parameters_per_layer(0) - model.parameters_per_layer(0)
     assert difference == 8 * 24 - query
@@ -151,7 +155,7 @@ def test_layer_groups_fold_interleaved_layers() -> None:
     assert [k.moe for k in mixed.layer_kinds] == [False, True, False, True]
     encoder = tiny(kind="encoder")
     assert encoder.layer_groups() == ((LayerKind(role="encoder"), 4),)
-    assert encoder.kv_cache_values_per_token_per_layer == 0
+    assert cached_values(encoder) == 0
 
 
 @pytest.mark.parametrize("index", [-1, 4])

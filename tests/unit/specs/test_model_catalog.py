@@ -7,9 +7,13 @@ import pytest
 from hwsim.errors import SpecError, UnknownNameError
 from hwsim.specs.catalogs import MODELS, load_model
 from hwsim.specs.load import fold
+from hwsim.specs.model import ModelSpec
 
 # Parameters of the published checkpoints.
 EXACT = {
+    "mamba2-130m": 128_989_632,
+    "nemotron-3-nano": 31_577_940_288,
+    "nemotron-nano-9b-v2": 8_888_227_328,
     "gpt-1": 116_534_784,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -189,6 +193,10 @@ def test_counts_match_rounded_figures(
         assert model.num_active_parameters == pytest.approx(active, rel=0.05)
 
 
+def cached_values(model: ModelSpec) -> int:
+    return model.cached_values(model.layer_kinds[-1])
+
+
 def test_every_model_loads_under_its_file_name() -> None:
     names = list(MODELS)
     assert len(names) >= 200
@@ -221,8 +229,8 @@ def test_windows_of_shipped_models() -> None:
 
 
 def test_cached_values_per_token() -> None:
-    assert load_model("llama-2-70b").kv_cache_values_per_token_per_layer == 2048
-    assert load_model("deepseek-v3").kv_cache_values_per_token_per_layer == 576
+    assert cached_values(load_model("llama-2-70b")) == 2048
+    assert cached_values(load_model("deepseek-v3")) == 576
 
 
 @pytest.mark.parametrize("name", ["lama-3-8b", "someone/lama-3-8b"])

@@ -1,0 +1,168 @@
+"""State-space layers: work, traffic, parameters, how ranks share them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwsim.cost.footprint import inference_footprint, training_footprint
+from hwsim.errors import InputError, SpecError
+from hwsim.graph.inference import decode_graph, prefill_graph
+from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.scan import StateScan
+from hwsim.graph.training import training_graph
+from hwsim.specs.catalogs import load_model, load_stack
+from hwsim.specs.model import ModelSpec
+
+MODEL = load_model("mamba2-130m")
+HYBRID = load_model("nemotron-3-nano")
+STACK = load_stack("default-training")
+
+
+def scans(graph: OpGraph) -> dict[str, StateScan]:
+    return {
+        node.op.phase: node.op
+        for _, _, node, _ in graph.distinct()
+        if isinstance(node.op, StateScan)
+    }
+
+
+def named(graph: OpGraph, name: str):
+    return next(n.op for _, _, n, _ in graph.distinct() if n.op.name == name)
+
+
+def reference_scan_flop(tokens: int, chunk: int, heads: int, width: int, n: int) -> int:
+    """Multiply-adds of the chunked algorithm, counted by doing it (one group)."""
+    count = 0
+    x, b = np.ones((tokens, heads, width)), np.ones((tokens, n))
+    for start in range(0, tokens, chunk):
+        piece = b[start : start + chunk]
+        count += 2 * (piece @ piece.T).size * n  # scores, in full
+        for i in range(len(piece)):
+            count += 2 * (i + 1) * x[start].size  # behind the mask
+        count += 2 * 2 * len(piece) * x[start].size * n  # states in and out
+    return count
+
+
+def test_scan_counts_what_the_algorithm_does() -> None:
+    op = StateScan(
+        name="s", dtype="bf16", tokens=64.0, heads=3, head_dim=4, groups=1,
+        state=8, chunk=16.0,
+    )  # fmt: skip
+    assert op.flop == reference_scan_flop(64, 16, 3, 4, 8)
+    assert op.model_flop == 5 * 64 * 3 * 4 * 8
+
+
+def test_mamba_layer_has_the_published_work() -> None:
+    """Two FLOP a weight and token, and the scan; backward twice of it."""
+    graph = training_graph(MODEL, micro_batch=1, seq=512, stack=STACK, last=False)
+    found = scans(graph)
+    layer = 768 * (2 * 1536 + 2 * 128 + 24) + 1536 * 768
+    linear = 6 * 512 * (24 * layer + 50_288 * 768)
+    scan = 3 * 24 * 5 * 512 * 1536 * 128
+    assert graph.model_flop == pytest.approx(linear + scan, rel=1e-9)
+    assert found["backward"].model_flop == 2 * found["forward"].model_flop
+    assert found["backward"].flop > 2 * found["forward"].flop
+
+
+def test_state_does_not_grow_with_the_context() -> None:
+    """Decode of a state-space model costs the same wherever it is."""
+    stack = load_stack("default-inference")
+    near, far = (
+        decode_graph(MODEL, batch=4, context=c, stack=stack) for c in (16, 65_536)
+    )
+    assert near.nbytes == far.nbytes
+    held = [
+        inference_footprint(MODEL, batch=4, context=c, prompt=0).kv_cache
+        for c in (16, 65_536)
+    ]
+    assert held[0] == held[1] == 4 * 24 * (1536 * 128 * 4 + (1536 + 256) * 3 * 2)
+
+
+def test_hybrid_caches_its_few_attention_layers() -> None:
+    short, long = (
+        inference_footprint(HYBRID, batch=1, context=c, prompt=0).kv_cache or 0.0
+        for c in (1000, 2000)
+    )
+    assert long - short == 1000 * 6 * 2 * 2 * 128 * 2
+
+
+def test_prompt_that_goes_on_reads_the_state() -> None:
+    stack = load_stack("default-inference")
+
+    def read(history: int) -> float:
+        graph = prefill_graph(
+            MODEL, batch=2, prompt=64, history=history, stack=stack
+        )  # fmt: skip
+        return sum(
+            o.nbytes * repeat
+            for _, _, node, repeat in graph.distinct()
+            for o in node.op.reads
+            if o.role == "kv_cache"
+        )
+
+    assert read(0) == 0.0
+    assert read(64) == 2 * 24 * (1536 * 128 * 4 + (1536 + 256) * 3 * 2)
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_heads_are_divided_and_small_groups_repeated(tp: int) -> None:
+    whole = scans(training_graph(MODEL, micro_batch=1, seq=256, stack=STACK))
+    part = scans(training_graph(MODEL, micro_batch=1, seq=256, tp=tp, stack=STACK))
+    assert part["forward"].heads * tp == whole["forward"].heads
+    assert part["forward"].groups == whole["forward"].groups == 1
+    groups = scans(training_graph(HYBRID, micro_batch=1, seq=256, tp=2, stack=STACK))
+    assert groups["forward"].groups == 4
+
+
+def test_context_ranks_exchange_tokens_for_heads() -> None:
+    graph = training_graph(MODEL, micro_batch=1, seq=1024, cp=4, dp=1, stack=STACK)
+    scan = scans(graph)["forward"]
+    assert (scan.tokens, scan.heads) == (1024, 6)
+    assert named(graph, "ssm_scatter").collective == "all_to_all"
+
+
+def test_experts_in_a_latent_send_narrow_rows() -> None:
+    """Rows that go to the experts are as wide as the latent."""
+    model = load_model("nemotron-3-super")
+    graph = training_graph(model, micro_batch=1, seq=256, ep=8, dp=8, stack=STACK)
+    sent = named(graph, "dispatch_exchange")
+    assert sent.message == 256 * 22 * 1024 * 2
+    assert named(graph, "latent_down").n == 1024
+    assert named(graph, "experts").hidden == 1024
+    assert named(graph, "shared_up").k == 4096
+
+
+def test_recomputation_drops_what_layers_keep() -> None:
+    options = {"micro_batch": 1, "seq": 4096}
+    kept = training_footprint(MODEL, **options).activations
+    again = training_footprint(MODEL, recompute="full", **options).activations
+    assert again < kept / 2  # the rest is the loss
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"tp": 5}, "tp 5 does not divide the 24 ssm.heads|tp 5 does not divide"),
+        ({"cp": 5, "dp": 1}, "cp 5 does not divide the 24 ssm.heads"),
+    ],
+)
+def test_bad_degrees_are_named(kwargs: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        training_graph(MODEL, micro_batch=1, seq=400, stack=STACK, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pattern": "M" * 23}, "23 letters but there are 24 layers"),
+        ({"pattern": "M" * 23 + "x"}, "pattern has 'x'"),
+        ({"pattern": "a" * 24}, "ssm is given but no layer"),
+        ({"ssm": None}, "there is no ssm"),
+        ({"pattern": "M" * 23 + "E"}, "there is no moe"),
+        ({"ssm": {"heads": 24, "head_dim": 64, "state": 16, "groups": 5}}, "groups"),
+    ],
+)
+def test_bad_patterns_are_named(change: dict, says: str) -> None:
+    with pytest.raises((ValueError, SpecError), match=says):
+        ModelSpec.model_validate(MODEL.model_dump() | change)
