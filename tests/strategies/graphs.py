@@ -230,4 +230,6 @@ def spread_inputs(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, Any], bool]:
     made = ModelSpec.model_validate(fields)
     if mode == "all_to_all" and made.kv_heads // tp % layout["cp"]:
         layout["cp_mode"] = "ring"
+    if made.ssm is not None and made.ssm.heads // tp % layout["cp"]:
+        layout["cp"] = 1
     return made, layout, draw(st.booleans())
