@@ -21,8 +21,10 @@ from hwsim.analysis.plan_search import (
     Batch,
     Candidate,
     Progress,
+    Runner,
     Search,
     Tally,
+    in_this_process,
 )
 from hwsim.analysis.plan_units import Question
 from hwsim.analysis.result import Result
@@ -238,6 +240,7 @@ class Planner:
     economy: Economy
     objective: Objective
     simulate: int
+    runner: Runner = in_this_process
 
     def plan(self, progress: Progress | None = None) -> TrainPlan:
         """Search, simulate the best, and say why they are the best."""
@@ -249,7 +252,7 @@ class Planner:
         )  # fmt: skip
         search = Search(
             question, candidates, self.choices, self.limits, self.economy,
-            self.global_batch, progress,
+            self.global_batch, progress, self.runner,
         )  # fmt: skip
         batches = search.run()
         if not any(len(b.space) for b in batches):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,16 @@ class Tally:
     search_s: float = 0.0
     interrupted: bool = False
 
+    def add(self, other: Tally) -> None:
+        """Count what another part of the search has seen."""
+        self.layouts += other.layouts
+        self.timed += other.timed
+        self.no_memory += other.no_memory
+        self.least_memory = min(self.least_memory, other.least_memory)
+        self.outside.update(other.outside)
+        for name, value in other.nearest.items():
+            self.nearest[name] = min(value, self.nearest.get(name, np.inf))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the counts."""
         return {
@@ -85,6 +95,106 @@ class Batch:
     parts: dict[str, FloatArray]
 
 
+@dataclass(frozen=True)
+class Job:
+    """Layouts of one candidate to look through; any process can.
+
+    Attributes
+    ----------
+    place : int
+        In the order of the search.
+    index : int
+        Of the candidate.
+    tokens : float
+        Of one step.
+    """
+
+    place: int
+    index: int
+    question: Question
+    candidate: Candidate
+    space: Space
+    limits: Limits
+    economy: Economy
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a job found, and what it saw."""
+
+    place: int
+    batch: Batch
+    tally: Tally
+
+
+Runner = Callable[[Iterable[Job]], Iterator[Part]]
+
+
+class Models:
+    """Memory and time of layouts on one candidate; layers are costed once."""
+
+    def __init__(self, job: Job) -> None:
+        question = job.question
+        stages = StageMaker(question.model, question.seq)
+        names = job.space.schedules
+        split = any(pipeline_schedule(name).splits_backward for name in names)
+        self.index = job.index
+        self.memory = MemoryModel(question, stages)
+        self.times = TimeModel(question, stages, self.memory, split=split)
+
+
+def look_through(job: Job, models: Models | None = None) -> Part:
+    """Return the layouts of a job that fit and keep to all limits."""
+    models = models or Models(job)
+    tally = Tally(layouts=len(job.space))
+    needed = models.memory.needed(job.space)
+    fits = np.flatnonzero(needed <= _usable(job))
+    some = job.space.taken(fits)
+    tally.no_memory = len(job.space) - len(some)
+    tally.least_memory = float(needed.min(initial=np.inf))
+    if not len(some):
+        nothing = {name: np.zeros(0) for name in FIGURES}
+        return Part(job.place, Batch(job.index, some, nothing, {}), tally)
+    step = models.times.times(some)
+    tally.timed = len(some)
+    figures = {"step_s": step.step, "memory_bytes": needed[fits]}
+    figures |= job.economy.figures(
+        job.candidate.system, job.candidate.devices, step.step, step.parts
+    )
+    inside = _inside(job, figures, tally)
+    batch = Batch(
+        job.index, some.taken(inside), {k: v[inside] for k, v in figures.items()},
+        {k: v[inside] for k, v in step.parts.items()},
+    )  # fmt: skip
+    return Part(job.place, batch, tally)
+
+
+def _usable(job: Job) -> float:
+    whole = job.candidate.system.device.main_memory.size
+    usable = whole * (1.0 - job.question.stack.memory_reserve)
+    return float(min(usable, job.limits.memory or usable))
+
+
+def _inside(job: Job, figures: dict[str, FloatArray], tally: Tally) -> Any:
+    inside = np.ones(len(figures["step_s"]), dtype=bool)
+    for name, keeps in kept_to(job.limits, job.tokens, figures).items():
+        tally.outside[name] += int((~keeps).sum())
+        least = {"budget": "cost_usd", "power": "power_w"}.get(name, "step_s")
+        tally.nearest[name] = float(np.nanmin(figures[least], initial=np.inf))
+        inside &= keeps
+    return np.flatnonzero(inside)
+
+
+def in_this_process(jobs: Iterable[Job]) -> Iterator[Part]:
+    """Look through one job after the other."""
+    models: Models | None = None
+    for job in jobs:
+        if models is None or models.index != job.index:
+            models = Models(job)
+        yield look_through(job, models)
+
+
 @dataclass
 class Search:
     """Looks through the layouts of several candidates."""
@@ -96,24 +206,27 @@ class Search:
     economy: Economy
     global_batch: int
     progress: Progress | None = None
+    runner: Runner = in_this_process
     tally: Tally = field(default_factory=Tally)
 
     def run(self) -> list[Batch]:
         """Return what was found; an interrupt ends the search, not the answer."""
-        started, found = time.perf_counter(), []
+        started = time.perf_counter()
+        found: list[Part] = []
         try:
             spaces = [self._space(candidate) for candidate in self.candidates]
             whole = sum(map(len, spaces))
-            for index, space in enumerate(spaces):
-                for batch in self._searched(index, space):
-                    found.append(batch)
-                    self._report(found, whole)
+            for part in self.runner(self._jobs(spaces)):
+                found.append(part)
+                self.tally.add(part.tally)
+                self._report(found, whole)
         except KeyboardInterrupt:
             if not found:
                 raise
             self.tally.interrupted = True
         self.tally.search_s = time.perf_counter() - started
-        return found
+        # However they came in: the same search has the same answer.
+        return [part.batch for part in sorted(found, key=lambda part: part.place)]
 
     def _space(self, candidate: Candidate) -> Listed:
         question = self.question
@@ -125,59 +238,20 @@ class Search:
         self.tally.why += space.empty.why
         return space
 
-    def _searched(self, index: int, space: Listed) -> Iterator[Batch]:
-        question = replace(self.question, system=self.candidates[index].system)
-        stages = StageMaker(question.model, question.seq)
-        memory = MemoryModel(question, stages)
-        split = any(pipeline_schedule(n).splits_backward for n in space.empty.schedules)
-        times = TimeModel(question, stages, memory, split=split)
-        for some in space.batches(AT_ONCE) if len(space) else ():
-            yield self._batch(index, some, memory, times)
+    def _jobs(self, spaces: Sequence[Listed]) -> Iterator[Job]:
+        tokens, place = float(self.global_batch * self.question.seq), 0
+        for index, space in enumerate(spaces):
+            candidate = self.candidates[index]
+            question = replace(self.question, system=candidate.system)
+            for some in space.batches(AT_ONCE) if len(space) else ():
+                yield Job(
+                    place, index, question, candidate, some, self.limits, self.economy,
+                    tokens,
+                )  # fmt: skip
+                place += 1
 
-    def _batch(
-        self, index: int, space: Space, memory: MemoryModel, times: TimeModel
-    ) -> Batch:
-        tally, candidate = self.tally, self.candidates[index]
-        needed = memory.needed(space)
-        fits = np.flatnonzero(needed <= self._usable(candidate.system))
-        some = space.taken(fits)
-        tally.layouts += len(space)
-        tally.no_memory += len(space) - len(some)
-        tally.least_memory = min(tally.least_memory, needed.min(initial=np.inf))
-        if not len(some):
-            nothing = {name: np.zeros(0) for name in FIGURES}
-            return Batch(index, some, nothing, {})
-        step = times.times(some)
-        tally.timed += len(some)
-        figures = {"step_s": step.step, "memory_bytes": needed[fits]}
-        figures |= self.economy.figures(
-            candidate.system, candidate.devices, step.step, step.parts
-        )
-        inside = self._inside(figures)
-        return Batch(
-            index, some.taken(inside), {k: v[inside] for k, v in figures.items()},
-            {k: v[inside] for k, v in step.parts.items()},
-        )  # fmt: skip
-
-    def _usable(self, system: SystemSpec) -> float:
-        whole = system.device.main_memory.size
-        usable = whole * (1.0 - self.question.stack.memory_reserve)
-        return float(min(usable, self.limits.memory or usable))
-
-    def _inside(self, figures: dict[str, FloatArray]) -> Any:
-        tokens = float(self.global_batch * self.question.seq)
-        kept = kept_to(self.limits, tokens, figures)
-        inside = np.ones(len(figures["step_s"]), dtype=bool)
-        for name, keeps in kept.items():
-            self.tally.outside[name] += int((~keeps).sum())
-            least = {"budget": "cost_usd", "power": "power_w"}.get(name, "step_s")
-            near = float(np.nanmin(figures[least], initial=np.inf))
-            had = self.tally.nearest.get(name, np.inf)
-            self.tally.nearest[name] = min(near, had)
-            inside &= keeps
-        return np.flatnonzero(inside)
-
-    def _report(self, found: Sequence[Batch], whole: int) -> None:
+    def _report(self, found: Sequence[Part], whole: int) -> None:
         if self.progress is not None:
-            best = min(b.figures["step_s"].min(initial=np.inf) for b in found)
+            steps = (part.batch.figures["step_s"] for part in found)
+            best = min(step.min(initial=np.inf) for step in steps)
             self.progress(self.tally.layouts, whole, float(best))

@@ -13,6 +13,7 @@ from hwsim.analysis.plan import (
 )
 from hwsim.analysis.plan_choices import Choices
 from hwsim.analysis.plan_economy import Limits, economy_of
+from hwsim.analysis.plan_search import Runner, in_this_process
 from hwsim.analysis.resolve import default_dtype, resolve
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
@@ -44,6 +45,7 @@ def plan_train(
     price: float | None = None,
     pue: float | None = None,
     simulate: int = 5,
+    cluster: str | None = None,
     stack: str | StackSpec = "default-training",
     fidelity: Fidelity = "auto",
     overrides: Iterable[str] = (),
@@ -81,6 +83,8 @@ def plan_train(
         by default.
     simulate : int
         How many of the best are simulated.
+    cluster : str or None
+        Address of a Dask scheduler whose workers search; None is this process.
     progress : callable or None
         Told the layouts done, all layouts, and the best step so far [s].
     **choices
@@ -112,6 +116,14 @@ def plan_train(
         seq, dtype or default_dtype(resolved[0][1].device), optimizer, fidelity,
         sequence_parallel, Choices.of(**choices),
         Limits(memory, step_time, tokens, deadline, budget, power),
-        economy_of(price, pue), objective, simulate,
+        economy_of(price, pue), objective, simulate, _runner(cluster),
     )  # fmt: skip
     return planner.plan(progress)
+
+
+def _runner(cluster: str | None) -> Runner:
+    if cluster is None:
+        return in_this_process
+    from hwsim.analysis.plan_cluster import on_cluster
+
+    return on_cluster(cluster)

@@ -121,6 +121,13 @@ def train(
         bool, typer.Option(help="Try host offloading too.", rich_help_panel=_LAYOUT)
     ] = True,
     simulate: Annotated[int, typer.Option(help="How many of the best to play.")] = 5,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Search on the workers of a Dask scheduler: tcp://host:8786.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Rows of the ranking to print.")] = 10,
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
@@ -162,7 +169,7 @@ def train(
             tokens=None if tokens is None else token_count(tokens),
             deadline=time_of("deadline", deadline), budget=budget,
             power=_quantity("power", power, "power"), price=price, pue=pue,
-            simulate=simulate, stack=stack, fidelity=fidelity.value,
+            simulate=simulate, cluster=cluster, stack=stack, fidelity=fidelity.value,
             overrides=set_ or (), progress=told, **choices,
         )  # fmt: skip
     _answer(plan, json=json, top=top)
