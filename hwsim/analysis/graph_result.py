@@ -68,6 +68,11 @@ class GraphResult(Result):
     kind = "graph"
 
     @property
+    def name(self) -> str:
+        """The graph's name."""
+        return self.graph.name
+
+    @property
     def breakdown_s(self) -> dict[str, float]:
         """As ``parts``. [s]"""
         return dict(self.parts)

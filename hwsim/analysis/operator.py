@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ COLLECTIVES = (
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast",
     "send_recv",
 )  # fmt: skip
+
+_NO_SHAPE = frozenset({"kernels", "a_bytes", "b_bytes", "c_bytes"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +107,17 @@ class OpResult(Result):
             "interconnect": _plain(self.cost.interconnect),
             "overhead": _plain(self.cost.overhead),
         }
+
+    def details(self) -> dict[str, Any]:
+        """Return the shape, as far as it is of single numbers."""
+        shape = {
+            field.name: value
+            for field in fields(self.op)
+            if field.name not in _NO_SHAPE
+            and isinstance(value := getattr(self.op, field.name), int | float)
+            and not isinstance(value, bool)
+        }
+        return {"shape": {k: v for k, v in shape.items() if v}}
 
     def to_dict(self) -> dict[str, Any]:
         """Return time, work, traffic, bound and breakdown, in SI."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hwsim.analysis.check import context_within, dtype_on, known_dtype, positive_int
 from hwsim.analysis.result import Result
+from hwsim.analysis.serving_details import quantiles_of, traffic_words
 from hwsim.analysis.serving_run import Capacity, Run, capacity_of, play, saturated_rate
 from hwsim.analysis.step_cost import Deployment, step_table
 from hwsim.cost.evaluate import Fidelity
@@ -172,6 +173,13 @@ class ServeResult(Result):
     def requests(self) -> pd.DataFrame:
         """One row per request: times, tokens, replica, preemptions."""
         return self.run.frame()
+
+    def details(self) -> dict[str, Any]:
+        """Return quantiles of the latencies [s], and the traffic in words."""
+        return {
+            "quantiles": quantiles_of(self.run),
+            "traffic": traffic_words(self.traffic),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""

@@ -22,6 +22,7 @@ from hwsim.analysis.predict_rows import (
     predict_rows,
 )
 from hwsim.analysis.result import Result
+from hwsim.analysis.validate_details import validation_details
 from hwsim.analysis.validate_metrics import ErrorSummary, grouped, regimes, summarise
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
@@ -270,6 +271,10 @@ class Validation(Result):
                 "family", "op", "device", "dtype", "metric", "source", "regime",
             )},
         }  # fmt: skip
+
+    def details(self) -> dict[str, Any]:
+        """Return samples to draw, the worst rows, and why rows were left out."""
+        return validation_details(self)
 
     def _repr_html_(self) -> str:
         import pandas as pd

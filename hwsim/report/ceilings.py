@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hwsim.analysis.graph_result import GraphResult
+    from hwsim.analysis.saved import SavedGraph
     from hwsim.specs.device import DeviceSpec
 
 
@@ -49,7 +50,9 @@ def memory_ceilings(device: DeviceSpec) -> dict[str, float]:
     return dict(sorted(levels.items(), key=lambda item: -item[1]))
 
 
-def op_points(results: Sequence[GraphResult]) -> tuple[list[OpPoint], list[float]]:
+def op_points(
+    results: Sequence[GraphResult | SavedGraph],
+) -> tuple[list[OpPoint], list[float]]:
     """Return operators as points, and the share of time of those without one.
 
     Shares are of the time of each result. Operators that compute nothing or

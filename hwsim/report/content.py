@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from hwsim.report.style import ReportFigure
-from hwsim.report.svg import inline_svg
+from hwsim.report.style import ReportFigure, render
+from hwsim.report.svg import inline, inline_svg
 
 WIDE, NARROW = 7.6, 3.9  # inch: for a screen or paper, for a phone
+_NO_WORD = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in two widths, with its caption."""
+    """A figure in two widths, with its caption, and as a file of its own.
+
+    Attributes
+    ----------
+    file : bytes
+        The wide figure as a whole SVG document, in the colours of paper.
+    """
 
     title: str
     caption: str
     wide: Markup
     narrow: Markup
+    name: str = ""
+    file: bytes = b""
+
+    @property
+    def data_uri(self) -> str:
+        """The file as an address that holds its content."""
+        code = base64.b64encode(self.file).decode("ascii")
+        return f"data:image/svg+xml;base64,{code}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """One page: the question, the answer, and what the answer rests on."""
+    """One page: the question, the answer, and what the answer rests on.
+
+    Attributes
+    ----------
+    warning, notice : str
+        What must not be missed: that it does not fit; anything else.
+    assumed : tuple of str
+        What-if overrides in force.
+    """
 
     title: str
     question: str
@@ -103,22 +128,36 @@ class Page:
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
     warning: str = ""
+    notice: str = ""
     assumed: tuple[str, ...] = ()
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All figures of the page, in order."""
+        return tuple(
+            item
+            for section in self.sections
+            for item in section.items
+            if isinstance(item, Picture)
+        )
 
-def table(caption: str, columns: str, rows: Sequence[Sequence[Cell | str]]) -> Table:
+
+def table(
+    caption: str, columns: str | Sequence[str], rows: Sequence[Sequence[Cell | str]]
+) -> Table:
     """Return a table.
 
     Parameters
     ----------
-    columns : str
-        Headings, separated by ``|``; one that starts with ``#`` is of numbers.
+    columns : str or sequence of str
+        Headings, in a text separated by ``|``; one that starts with ``#`` is of
+        numbers.
     rows : sequence of sequence of Cell or str
         Plain text takes its column's alignment.
     """
     heads = tuple(
         Column(text.strip().removeprefix("#"), text.strip().startswith("#"))
-        for text in columns.split("|")
+        for text in (columns.split("|") if isinstance(columns, str) else columns)
     )
     return Table(
         caption,
@@ -136,9 +175,23 @@ def table(caption: str, columns: str, rows: Sequence[Sequence[Cell | str]]) -> T
 def picture(name: str, title: str, draw: Callable[[float], ReportFigure]) -> Picture:
     """Draw a figure for wide and for narrow screens."""
     wide, narrow = draw(WIDE), draw(NARROW)
+    file = render(wide, "svg")
     return Picture(
         title,
         wide.caption,
-        inline_svg(wide, f"{name}-wide", title),
+        inline(file, wide.caption, f"{name}-wide", title),
         inline_svg(narrow, f"{name}-narrow", title),
+        name,
+        file,
     )
+
+
+def slug(text: str) -> str:
+    """Return text as part of an id or a file name.
+
+    Examples
+    --------
+    >>> slug("H100 <SXM> & co")
+    'h100-sxm-co'
+    """
+    return _NO_WORD.sub("-", text.casefold()).strip("-") or "x"

@@ -1,53 +1,91 @@
-"""Results as one self-contained HTML page each."""
+"""Results as pages: one self-contained HTML file, Markdown, PDF."""
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsim.errors import HwsimError, InputError
+from hwsim.analysis.result import Result
+from hwsim.analysis.saved import SavedResult, as_saved
+from hwsim.errors import InputError
 from hwsim.report.content import Page
+from hwsim.report.generic_page import generic_page
+from hwsim.report.op_page import op_page
+from hwsim.report.plan_page import train_plan_page
 from hwsim.report.published_page import published_page
 from hwsim.report.published_runs import published_runs_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
+from hwsim.report.serve_page import serve_page
+from hwsim.report.templates import Templates
 from hwsim.report.validation import validation_page
+from hwsim.report.whole_run_page import training_run_page
 from hwsim.report.write import write_atomic
-from hwsim.resources import builtin_path
-from hwsim.version import __version__
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_PAGES: dict[str, Callable[[Any, str | None], Page]] = {
+PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "infer": infer_page,
     "train": train_page,
+    "training_run": training_run_page,
+    "op": op_page,
     "graph": graph_page,
-    "published": published_page,
-    "published_validation": published_runs_page,
+    "serve": serve_page,
+    "train_plan": train_plan_page,
     "validation": validation_page,
+    "published_validation": published_runs_page,
 }
-_TEMPLATE = "page.html.j2"
-# A number and its unit stay on one line.
-_BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|[kMGTPEmµnp]?(?:s|B|W|J|Hz|FLOP)(?:/s)?\b)")
+FORMATS = ("html", "md", "pdf")
+
+
+def page_of(result: Any, command: str | None = None) -> Page:
+    """Return the page of a result, computed or loaded.
+
+    Raises
+    ------
+    InputError
+        If it is no result, or its file lacks what the page needs.
+    """
+    if not isinstance(result, Result):
+        raise InputError(
+            f"no report for {type(result).__name__}; give a result of hwsim or load "
+            "one with hwsim.load_result"
+        )
+    if result.kind == "published" and not isinstance(result, SavedResult):
+        return published_page(result, command)  # type: ignore[arg-type]
+    saved = as_saved(result, command)
+    build = PAGES.get(saved.kind, generic_page)
+    try:
+        return build(saved)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not isinstance(result, SavedResult):
+            raise
+        raise InputError(
+            f"{saved.origin}: this {saved.kind} result is damaged "
+            f"({type(error).__name__}: {error}); save it again with --out"
+        ) from error
 
 
 def write_page(
-    result: Any, path: str | os.PathLike[str], *, command: str | None = None
+    result: Any,
+    path: str | os.PathLike[str],
+    *,
+    command: str | None = None,
+    templates: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write a result as one HTML page that needs nothing beside it.
+    """Write a result as one page: HTML, Markdown or PDF, as the suffix says.
 
     Parameters
     ----------
-    result : InferResult, TrainResult, GraphResult or PublishedComparison
+    result : Result
         What the page is about.
     path : str or path-like
-        The file; written whole or not at all.
+        The file; written whole or not at all. HTML (any suffix but ``.md`` and
+        ``.pdf``) and PDF need nothing beside them; Markdown has its pictures
+        beside it, as SVG.
     command : str, optional
         The command line that made the result, for its readers to repeat.
+    templates : path, optional
+        A folder of templates that replace those of hwsim, by name.
 
     Raises
     ------
@@ -56,42 +94,25 @@ def write_page(
     OutputError
         If the file cannot be written.
     """
-    return write_atomic(path, render_page(result, command=command))
+    page, made = page_of(result, command), Templates(templates)
+    suffix = Path(path).suffix.casefold().removeprefix(".")
+    if suffix == "md":
+        return write_markdown(page, Path(path), made)
+    if suffix == "pdf":
+        return write_atomic(path, made.pdf(page))
+    return write_atomic(path, made.html(page))
+
+
+def write_markdown(page: Page, path: Path, templates: Templates) -> Path:
+    """Write a page as Markdown, its pictures beside it."""
+    places = {}
+    for picture in page.pictures:
+        place = path.with_name(f"{path.stem}-{picture.name}.svg")
+        write_atomic(place, picture.file)
+        places[picture.name] = place.name
+    return write_atomic(path, templates.markdown(page, places))
 
 
 def render_page(result: Any, *, command: str | None = None) -> str:
     """Return the page's HTML; equal results give equal pages."""
-    kind = getattr(result, "kind", type(result).__name__)
-    if kind not in _PAGES:
-        raise InputError(
-            f"no report for {kind!r}; there is one for {', '.join(_PAGES)}"
-        )
-    page = _PAGES[kind](result, command)
-    template = _environment().get_template(_TEMPLATE)
-    return template.render(page=page, version=__version__)
-
-
-def _unbroken(value: Any) -> Any:
-    # Exactly str: markup (figures, macros) is left alone.
-    return (
-        _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
-    )
-
-
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = builtin_path("reports")
-    if not (folder / _TEMPLATE).is_file():
-        raise HwsimError(f"{folder}: {_TEMPLATE} is missing; reinstall hwsim")
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_unbroken,
-    )
-    environment.tests["table"] = lambda item: hasattr(item, "columns")
-    return environment
+    return Templates().html(page_of(result, command))

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import itertools
-import platform
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from hwsim.analysis.provenance import ASSUMED
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Section, Table, table
-from hwsim.specs.base import CatalogSpec, Source, Spec, find_source, iter_figures
-from hwsim.specs.calibration import Calibration, calibration_for
-from hwsim.specs.stack import StackSpec
+from hwsim.specs.base import Source, Spec, find_source, iter_figures
 from hwsim.specs.system import SystemSpec
 from hwsim.units import Dimension
-from hwsim.version import __version__
 
-ASSUMED = "assumed"
-_OVERRIDE = "override "
+if TYPE_CHECKING:
+    from hwsim.analysis.saved import SavedResult
+
+FAMILY_NAMES = {
+    "gemm": "Matrix products",
+    "attention": "Attention",
+    "attention_prefill": "Attention over prompts",
+    "attention_decode": "Attention to a cache",
+    "elementwise": "Elementwise and norms",
+    "moe": "Mixture of experts",
+    "collective": "Collectives",
+    "memory": "Memory and caches",
+    "launch": "Kernel launch",
+    "host_link": "Host link",
+    "power": "Power",
+    "end_to_end": "End to end",
+}
+_BASES = {
+    "calibrated": "measurements of this device",
+    "borrowed": "measurements of a device with the same chip",
+    "structured": "its generation's parameters",
+    "roofline": "the datasheet",
+}
+_TITLES = {"python": "Python"}
+_EVIDENCE = (
+    "An error is |predicted − measured| / measured of single operators; the last "
+    "columns say how often a measurement lay in its 90 % interval, and how wide such "
+    "intervals are."
+)
 _INDEX, _LAST_INDEX = re.compile(r"(\.\d+)+$"), re.compile(r"\.\d+$")
 _FIDELITIES = {
     "roofline": (
@@ -32,6 +54,14 @@ _FIDELITIES = {
         "Structured: each kind of operator has a cost model of its own (tiles and "
         "waves of matrix products, cache-aware traffic, collectives by algorithm) "
         "with the parameters of the device's generation, listed below."
+    ),
+    "calibrated": (
+        "Calibrated: cost models whose parameters were fitted to measurements of this "
+        "very device, where there are any; those of its generation elsewhere."
+    ),
+    "borrowed": (
+        "Borrowed: cost models whose parameters were fitted to measurements of a "
+        "device with the same chip."
     ),
 }
 _ENGINES = {
@@ -92,17 +122,6 @@ def kind_cell(kind: str) -> Cell:
     return Cell("", badge=ASSUMED) if kind == ASSUMED else Cell(kind)
 
 
-def overrides(specs: Iterable[Any]) -> tuple[str, ...]:
-    """Return the what-if overrides that are in force, as they were written."""
-    found = [
-        source.title.removeprefix(_OVERRIDE)
-        for spec in specs
-        for source in spec.sources
-        if source.kind == ASSUMED and source.title.startswith(_OVERRIDE)
-    ]
-    return tuple(dict.fromkeys(found))
-
-
 def figure_rows(
     spec: Spec, sources: Sequence[Source], numbers: Sources, prefix: str = ""
 ) -> list[tuple[Cell, ...]]:
@@ -155,24 +174,16 @@ def figures(
     return table(caption, "Figure|#Value|Source", rows)
 
 
-def assumptions(
-    system: SystemSpec,
-    stack: StackSpec,
-    fidelity: str,
-    engine: str,
-    model: CatalogSpec | None = None,
-) -> Section:
-    """Return the section of what was taken as given."""
-    numbers, device = Sources(), system.device
-    items = [figures(f"Device: {device.name}", device, device.sources, numbers)]
-    if system.networks:
-        items.append(figures(f"System: {system.name}", system, system.sources, numbers))
-    items.append(
-        figures(f"Software stack: {stack.name}", stack, stack.sources, numbers)
-    )
-    if fidelity != "roofline":
-        items.append(_calibration(calibration_for(device), numbers))
-    text = [_FIDELITIES.get(fidelity, fidelity), _ENGINES.get(engine, engine)]
+def assumptions(saved: SavedResult) -> Section:
+    """Return the section of what was taken as given, every figure with its source."""
+    specs, numbers = saved.specs(), Sources()
+    if not specs:
+        return Section("assumptions", "What this rests on", (_no_specs(saved),))
+    items: list[Table] = []
+    for role, spec in specs.items():
+        items += _spec_tables(role, spec, numbers)
+    text = [t for t in (_basis(saved), _engine(saved)) if t]
+    model: Any = specs.get("model")
     if model is not None:
         cited = [numbers.cell(source).text for source in model.sources]
         text.append(f"Architecture of {model.name}: {fmt.listed(cited) or 'as given'}.")
@@ -180,38 +191,120 @@ def assumptions(
     return Section("assumptions", "What this rests on", tuple(text), tuple(items))
 
 
-def _calibration(calibration: Calibration, numbers: Sources) -> Table:
-    return figures(
-        f"Cost-model parameters of the generation: {calibration.name}",
-        calibration, calibration.sources, numbers,
-    )  # fmt: skip
+def _no_specs(saved: SavedResult) -> str:
+    by = saved.data.get("hwsim_version", "an older version")
+    return (
+        f"The file was written by hwsim {by} without the specs behind it; run the "
+        "command again and save its result to see every figure with its source."
+    )
 
 
-def digest(spec: Spec) -> str:
-    """Return the SHA-256 of a spec's JSON in SI."""
-    return hashlib.sha256(spec.model_dump_json().encode("utf-8")).hexdigest()
+def _basis(saved: SavedResult) -> str:
+    fidelity = str(saved.data.get("fidelity", ""))
+    return _FIDELITIES.get(fidelity, "")
 
 
-def reproducibility(specs: dict[str, Spec | None], command: str | None) -> Section:
+def _engine(saved: SavedResult) -> str:
+    engines = {graph.engine for graph in saved.graphs}
+    return _ENGINES[engines.pop()] if len(engines) == 1 else ""
+
+
+def _spec_tables(role: str, spec: Any, numbers: Sources) -> list[Table]:
+    if role == "model":
+        return []
+    captions = {
+        "stack": "Software stack", "engine": "Serving engine", "system": "System",
+        "device": "Device", "calibration": "Cost-model parameters",
+    }  # fmt: skip
+    caption = captions.get(role.partition(":")[0], role)
+    if not isinstance(spec, SystemSpec):
+        return [figures(f"{caption}: {spec.name}", spec, spec.sources, numbers)]
+    device = spec.device
+    made = [figures(f"Device: {device.name}", device, device.sources, numbers)]
+    if spec.networks:
+        made.append(figures(f"System: {spec.name}", spec, spec.sources, numbers))
+    return made
+
+
+def reproducibility(saved: SavedResult) -> Section:
     """Return the section that lets a reader repeat the answer."""
-    rows = [
-        ("hwsim", Cell(__version__)),
-        ("Python", Cell(platform.python_version())),
-        *(
-            (name, Cell(importlib.metadata.version(name)))
-            for name in ("numpy", "simpy", "pydantic")
-        ),
-        ("Seed", Cell("none: nothing here is random")),
-    ]
-    if command:
-        rows.insert(0, ("Command", Cell(command, code=True)))
-    hashes = [
-        (what, Cell(str(getattr(spec, "id", ""))), Cell(digest(spec), code=True))
-        for what, spec in specs.items()
-        if spec is not None
-    ]
+    data = saved.data
+    rows: list[tuple[str, Cell]] = []
+    if data.get("command"):
+        rows.append(("Command", Cell(str(data["command"]), code=True)))
+    rows.append(("hwsim", Cell(str(data.get("hwsim_version", fmt.NONE)))))
+    versions = data.get("environment") or {}
+    rows += [(_TITLES.get(name, name), Cell(str(v))) for name, v in versions.items()]
+    rows.append(("Seed", Cell(seed_text(data))))
     items = [table("How to repeat it", "What|Value", rows)]
+    hashes = [
+        (role, Cell(told["id"]), Cell(told["sha256"], code=True))
+        for role, told in (data.get("spec_hashes") or {}).items()
+    ]
     if hashes:
         caption = "Specs used: SHA-256 of their JSON in SI"
         items.append(table(caption, "Spec|Id|SHA-256", hashes))
     return Section("reproduce", "Reproducibility", (), tuple(items))
+
+
+def seed_text(data: Mapping[str, Any]) -> str:
+    """Return the seed of a result, or that it has none."""
+    config = data.get("config")
+    seed = config.get("seed") if isinstance(config, Mapping) else None
+    return "none: nothing here is random" if seed is None else str(seed)
+
+
+def evidence(saved: SavedResult) -> Section | None:
+    """Return how accurate such predictions have been, or nothing where unknown."""
+    told = saved.data.get("evidence") or {}
+    devices = told if isinstance(told, list) else [told]
+    rows = [_evidence_row(family) for d in devices for family in d.get("families", ())]
+    if not rows:
+        return None
+    heads = (
+        "Operator family|Rests on|#Measured rows|#Median error|#Nine in ten within|"
+        "#In 90 % interval|#Interval width"
+    )
+    text = [_EVIDENCE]
+    text += [_whole_runs(d["whole_runs"]) for d in devices if d.get("whole_runs")][:1]
+    names = " and ".join(dict.fromkeys(str(d["device"]) for d in devices if d))
+    caption = f"Operator families of this answer, on {names}"
+    return Section(
+        "evidence", "How accurate such predictions are", tuple(text),
+        (table(caption, heads, rows),),
+    )  # fmt: skip
+
+
+def _evidence_row(family: Mapping[str, Any]) -> list[Cell]:
+    name = FAMILY_NAMES.get(family["family"], family["family"])
+    basis = _BASES.get(family["basis"], family["basis"])
+    if family.get("rows") is None:
+        blank = Cell(fmt.NONE, number=True)
+        return [
+            Cell(name), Cell(basis, note=family.get("note", "")), *[blank] * 5,
+        ]  # fmt: skip
+    seen = "shapes that the fit never saw" if family["held_out"] else "the rows fitted"
+    note = f"{family['measured_device']}, {family['date']}; {seen}"
+    return [
+        Cell(name),
+        Cell(basis, note=note),
+        Cell(fmt.count(family["rows"]), number=True),
+        Cell(
+            fmt.percent(family["median_ape"]), number=True,
+            bar=min(family["median_ape"], 1.0),
+        ),
+        Cell(fmt.percent(family["p90_ape"]), number=True),
+        Cell(fmt.percent(family["coverage_90"]), number=True),
+        Cell(fmt.percent(family["interval_width"]), number=True),
+    ]  # fmt: skip
+
+
+def _whole_runs(told: Mapping[str, Any]) -> str:
+    kinds = {"train": "training runs", "infer": "inference runs"}
+    return (
+        f"Whole {kinds.get(told['task'], 'runs')}: against "
+        f"{fmt.plural(told['rows'], 'published figure')} of "
+        f"{fmt.plural(told['sources'], 'source')}, "
+        f"{fmt.percent(told['coverage_90'], 0)} lay in their 90 % interval when their "
+        "own source was left out of it."
+    )

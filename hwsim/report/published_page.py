@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hwsim.analysis.saved import as_saved
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Fact, Page, Section, Table, picture, table
 from hwsim.report.figures import scatter_figure
@@ -44,7 +45,7 @@ def published_page(result: PublishedComparison, command: str | None) -> Page:
     if result.unanswered:
         sections.append(_missing(result, numbers))
     sections.append(_documents(result, numbers))
-    sections.append(reproducibility({}, command))
+    sections.append(reproducibility(as_saved(result, command)))
     return Page(
         title="Predictions beside published runs",
         question=(

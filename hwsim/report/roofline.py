@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hwsim.analysis.graph_result import GraphResult
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 from hwsim.report.ceilings import (
@@ -37,7 +38,7 @@ from hwsim.report.style import (
 )
 
 if TYPE_CHECKING:
-    from hwsim.analysis.graph_result import GraphResult
+    from hwsim.analysis.saved import SavedGraph
     from hwsim.specs.device import DeviceSpec
 
 _DASHES = (0, (5, 2))
@@ -48,7 +49,7 @@ _LARGEST, _SMALLEST = 22.0, 3.5  # marker size in points
 
 @styled
 def roofline_figure(
-    results: Sequence[GraphResult] = (),
+    results: Sequence[GraphResult | SavedGraph] = (),
     device: DeviceSpec | None = None,
     path: str | os.PathLike[str] | None = None,
     *,
@@ -101,9 +102,9 @@ def roofline_figure(
 
 
 def _the_device(
-    results: Sequence[GraphResult], device: DeviceSpec | None
+    results: Sequence[GraphResult | SavedGraph], device: DeviceSpec | None
 ) -> DeviceSpec:
-    devices = [r.system.device for r in results]
+    devices = [r.system.device for r in results if isinstance(r, GraphResult)]
     device = device or (devices[0] if devices else None)
     if device is None:
         raise InputError("a roofline needs a device; give one or give results")
@@ -268,7 +269,7 @@ def _draw_points(axes: Any, points: Sequence[OpPoint]) -> None:
 
 def _legend(
     figure: ReportFigure,
-    results: Sequence[GraphResult],
+    results: Sequence[GraphResult | SavedGraph],
     points: Sequence[OpPoint],
     width: float,
 ) -> None:
@@ -282,8 +283,7 @@ def _legend(
     shown = [(family_colour(n), n, "o") for n in (*FAMILIES, OTHER) if n in present]
     if len(results) > 1:
         shown += [
-            (GRID, r.graph.name, _MARKERS[i % len(_MARKERS)])
-            for i, r in enumerate(results)
+            (GRID, r.name, _MARKERS[i % len(_MARKERS)]) for i, r in enumerate(results)
         ]
     handles += [
         Line2D(
@@ -300,7 +300,7 @@ def _legend(
 
 def _caption(
     device: DeviceSpec,
-    results: Sequence[GraphResult],
+    results: Sequence[GraphResult | SavedGraph],
     points: Sequence[OpPoint],
     left_out: Sequence[float],
     outside: int,
@@ -327,7 +327,7 @@ def _caption(
         )
     if any(share > 1e-9 for share in left_out):
         shares = fmt.listed(
-            f"{_share_text(share)} of {r.graph.name}"
+            f"{_share_text(share)} of {r.name}"
             for r, share in zip(results, left_out, strict=True)
         )
         text += (

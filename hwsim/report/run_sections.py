@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hwsim.analysis.packing import unpack_records
 from hwsim.report import format as fmt
-from hwsim.report.content import Cell, Picture, Section, Table, picture, table
+from hwsim.report.content import Cell, Picture, Section, Table, picture, slug, table
 from hwsim.report.figures import breakdown_figure, timeline_figure
 from hwsim.report.roofline import roofline_figure
-from hwsim.sim.records import PlayedGraph
 
 if TYPE_CHECKING:
-    from hwsim.analysis.graph_result import GraphResult
-    from hwsim.analysis.inference import InferResult
-    from hwsim.analysis.training import TrainResult
+    from hwsim.analysis.saved import SavedGraph, SavedResult
+    from hwsim.sim.records import Record
+    from hwsim.specs.device import DeviceSpec
 
 TOP_OPS = 15
+_ROOFLINE = (
+    "The slope is what memory can deliver, the flat lines what arithmetic can; an "
+    "operator well under both loses time to something else."
+)
 
 
-def memory_section(result: InferResult | TrainResult) -> Section:
+def memory_section(saved: SavedResult) -> Section:
     """Return what is held in memory, and whether it fits."""
-    memory = result.memory
-    sizes = {k: float(v) for k, v in result.footprint.to_dict().items()}
-    sizes.pop("total", None)
+    sizes = {k: float(v) for k, v in saved.need("memory_bytes").items()}
+    needed, usable = sizes.pop("total"), float(saved.need("memory_usable_bytes"))
 
     def row(label: str, size: float, *, bar: bool = False, tone: str = "") -> Any:
-        share = size / memory.usable
+        share = size / usable
         return (
             Cell(label),
             Cell(fmt.nbytes(size), number=True, tone=tone),
@@ -34,14 +37,24 @@ def memory_section(result: InferResult | TrainResult) -> Section:
         )
 
     rows = [row(_words(k), v, bar=True) for k, v in sizes.items() if v]
-    tone = "good" if memory.fits else "bad"
-    rows.append(row("needed", memory.needed, bar=True, tone=tone))
-    rows.append(row("usable", memory.usable))
-    rows.append(row("capacity", memory.capacity))
-    caption = f"Memory of one device ({result.system.device.main_memory_name})"
-    sizes_table = table(caption, "What|#Size|#Of the usable", rows)
-    text = [f"It {memory.sentence()}."]
+    tone = "good" if saved.need("fits") else "bad"
+    rows.append(row("needed", needed, bar=True, tone=tone))
+    rows.append(row("usable", usable))
+    device = device_of(saved)
+    name = ""
+    if device is not None:
+        rows.append(row("capacity", device.main_memory.size))
+        name = f" ({device.main_memory_name})"
+    sizes_table = table(
+        f"Memory of one device{name}", "What|#Size|#Of the usable", rows
+    )
+    text = [f"It {saved.need('memory_verdict')}."]
     return Section("memory", "Memory", tuple(text), (sizes_table,))
+
+
+def device_of(saved: SavedResult) -> DeviceSpec | None:
+    """Return the device of a result, where its file holds it."""
+    return getattr(saved.specs().get("system"), "device", None)
 
 
 def _words(name: str) -> str:
@@ -49,7 +62,7 @@ def _words(name: str) -> str:
 
 
 def breakdown_section(
-    phases: Mapping[str, Mapping[str, float]], graphs: Sequence[GraphResult]
+    phases: Mapping[str, Mapping[str, float]], graphs: Sequence[SavedGraph]
 ) -> Section:
     """Return where the time goes, by phase and part."""
     names = list(dict.fromkeys(n for parts in phases.values() for n in parts))
@@ -70,7 +83,7 @@ def breakdown_section(
             Cell("100 %", number=True),
         ]
     rows.append(totals)
-    heads = "|".join(["Part", *(f"#{p}|#Share" for p in phases)])
+    heads = ["Part", *(h for p in phases for h in (f"#{p}", "#Share"))]
     drawn = picture(
         "breakdown", "Where the time goes",
         lambda width: breakdown_figure(phases, width=width),
@@ -88,7 +101,7 @@ def breakdown_section(
     return Section("breakdown", "Where the time goes", (note,), tuple(items))
 
 
-def _levels(graphs: Sequence[GraphResult]) -> Table | None:
+def _levels(graphs: Sequence[SavedGraph]) -> Table | None:
     names = list(dict.fromkeys(n for g in graphs for n in g.memory_levels))
     if len(names) < 2:
         return None
@@ -100,50 +113,52 @@ def _levels(graphs: Sequence[GraphResult]) -> Table | None:
         ]
         for name in names
     ]
-    heads = "|".join(["Level", *(f"#{g.graph.name}" for g in graphs)])
+    heads = ["Level", *(f"#{g.name}" for g in graphs)]
     return table("Memory time by level", heads, rows)
 
 
-def picture_sections(graphs: Sequence[GraphResult], note: str = "") -> list[Section]:
+def picture_sections(saved: SavedResult, note: str = "") -> list[Section]:
     """Return the roofline and, where simulated, the timelines."""
+    graphs, device = saved.graphs, device_of(saved)
     if not graphs:
         return []
-    device, text = graphs[0].system.device, (note,) if note else ()
-    sections = [
-        Section(
-            "roofline", "Roofline", text,
-            items=(
-                picture(
-                    "roofline", f"Operators under the ceilings of {device.name}",
-                    lambda width: roofline_figure(graphs, width=width),
-                ),
-            ),
-        )
-    ]  # fmt: skip
-    played = [g for g in graphs if isinstance(g.played, PlayedGraph) and g.records]
+    text = (note,) if note else ()
+    sections = []
+    if device is not None:
+        drawn = picture(
+            "roofline", f"Operators under the ceilings of {device.name}",
+            lambda width: roofline_figure(graphs, device, width=width),
+        )  # fmt: skip
+        sections.append(Section("roofline", "Roofline", (_ROOFLINE, *text), (drawn,)))
+    played = [_timeline(g.name, g.records) for g in graphs if g.records]
+    whole = (saved.data.get("detail") or {}).get("timeline")
+    if whole is not None:
+        played.insert(0, _timeline("pipeline", unpack_records(whole)))
     if played:
-        sections.append(
-            Section("timeline", "Timeline", text, tuple(map(_timeline, played)))
-        )
+        sections.append(Section("timeline", "Timeline", text, tuple(played)))
     return sections
 
 
-def _timeline(graph: GraphResult) -> Picture:
+def _timeline(name: str, records: Sequence[Record]) -> Picture:
     return picture(
-        f"timeline-{graph.graph.name}".replace(" ", "-"),
-        f"Simulated timeline: {graph.graph.name}",
-        lambda width: timeline_figure(graph.records, width=width),
+        f"timeline-{slug(name)}",
+        f"Simulated timeline: {name}",
+        lambda width: timeline_figure(records, width=width),
     )
 
 
-def operator_section(graphs: Sequence[GraphResult], note: str = "") -> Section:
-    """Return the operators that take the most time."""
-    rows = []
+def operator_section(
+    graphs: Sequence[SavedGraph], note: str = ""
+) -> tuple[Section, ...]:
+    """Return the operators that take the most time; none where none were kept."""
+    if not graphs:
+        return ()
+    rows: list[dict[str, Any]] = []
     for graph in graphs:
         every = graph.op_rows()
         total = sum(row["total_s"] for row in every) or 1.0
         rows += [
-            {**row, "graph": graph.graph.name, "share": row["total_s"] / total}
+            {**row, "graph": graph.name, "share": row["total_s"] / total}
             for row in every
         ]
     rows.sort(key=lambda row: -row["share"])
@@ -154,7 +169,8 @@ def operator_section(graphs: Sequence[GraphResult], note: str = "") -> Section:
     top = [_operator_row(row) for row in rows[:TOP_OPS]]
     text = f"{fmt.count(len(rows))} distinct operators; the first {len(top)} are shown."
     text = f"{text} {note}".strip()
-    return Section("operators", "Operators", (text,), (table(caption, heads, top),))
+    made = table(caption, heads, top)
+    return (Section("operators", "Operators", (text,), (made,)),)
 
 
 def _operator_row(row: Mapping[str, Any]) -> list[Cell]:

@@ -34,7 +34,12 @@ def inline_svg(figure: ReportFigure, name: str, title: str) -> Markup:
     title : str
         Short accessible name.
     """
-    text = _PROLOGUE.sub("", render(figure, "svg").decode("utf-8"), count=1)
+    return inline(render(figure, "svg"), figure.caption, name, title)
+
+
+def inline(file: bytes, caption: str, name: str, title: str) -> Markup:
+    """Return a rendered figure as an ``<svg>`` element; see :func:`inline_svg`."""
+    text = _PROLOGUE.sub("", file.decode("utf-8"), count=1)
     for pattern in (_METADATA, _STYLE, _COMMENT):
         text = pattern.sub("", text)
     used = {a or b for a, b in _REFERENCE.findall(text)}
@@ -47,7 +52,7 @@ def inline_svg(figure: ReportFigure, name: str, title: str) -> Markup:
     opening = (
         rf'<svg viewBox="\1" role="img" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{_safe(title)}</title>'
-        f'<desc id="{name}-desc">{_safe(figure.caption)}</desc>'
+        f'<desc id="{name}-desc">{_safe(caption)}</desc>'
     )
     return Markup(_OPENING.sub(opening, text, count=1).strip())  # noqa: S704
 

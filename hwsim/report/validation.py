@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwsim.analysis.validate_metrics import ErrorSummary
 from hwsim.report import format as fmt
 from hwsim.report.content import (
     Cell,
@@ -18,28 +19,14 @@ from hwsim.report.content import (
     picture,
     table,
 )
-from hwsim.report.provenance import reproducibility
+from hwsim.report.provenance import FAMILY_NAMES, reproducibility
 from hwsim.report.style import ReportFigure
 from hwsim.report.validation_figures import error_figure, measured_figure
 
 if TYPE_CHECKING:
-    from hwsim.analysis.validate import FamilyComparison, Validation
-    from hwsim.analysis.validate_metrics import ErrorSummary
+    from hwsim.analysis.saved import SavedResult
 
 GOOD, BAD = 0.10, 0.25
-WORST = 10
-FAMILY_NAMES = {
-    "gemm": "Matrix products",
-    "attention": "Attention",
-    "elementwise": "Elementwise and norms",
-    "moe": "Mixture of experts",
-    "collective": "Collectives",
-    "memory": "Memory and caches",
-    "launch": "Kernel launch",
-    "host_link": "Host link",
-    "power": "Power",
-    "end_to_end": "End to end",
-}
 _GROUPS = (
     ("family", "Operator family"), ("op", "Operator"), ("device", "Device"),
     ("dtype", "Dtype"), ("regime", "Regime"), ("metric", "Metric"),
@@ -47,37 +34,50 @@ _GROUPS = (
 )  # fmt: skip
 
 
-def validation_page(result: Validation, command: str | None) -> Page:
+def validation_page(saved: SavedResult) -> Page:
     """Return the page of a comparison with measured rows."""
+    summary = summary_of(saved.data)
     sections = []
-    if result.summary.rows:
-        sections.append(_pictures(result))
-        groups = tuple(_group(result, key, title) for key, title in _GROUPS)
+    if summary.rows:
+        sections += _pictures(saved)
+        groups = tuple(_group(saved, key, title) for key, title in _GROUPS)
         sections.append(Section("groups", "Errors by group", _rule(), groups))
-        sections.append(_worst(result))
-    if result.skipped:
-        sections.append(_skipped(result))
-    sections.append(_tables(result))
-    sections.append(reproducibility({}, command))
+        sections += _worst(saved)
+    sections += [*_skipped(saved), *_tables(saved), reproducibility(saved)]
     return Page(
         title="Predictions beside measurements",
         question=(
-            f"How far are hwsim's predictions from {_named(result)} "
-            f"(fidelity {result.fidelity or 'the best there is'})?"
+            f"How far are hwsim's predictions from the rows of "
+            f"{fmt.plural(len(saved.need('files')), 'table')} of measurements "
+            f"(fidelity {_fidelity(saved)})?"
         ),
-        answer=_answer(result),
-        facts=_facts(result),
+        answer=_answer(saved, summary),
+        facts=_facts(saved, summary),
         sections=tuple(sections),
     )
 
 
-def _named(result: Validation) -> str:
-    count = len(result.files)
-    return f"the rows of {fmt.plural(count, 'table')} of measurements"
+def summary_of(figures: Mapping[str, Any]) -> ErrorSummary:
+    """Return error figures as a file has them: those that are null do not exist."""
+    names = ("median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width")
+    known = {n: figures.get(n) for n in names}
+    return ErrorSummary(
+        int(figures.get("rows") or 0),
+        **{n: np.nan if v is None else float(v) for n, v in known.items()},
+    )
 
 
-def _answer(result: Validation) -> str:
-    summary, left = result.summary, len(result.skipped)
+def _detail(saved: SavedResult, key: str) -> Any:
+    return (saved.data.get("detail") or {}).get(key)
+
+
+def _fidelity(saved: SavedResult) -> str:
+    told = str(saved.need("fidelity"))
+    return "the best there is" if told == "best" else told
+
+
+def _answer(saved: SavedResult, summary: ErrorSummary) -> str:
+    left = int(saved.need("skipped"))
     rest = f" {fmt.plural(left, 'row')} could not be predicted." if left else ""
     if not summary.rows:
         return f"No row could be predicted.{rest}"
@@ -89,12 +89,11 @@ def _answer(result: Validation) -> str:
     )
 
 
-def _facts(result: Validation) -> tuple[Fact, ...]:
-    summary = result.summary
+def _facts(saved: SavedResult, summary: ErrorSummary) -> tuple[Fact, ...]:
     facts = [
         Fact(
             "Rows predicted", fmt.count(summary.rows),
-            f"{fmt.count(len(result.skipped))} skipped",
+            f"{fmt.count(saved.need('skipped'))} skipped",
         ),
         Fact("Median absolute error", fmt.percent(summary.median_ape)),
         Fact("Mean absolute error", fmt.percent(summary.mape)),
@@ -119,25 +118,26 @@ def _rule() -> tuple[str, ...]:
     )
 
 
-def _pictures(result: Validation) -> Section:
+def _pictures(saved: SavedResult) -> list[Section]:
     items: list[Table | Picture] = []
-    for comparison in result.families:
-        if np.any(np.isfinite(comparison.predictions.time)):
-            items += _family_pictures(comparison, tuple(result.by("device")))
-    return Section("pictures", "Predicted against measured", (), tuple(items))
+    devices = tuple(saved.need("by_device"))
+    for family, points in (_detail(saved, "points") or {}).items():
+        items += _family_pictures(family, points, devices)
+    if not items:
+        return []
+    return [Section("pictures", "Predicted against measured", (), tuple(items))]
 
 
 def _family_pictures(
-    comparison: FamilyComparison, devices: tuple[str, ...]
+    name: str, points: Mapping[str, Any], devices: tuple[str, ...]
 ) -> list[Picture]:
-    name = comparison.rows.family
     title = FAMILY_NAMES.get(name, name)
 
     def scatter(width: float) -> ReportFigure:
-        return measured_figure(comparison, width=width, devices=devices)
+        return measured_figure(points, width=width, devices=devices)
 
     def spread(width: float) -> ReportFigure:
-        return error_figure(comparison, width=width, devices=devices)
+        return error_figure(points, width=width, devices=devices)
 
     return [
         picture(f"scatter-{name}", f"{title}: predicted against measured", scatter),
@@ -145,10 +145,10 @@ def _family_pictures(
     ]
 
 
-def _group(result: Validation, key: str, title: str) -> Table:
-    groups: Mapping[str, ErrorSummary] = result.by(key)
-    rows = [_summary_row(name, errors) for name, errors in groups.items()]
-    rows.append(_summary_row("all", result.summary))
+def _group(saved: SavedResult, key: str, title: str) -> Table:
+    groups = saved.need(f"by_{key}")
+    rows = [_summary_row(name, summary_of(errors)) for name, errors in groups.items()]
+    rows.append(_summary_row("all", summary_of(saved.data)))
     return table(
         f"Errors by {title.lower()}",
         f"{title}|#Rows|#Median absolute|#Mean absolute|#90th percentile|#Bias|"
@@ -172,17 +172,17 @@ def _summary_row(name: str, errors: ErrorSummary) -> list[Cell]:
     ]
 
 
-def _worst(result: Validation) -> Section:
+def _worst(saved: SavedResult) -> list[Section]:
     items = tuple(
         table(
-            f"{FAMILY_NAMES.get(family, family)}: the {len(frame)} rows farthest off",
+            f"{FAMILY_NAMES.get(family, family)}: the {len(rows)} rows farthest off",
             "Row|Device|Operator|#Measured|#Predicted|#Error|Bound",
-            [_worst_row(line) for line in frame.to_dict("records")],
+            [_worst_row(line) for line in rows],
         )
-        for family, frame in result.worst(WORST).items()
+        for family, rows in (_detail(saved, "worst") or {}).items()
     )
     text = "Half the measured time counts as far off as twice that time."
-    return Section("worst", "Worst rows", (text,), items)
+    return [Section("worst", "Worst rows", (text,), items)] if items else []
 
 
 def _worst_row(line: Mapping[Any, Any]) -> list[Cell]:
@@ -214,38 +214,37 @@ def _short(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _skipped(result: Validation) -> Section:
+def _skipped(saved: SavedResult) -> list[Section]:
+    told = _detail(saved, "reasons")
+    if told is None:
+        reasons = saved.need("skipped_reasons").items()
+        told = [{"reason": why, "rows": n, "file": "", "row": ""} for why, n in reasons]
     rows = [
         [
-            Cell(reason),
-            Cell(fmt.count(count), number=True),
-            Cell(f"{_short(first.file)} {first.row}"),
+            Cell(str(line["reason"])),
+            Cell(fmt.count(line["rows"]), number=True),
+            Cell(f"{_short(line['file'])} {line['row']}".strip() or fmt.NONE),
         ]
-        for reason, (count, first) in result.skipped_reasons().items()
+        for line in told
     ]
     listed = table("Why rows have no prediction", "Reason|#Rows|First row", rows)
-    return Section("skipped", "Rows left out", (), (listed,))
+    return [Section("skipped", "Rows left out", (), (listed,))] if rows else []
 
 
-def _tables(result: Validation) -> Section:
-    columns = result.columns
-    rows = []
-    for file in result.files:
-        mask = columns["file"] == file
-        bad = sum(row.file == file for row in result.bad)
-        sources = sorted({str(s) for s in columns["source"][mask] if s})
-        rows.append(
-            [
-                Cell(_short(file), code=True),
-                Cell(fmt.count(int(np.sum(mask))), number=True),
-                Cell(fmt.count(bad), number=True),
-                Cell(", ".join(sources[:6]) or "not said"),
-            ]
-        )
+def _tables(saved: SavedResult) -> list[Section]:
+    rows = [
+        [
+            Cell(_short(line["file"]), code=True),
+            Cell(fmt.count(line["rows"]), number=True),
+            Cell(fmt.count(line["bad"]), number=True),
+            Cell(", ".join(line["sources"][:6]) or "not said"),
+        ]
+        for line in _detail(saved, "tables") or ()
+    ]
     used = table("Tables", "File|#Rows read|#Bad rows|Measured by", rows)
     basis = table(
         "What the predictions rest on", "Fidelity|#Rows",
         [[Cell(n), Cell(fmt.count(c), number=True)] for n, c in
-         result.fidelities.items()],
+         saved.need("fidelities").items()],
     )  # fmt: skip
-    return Section("tables", "What was compared", (), (used, basis))
+    return [Section("tables", "What was compared", (), (used, basis))]

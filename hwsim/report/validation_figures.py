@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from hwsim.analysis.validate_details import BAND, EDGES
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 from hwsim.report.style import (
@@ -23,18 +24,12 @@ from hwsim.report.style import (
     styled,
 )
 
-if TYPE_CHECKING:
-    from hwsim.analysis.validate import FamilyComparison
-
 PathLike = str | os.PathLike[str] | None
-BAND = 0.25
-POINTS = 3000  # drawn of each device: more cover one another
-EDGES = np.linspace(-0.6, 0.6, 49)
 
 
 @styled
 def measured_figure(
-    comparison: FamilyComparison,
+    points: Mapping[str, Any],
     path: PathLike = None,
     *,
     width: float = 7.2,
@@ -42,7 +37,7 @@ def measured_figure(
 ) -> ReportFigure:
     """Draw predicted over measured, log-log, a mark per device.
 
-    Of many rows an evenly spaced part in order of measured time is drawn; the
+    ``points`` are those of :mod:`hwsim.analysis.validate_details`. Of many rows an evenly spaced part in order of measured time is drawn; the
     caption says so. Devices named in ``devices`` keep their colour from one
     figure to the next.
 
@@ -51,34 +46,29 @@ def measured_figure(
     InputError
         If no row has a prediction.
     """
-    names, measured, predicted = _known(comparison)
+    drawn = _known(points)
     figure = new_figure(width, min(0.62 * width + 0.7, 5.2))
     axes = figure.add_subplot()
-    low = min(measured.min(), predicted.min()) / 1.6
-    high = max(measured.max(), predicted.max()) * 1.6
+    every = np.concatenate([np.concatenate(pair) for pair in drawn.values()])
+    low, high = every.min() / 1.6, every.max() * 1.6
     line = np.array([low, high])
     axes.fill_between(
         line, line * (1 - BAND), line * (1 + BAND), color=GRID, linewidth=0, zorder=1
     )
     axes.plot(line, line, color=MUTED, linewidth=1.0, zorder=2)
-    shown = 0
-    for number, device in _numbered(names, devices):
-        index = np.flatnonzero(names == device)
-        index = index[np.argsort(measured[index], kind="stable")]
-        index = index[:: max(1, -(-len(index) // POINTS))]
-        shown += len(index)
+    for number, device in _numbered(drawn, devices):
         axes.plot(
-            measured[index], predicted[index], linestyle="", markersize=3.0,
+            *drawn[device], linestyle="", markersize=3.0,
             marker=MARKERS[number % len(MARKERS)], color=CYCLE[number % len(CYCLE)],
             alpha=0.5, markeredgewidth=0, label=device, zorder=3, rasterized=True,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    _axis_units(axes, comparison)
+    _axis_units(axes, points)
     figure.legend(
         loc="outside lower left", ncols=3 if width > 5 else 2, handletextpad=0.3,
         columnspacing=1.2, fontsize=7.5, markerscale=1.6,
     )  # fmt: skip
-    figure.caption = _scatter_caption(measured, predicted, shown)
+    figure.caption = _scatter_caption(points, len(every) // 2)
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -91,23 +81,23 @@ def _numbered(names: Any, devices: Sequence[str]) -> list[tuple[int, str]]:
     return [(i, device) for i, device in enumerate(every) if device in present]
 
 
-def _known(comparison: FamilyComparison) -> tuple[Any, Any, Any]:
-    known = np.isfinite(comparison.predictions.time)
-    if not np.any(known):
+def _known(points: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    found = {
+        str(name): (np.asarray(p["measured"], float), np.asarray(p["predicted"], float))
+        for name, p in points["devices"].items()
+        if p["measured"]
+    }
+    if not found:
         raise InputError("no row has a prediction; there is nothing to draw")
-    return (
-        comparison.predictions.device[known],
-        comparison.measured[known],
-        comparison.predictions.time[known],
-    )
+    return found
 
 
-def _axis_units(axes: Any, comparison: FamilyComparison) -> None:
-    units = set(comparison.unit)
-    what = "time" if units == {"s"} else "value"
+def _axis_units(axes: Any, points: Mapping[str, Any]) -> None:
+    timed = points["unit"] == "s"
+    what = "time" if timed else "value"
     shown = FuncFormatter(
         lambda value, _: (
-            fmt.quantity(value, "s", 3) if units == {"s"} else fmt.count(value, 3)
+            fmt.quantity(value, "s", 3) if timed else fmt.count(value, 3)
         )
     )
     blank = FuncFormatter(lambda *_: "")
@@ -118,20 +108,20 @@ def _axis_units(axes: Any, comparison: FamilyComparison) -> None:
     axes.set_ylabel(f"predicted {what}")
 
 
-def _scatter_caption(measured: Any, predicted: Any, shown: int) -> str:
-    inside = float(np.mean(np.abs(predicted / measured - 1) <= BAND))
+def _scatter_caption(points: Mapping[str, Any], shown: int) -> str:
+    rows, inside = points["rows"], points["within_band"]
     text = (
-        f"{fmt.plural(len(measured), 'row')}: {fmt.percent(inside)} are within ±25 % "
+        f"{fmt.plural(rows, 'row')}: {fmt.percent(inside)} are within ±25 % "
         "of the measurement (band); on the diagonal, both agree."
     )
-    if shown < len(measured):
+    if shown < rows:
         text += f" {fmt.count(shown)} of them are drawn, evenly spaced by time."
     return text
 
 
 @styled
 def error_figure(
-    comparison: FamilyComparison,
+    points: Mapping[str, Any],
     path: PathLike = None,
     *,
     width: float = 7.2,
@@ -144,13 +134,12 @@ def error_figure(
     InputError
         If no row has a prediction.
     """
-    names, measured, predicted = _known(comparison)
-    error = predicted / measured - 1.0
+    drawn = _known(points)
     figure = new_figure(width, 0.36 * width + 0.9)
     axes = figure.add_subplot()
-    for number, device in _numbered(names, devices):
-        own = np.clip(error[names == device], EDGES[0], EDGES[-1])
-        share = np.histogram(own, EDGES)[0] / len(own)
+    for number, device in _numbered(drawn, devices):
+        counts = np.asarray(points["devices"][device]["histogram"], float)
+        share = counts / max(counts.sum(), 1.0)
         axes.stairs(
             share, EDGES, color=CYCLE[number % len(CYCLE)], linewidth=1.4, label=device
         )
@@ -164,10 +153,9 @@ def error_figure(
         loc="outside lower left", ncols=3 if width > 5 else 2, handletextpad=0.5,
         columnspacing=1.2, fontsize=7.5,
     )  # fmt: skip
-    beyond = float(np.mean(np.abs(error) > EDGES[-1]))
     figure.caption = (
-        f"Median {fmt.signed_percent(float(np.median(error)))}; the outermost bars "
-        f"hold what is farther off ({fmt.percent(beyond)} of the rows)."
+        f"Median {fmt.signed_percent(points['median'])}; the outermost bars "
+        f"hold what is farther off ({fmt.percent(points['beyond'])} of the rows)."
     )
     if path is not None:
         save_figure(figure, path)
