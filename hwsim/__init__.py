@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hwsim.api.compare import compare
     from hwsim.api.live import live_check
     from hwsim.api.plan import plan_train
-    from hwsim.api.present import roofline, write_report
+    from hwsim.api.present import roofline, write_report, write_reports
     from hwsim.api.saved import (
         SavedResult,
         join_results,
@@ -97,6 +97,7 @@ _HOMES = {
     "hwsim.api.present": (
         "roofline",
         "write_report",
+        "write_reports",
     ),
     "hwsim.analysis.validate": ("validate",),
     "hwsim.analysis.calibrate": ("calibrate",),
@@ -170,6 +171,7 @@ __all__ = [
     "training_run",
     "validate",
     "write_report",
+    "write_reports",
 ]
 
 

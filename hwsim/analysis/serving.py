@@ -13,7 +13,12 @@ import numpy.typing as npt
 
 from hwsim.analysis.check import context_within, dtype_on, known_dtype, positive_int
 from hwsim.analysis.result import Result
-from hwsim.analysis.serving_details import quantiles_of, traffic_words
+from hwsim.analysis.serving_details import (
+    quantiles_of,
+    request_runs,
+    step_interval,
+    traffic_words,
+)
 from hwsim.analysis.serving_run import Capacity, Run, capacity_of, play, saturated_rate
 from hwsim.analysis.step_cost import Deployment, step_table
 from hwsim.cost.evaluate import Fidelity
@@ -174,9 +179,19 @@ class ServeResult(Result):
         """One row per request: times, tokens, replica, preemptions."""
         return self.run.frame()
 
+    @property
+    def fidelity_by_family(self) -> dict[str, str]:
+        """What the costs of each operator family of a mean request rest on."""
+        if not self.run.outputs.size:
+            return {}
+        return {k: v for g, _ in request_runs(self) for k, v in
+                g.fidelity_by_family.items()}  # fmt: skip
+
     def details(self) -> dict[str, Any]:
-        """Return quantiles of the latencies [s], and the traffic in words."""
+        """Return quantiles of the latencies [s], the traffic, the interval of steps."""
+        runs = request_runs(self) if self.run.outputs.size else []
         return {
+            "step_interval_90": step_interval(runs),
             "quantiles": quantiles_of(self.run),
             "traffic": traffic_words(self.traffic),
         }

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwsim.analysis.graph_result import GraphResult
 from hwsim.analysis.serving_run import Run
+from hwsim.cost.interval import weighted
 from hwsim.specs.traffic import Lengths, Traffic
+
+if TYPE_CHECKING:
+    from hwsim.analysis.serving import ServeResult
+
+
+def request_runs(result: ServeResult) -> list[tuple[GraphResult, float]]:
+    """Return the graphs of a mean request and how often each runs for it."""
+    from hwsim.analysis.compare_cell import mean_request, request_graphs
+
+    return request_graphs(result, *mean_request(result))
+
+
+def step_interval(
+    runs: Sequence[tuple[GraphResult, float]],
+) -> tuple[float, float] | None:
+    """Return the 90 % interval of engine time over its prediction, if known."""
+    known = [(run.log_interval, run.time_s * times) for run, times in runs]
+    found = [(log, time) for log, time in known if log is not None and time > 0]
+    return weighted(found).around(1.0) if found else None
 
 
 def quantiles_of(run: Run) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from hwsim.cli import (
     measure,
     picture,
     plan,
+    report,
     serve,
     validate,
 )
@@ -51,6 +52,7 @@ validate.register(app)
 calibrate.register(app)
 measure.register(app)
 serve.register(app)
+report.register(app)
 compare.register(app)
 
 

@@ -23,7 +23,8 @@ Trace = Annotated[
     typer.Option(help="Write the simulated timeline here; opens in ui.perfetto.dev."),
 ]
 Report = Annotated[
-    Path | None, typer.Option(help="Write one self-contained HTML page here.")
+    Path | None,
+    typer.Option(help="Write a page here: .html (self-contained), .md or .pdf."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Save the result as JSON here.")]
 

@@ -58,12 +58,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first cell of a row is its heading."""
+    """A table with a caption; the first cell of a row is its heading.
+
+    Attributes
+    ----------
+    folded : bool
+        Shown by its caption until a reader opens it; open on paper.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    footer: tuple[Cell, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,20 @@ def count(value: float | None, digits: int = 4) -> str:
     return f"{rounded:.{digits}g}"
 
 
+def large(value: float) -> str:
+    """Return a large number in words.
+
+    Examples
+    --------
+    >>> large(15e12), large(1.5e9), large(2000)
+    ('15 trillion', '1.5 billion', '2,000')
+    """
+    for scale, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(value) >= scale:
+            return f"{value / scale:.4g} {word}"
+    return count(value)
+
+
 def plural(value: float, one: str, many: str = "") -> str:
     """Return a count with its noun.
 

@@ -79,13 +79,9 @@ def _interval(row: dict[str, Any]) -> str:
 
 def _facts(row: dict[str, Any]) -> tuple[Fact, ...]:
     time = row["time_s"]
-    note = ""
-    if "low" in row:
-        note = f"90 %: {fmt.seconds(row['low'])} to {fmt.seconds(row['high'])}"
     return (
-        Fact("Time", fmt.seconds(time, 4), note),
-        Fact("Work", fmt.quantity(row["flop"], "FLOP"),
-             fmt.rate(row["flop"] / time)),
+        Fact("Time", fmt.seconds(time, 4), _ends(row)),
+        Fact("Work", fmt.quantity(row["flop"], "FLOP"), fmt.rate(row["flop"] / time)),
         Fact(
             "Traffic", fmt.nbytes(row["nbytes"]), fmt.rate(row["nbytes"] / time, "B/s")
         ),
@@ -93,18 +89,40 @@ def _facts(row: dict[str, Any]) -> tuple[Fact, ...]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Section:
+    if len(rows) == 1:
+        return _parts(rows[0])
     lines = [
         [
-            Cell(str(place)), Cell(_interval(row), number=True),
+            Cell(str(place)),
+            Cell(fmt.seconds(row["time_s"], 4), number=True, note=_ends(row)),
             *(Cell(fmt.seconds(row[part]), number=True) for part in _PARTS),
             Cell(fmt.rate(row["flop"] / row["time_s"]), number=True),
             Cell(bound_word(str(row["bound"]))),
         ]
         for place, row in enumerate(rows[:_ROWS], start=1)
-    ]  # fmt: skip
+    ]
     heads = "Shape|#Time|#Compute|#Memory|#Interconnect|#Overhead|#Rate|Bound by"
     text = []
     if len(rows) > _ROWS:
         text.append(f"The first {_ROWS} of {fmt.count(len(rows))} shapes are shown.")
     made = table("Time and what it is spent on", heads, lines)
     return Section("shapes", "Where the time goes", tuple(text), (made,))
+
+
+def _parts(row: dict[str, Any]) -> Section:
+    total = sum(row[part] for part in _PARTS) or 1.0
+    lines = [
+        [
+            Cell(part), Cell(fmt.seconds(row[part], 4), number=True),
+            Cell(fmt.percent(row[part] / total), number=True, bar=row[part] / total),
+        ]
+        for part in _PARTS
+    ]  # fmt: skip
+    made = table("What the time is spent on", "Part|#Time|#Share", lines)
+    return Section("shapes", "Where the time goes", (), (made,))
+
+
+def _ends(row: dict[str, Any]) -> str:
+    if "low" not in row:
+        return ""
+    return f"90 %: {fmt.seconds(row['low'])} to {fmt.seconds(row['high'])}"

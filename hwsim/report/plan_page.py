@@ -35,6 +35,7 @@ _COLUMNS = (
     "Layout|#Step|#Memory|#Energy of a step|#Rent of a step"
 )  # fmt: skip
 _ROWS = 10
+_CHANGES = 12
 
 
 def train_plan_page(saved: SavedResult) -> Page:
@@ -53,7 +54,7 @@ def train_plan_page(saved: SavedResult) -> Page:
             f"{_limits(saved.need('limits'))})?"
         ),
         answer=(
-            f"{layout_words(config).capitalize()} on "
+            f"{_sentence(layout_words(config))} on "
             f"{fmt.plural(config['devices'], 'device')} of {where}: "
             f"{around(best, 'step_s')} a step, the best of "
             f"{fmt.count(saved.need('layouts'))} valid layouts."
@@ -109,14 +110,25 @@ def _why(saved: SavedResult) -> Section:
             ),
         ]
         for change in sorted(saved.need("one_change"), key=lambda c: float(c["costs"]))
-    ]
+    ][:_CHANGES]
     items: list[Table] = []
     if rows:
-        caption = "Best layout with one choice made otherwise"
+        caption = "The choices that cost least to make otherwise"
         items.append(table(caption, "Choice|#Worse by", rows))
-    lacks = [f"The runner-up: {line}." for line in saved.need("runner_up_lacks")]
-    text = [f"{line[:1].upper()}{line[1:]}." for line in lines]
-    return Section("why", "Why this layout", (*text, *lacks), tuple(items))
+    lacks = [_of_runner_up(str(line)) for line in saved.need("runner_up_lacks")]
+    text = [f"{_sentence(line)}." for line in lines]
+    if lacks:
+        text.append(" ".join(lacks))
+    return Section("why", "Why this layout", tuple(text), tuple(items))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _of_runner_up(line: str) -> str:
+    whole = line.startswith(("the ", "it "))
+    return f"{_sentence(line)}." if whole else f"It has {line}."
 
 
 def _others(saved: SavedResult) -> Section:

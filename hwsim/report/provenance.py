@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ _BASES = {
     "roofline": "the datasheet",
 }
 _TITLES = {"python": "Python"}
+_FOLDED = "Cost-model parameters"  # many, and few readers want them
 _EVIDENCE = (
     "An error is |predicted − measured| / measured of single operators; the last "
     "columns say how often a measurement lay in its 90 % interval, and how wide such "
@@ -214,11 +216,12 @@ def _spec_tables(role: str, spec: Any, numbers: Sources) -> list[Table]:
         return []
     captions = {
         "stack": "Software stack", "engine": "Serving engine", "system": "System",
-        "device": "Device", "calibration": "Cost-model parameters",
+        "device": "Device", "calibration": _FOLDED,
     }  # fmt: skip
     caption = captions.get(role.partition(":")[0], role)
     if not isinstance(spec, SystemSpec):
-        return [figures(f"{caption}: {spec.name}", spec, spec.sources, numbers)]
+        only = figures(f"{caption}: {spec.name}", spec, spec.sources, numbers)
+        return [dataclasses.replace(only, folded=caption == _FOLDED)]
     device = spec.device
     made = [figures(f"Device: {device.name}", device, device.sources, numbers)]
     if spec.networks:
@@ -257,7 +260,7 @@ def seed_text(data: Mapping[str, Any]) -> str:
 def evidence(saved: SavedResult) -> Section | None:
     """Return how accurate such predictions have been, or nothing where unknown."""
     told = saved.data.get("evidence") or {}
-    devices = told if isinstance(told, list) else [told]
+    devices = [told] if "families" in told else list(told.values())
     rows = [_evidence_row(family) for d in devices for family in d.get("families", ())]
     if not rows:
         return None

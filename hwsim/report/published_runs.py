@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Fact, Page, Section, Table, table
 from hwsim.report.provenance import reproducibility
+from hwsim.report.validation import summary_of
 
 if TYPE_CHECKING:
+    from hwsim.analysis.saved import SavedResult
     from hwsim.analysis.validate_metrics import ErrorSummary
-    from hwsim.analysis.validate_published import PublishedValidation
 
 GOOD, BAD = 0.10, 0.25
 _GROUPS = (
@@ -22,31 +23,37 @@ _GROUPS = (
 )  # fmt: skip
 
 
-def published_runs_page(result: PublishedValidation, command: str | None) -> Page:
-    """Return the page of a comparison with tables of published runs."""
+def published_runs_page(saved: SavedResult) -> Page:
+    """Return the page of a comparison with tables of published figures."""
+    records = saved.need("table")
+    answered = [r for r in records if not r["reason"]]
+    missing = [r for r in records if r["reason"]]
     sections = []
-    if result.answered:
-        groups = tuple(_group(result, key, title) for key, title in _GROUPS)
+    if answered:
+        groups = tuple(_group(saved, key, title) for key, title in _GROUPS)
         sections.append(Section("groups", "Errors by group", _rule(), groups))
-        sections.append(Section("rows", "Every run", items=(_rows(result),)))
-    if result.unanswered:
-        sections.append(_missing(result))
-    sections.append(reproducibility({}, command))
-    count = len(result.files)
+        sections.append(Section("rows", "Every figure", items=(_rows(answered),)))
+    if missing:
+        sections.append(_missing(missing))
+    sections.append(reproducibility(saved))
+    count = len(saved.need("files"))
     return Page(
         title="Predictions beside published runs",
         question=(
             f"How far are hwsim's predictions from the runs of "
-            f"{fmt.plural(count, 'table')} (fidelity {result.fidelity})?"
+            f"{fmt.plural(count, 'table')} (fidelity {saved.need('fidelity')})?"
         ),
-        answer=_answer(result),
-        facts=_facts(result),
+        answer=_answer(saved, len(missing)),
+        facts=_facts(saved, len(records)),
         sections=tuple(sections),
-    )
+        notice="" if saved.data.get("complete", True) else (
+            "The validation was interrupted: rows that it had not reached are missing."
+        ),
+    )  # fmt: skip
 
 
-def _answer(result: PublishedValidation) -> str:
-    summary, left = result.summary, len(result.unanswered)
+def _answer(saved: SavedResult, left: int) -> str:
+    summary = summary_of(saved.data)
     rest = f"; {fmt.plural(left, 'row')} could not be predicted" if left else ""
     if not summary.rows:
         return f"No published run could be predicted{rest}."
@@ -57,14 +64,14 @@ def _answer(result: PublishedValidation) -> str:
     )
 
 
-def _facts(result: PublishedValidation) -> tuple[Fact, ...]:
-    summary, total = result.summary, len(result.records)
+def _facts(saved: SavedResult, total: int) -> tuple[Fact, ...]:
+    summary, bias = summary_of(saved.data), saved.data.get("time_bias")
     facts = [
         Fact("Runs predicted", fmt.count(summary.rows), f"of {fmt.count(total)}"),
         Fact("Median absolute error", fmt.percent(summary.median_ape)),
         Fact("Mean absolute error", fmt.percent(summary.mape)),
         Fact(
-            "Bias of the step time", fmt.signed_percent(result.time_bias),
+            "Bias of the time", fmt.signed_percent(bias),
             "median; above zero is predicted too slow",
         ),
     ]  # fmt: skip
@@ -80,10 +87,10 @@ def _rule() -> tuple[str, ...]:
     )
 
 
-def _group(result: PublishedValidation, key: str, title: str) -> Table:
-    groups: Mapping[str, ErrorSummary] = result.by(key)
-    rows = [_summary_row(name, errors) for name, errors in groups.items()]
-    rows.append(_summary_row("all", result.summary))
+def _group(saved: SavedResult, key: str, title: str) -> Table:
+    groups: Mapping[str, Any] = saved.need(f"by_{key}")
+    rows = [_summary_row(name, summary_of(errors)) for name, errors in groups.items()]
+    rows.append(_summary_row("all", summary_of(saved.data)))
     return table(
         f"Errors by {title.lower()}",
         f"{title}|#Runs|#Median absolute|#Mean absolute|#90th percentile|#Bias", rows,
@@ -104,17 +111,17 @@ def _summary_row(name: str, errors: ErrorSummary) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _rows(result: PublishedValidation) -> Table:
-    rows = [_row(r) for r in result.records if not r["reason"]]
+def _rows(records: Sequence[Mapping[str, Any]]) -> Table:
     return table(
         "Published runs with their prediction",
-        "Run|#Error|#Published step|#Predicted step|Setup|Bound", rows,
-    )  # fmt: skip
+        "Run|#Error|#Published time|#Predicted time|Setup|Bound",
+        [_row(record) for record in records],
+    )
 
 
 def _row(record: Mapping[str, Any]) -> list[Cell]:
     error = record["relative_error"]
-    size = abs(error)
+    size = abs(error or 0.0)
     tone = "good" if size <= GOOD else "bad" if size > BAD else ""
     return [
         Cell(f"row {record['row']}: {record['model']}", note=record["source"]),
@@ -129,15 +136,14 @@ def _row(record: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _missing(result: PublishedValidation) -> Section:
+def _missing(records: Sequence[Mapping[str, Any]]) -> Section:
     rows = [
         [
             Cell(f"row {r['row']}: {r['model']}", note=r["source"]),
             Cell(f"{r['devices']} x {r['device']}"),
             Cell(r["reason"]),
         ]
-        for r in result.records
-        if r["reason"]
+        for r in records
     ]
     made = table("Published runs without a prediction", "Run|Devices|Why", rows)
     return Section("missing", "Not predicted", (), (made,))

@@ -108,8 +108,9 @@ def _notice(saved: SavedResult) -> str:
     if saved.need("stable") is False:
         return (
             f"The service does not keep up: {number(saved.need('rate_rps'))} "
-            f"requests/s arrive, at most {number(saved.need('stable_rate_rps'))} can be "
-            "served for long. Queues grow, and latencies depend on how long the run is."
+            f"requests/s arrive, at most {number(saved.need('stable_rate_rps'))} can "
+            "be served for long. Queues grow, and latencies depend on how long the "
+            "run is."
         )
     return ""
 

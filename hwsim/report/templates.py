@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from hwsim.errors import HwsimError, InputError
 from hwsim.report.content import Page
@@ -138,9 +138,8 @@ def markdown_code(value: Any) -> Markup:
     if not text:
         return Markup()
     if "`" in text or "|" in text:
-        return Markup("<code>{}</code>").format(
-            Markup(str(escape(text)).replace("|", "&#124;").replace("`", "&#96;"))  # noqa: S704
-        )
+        # Markdown is read inside the element too: its text is escaped likewise.
+        return Markup("<code>") + markdown_text(text) + Markup("</code>")
     return Markup(f"`{text}`")  # noqa: S704 - code spans show their text as it is
 
 

@@ -37,9 +37,9 @@ def measured_figure(
 ) -> ReportFigure:
     """Draw predicted over measured, log-log, a mark per device.
 
-    ``points`` are those of :mod:`hwsim.analysis.validate_details`. Of many rows an evenly spaced part in order of measured time is drawn; the
-    caption says so. Devices named in ``devices`` keep their colour from one
-    figure to the next.
+    ``points`` are those of :mod:`hwsim.analysis.validate_details`: of many rows
+    an evenly spaced part in order of measured time is drawn; the caption says so.
+    Devices named in ``devices`` keep their colour from one figure to the next.
 
     Raises
     ------
@@ -96,9 +96,7 @@ def _axis_units(axes: Any, points: Mapping[str, Any]) -> None:
     timed = points["unit"] == "s"
     what = "time" if timed else "value"
     shown = FuncFormatter(
-        lambda value, _: (
-            fmt.quantity(value, "s", 3) if timed else fmt.count(value, 3)
-        )
+        lambda value, _: fmt.quantity(value, "s", 3) if timed else fmt.count(value, 3)
     )
     blank = FuncFormatter(lambda *_: "")
     for axis in (axes.xaxis, axes.yaxis):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.saved import SavedResult
 
 _DAY = 86_400.0
+_SPREAD = 0.02  # of wall times, from which on they are worth a picture
 
 
 def training_run_page(saved: SavedResult) -> Page:
@@ -21,7 +22,7 @@ def training_run_page(saved: SavedResult) -> Page:
     step = step_of(saved)
     config = saved.need("config")
     model, where = name_of(step, "model"), name_of(step, "system")
-    tokens = fmt.quantity(float(config["tokens"]), "", 4)
+    tokens = fmt.large(float(config["tokens"]))
     return Page(
         title=f"Training {model} on {where}: the whole run",
         question=(
@@ -111,7 +112,7 @@ def _run(saved: SavedResult) -> Section:
     ]  # fmt: skip
     items: list[Any] = [table("Where the wall time goes", "What|#Time|#Share", rows)]
     walls = (saved.data.get("detail") or {}).get("wall_s")
-    if walls and len(set(walls)) > 1:
+    if walls and max(walls) > (1.0 + _SPREAD) * min(walls):
         days = [wall / _DAY for wall in walls]
         drawn = picture(
             "walls", "Wall time of simulated runs",

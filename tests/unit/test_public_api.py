@@ -55,6 +55,7 @@ PUBLIC = [
     "training_run",
     "validate",
     "write_report",
+    "write_reports",
 ]
 
 

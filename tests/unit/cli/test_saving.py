@@ -45,3 +45,39 @@ def test_serve_says_which_suffixes_it_writes(
 ) -> None:
     assert run_code([*COMMANDS["serve"], "--out", str(tmp_path / "x.txt")]) == 2
     assert "write .json (the result) or .csv" in capsys.readouterr().err
+
+
+def test_report_writes_pages_of_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, out = tmp_path / "a.json", tmp_path / "out"
+    assert run_code([*COMMANDS["op"], "--out", str(saved)]) == 0
+    asked = ["report", str(saved), "-o", str(out), "--format", "html,md"]
+    assert run_code(asked) == 0
+    assert f"wrote {out / 'a.html'}" in capsys.readouterr().err
+    assert "hwsim op matmul" not in (out / "a.md").read_text(encoding="utf-8")[:50]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.json"], "none.json: there is no such file"),
+        (["x.toml"], "no JSON"),
+        (["--format", "docx", "none.json"], "'docx' is unknown"),
+        (["--templates", "nowhere", "none.json"], "no such folder of templates"),
+    ],
+)
+def test_report_refuses_in_one_line(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("a = 1\n", encoding="utf-8")
+    assert run_code(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "reports").exists()

@@ -247,6 +247,6 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_what_has_no_page_is_refused() -> None:
-    with pytest.raises(InputError, match="no report for 'op'"):
+def test_what_is_no_result_is_refused() -> None:
+    with pytest.raises(InputError, match="no report for SimpleNamespace"):
         render_page(SimpleNamespace(kind="op"))
