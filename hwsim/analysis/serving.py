@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from hwsim.analysis.serving_details import (
     step_interval,
     traffic_words,
 )
+from hwsim.analysis.serving_layout import ReplicaLayout, checked_layout
 from hwsim.analysis.serving_run import Capacity, Run, capacity_of, play, saturated_rate
 from hwsim.analysis.step_cost import Deployment, step_table
 from hwsim.cost.evaluate import Fidelity
@@ -45,9 +47,9 @@ _SUSPECT = 0.8  # busier than this, the stable maximum is worked out
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What is asked: layout, engine by id, dtypes by name, traffic."""
+    """What is asked: layout of a replica, engine by id, dtypes by name, traffic."""
 
-    tp: int
+    layout: ReplicaLayout
     replicas: int
     router: str
     engine: str
@@ -58,8 +60,14 @@ class ServeConfig:
     slo: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields."""
-        return dict(vars(self))
+        """Return the fields, degrees of parallelism first."""
+        fields = {name: v for name, v in vars(self).items() if name != "layout"}
+        return {**dataclasses.asdict(self.layout), **fields}
+
+    @property
+    def groups(self) -> int:
+        """Groups of all replicas, each with requests and memory of its own."""
+        return self.replicas * self.layout.attention_dp
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,13 +159,13 @@ class ServeResult(Result):
     @property
     def utilisation(self) -> float:
         """Share of the time in which replicas ran steps."""
-        return _ratio(self.run.sums.busy_time, self.config.replicas * self.duration_s)
+        return _ratio(self.run.sums.busy_time, self.config.groups * self.duration_s)
 
     @property
     def kv_occupancy(self) -> dict[str, float]:
         """Share of blocks in use: mean over time, and at most."""
         sums, blocks = self.run.sums, self.capacity.blocks
-        span = self.duration_s * self.config.replicas * blocks
+        span = self.duration_s * self.config.groups * blocks
         return {"mean": _ratio(sums.block_time, span), "max": sums.peak_blocks / blocks}
 
     @property
@@ -255,6 +263,9 @@ def run_serving(
     traffic: Traffic,
     *,
     tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    attention_dp: int = 1,
     replicas: int = 1,
     router: str = "round_robin",
     dtype: str,
@@ -268,11 +279,13 @@ def run_serving(
 ) -> ServeResult:
     """Serve traffic, or given arrivals; see :func:`hwsim.serve`."""
     traffic = checked_traffic(traffic)
+    _check_model(model)
+    layout = checked_layout(model, system, tp, pp, ep, attention_dp)
     config = _checked(
-        model, system, engine, tp, replicas, router, dtype, weight_dtype, kv_dtype,
+        system, engine, layout, replicas, router, dtype, weight_dtype, kv_dtype,
         slo or {}, seed,
     )  # fmt: skip
-    group = system.subsystem(config.tp)
+    group = system.subsystem(layout.devices)
     capacity = capacity_of(model, group, stack, engine, config)
     longest = min(capacity.tokens, model.max_context or capacity.tokens)
     if arrivals is None:
@@ -282,7 +295,7 @@ def run_serving(
     # Rounded up, so that runs with other seeds share their tables.
     most = 1 << int((arrivals.inputs + arrivals.outputs).max() - 1).bit_length()
     deployment = Deployment(
-        model, system, stack, engine, config.tp, dtype, config.weight_dtype,
+        model, system, stack, engine, layout, dtype, config.weight_dtype,
         config.kv_dtype, fidelity, most,
     )  # fmt: skip
     table, power = step_table(deployment)
@@ -292,8 +305,9 @@ def run_serving(
     )
     wall = time.perf_counter() - begun
     stable = None
-    if run.rate is not None and run.busy_share(config.replicas) > _SUSPECT:
-        stable = saturated_rate(arrivals, table, engine, capacity) * config.replicas
+    if run.rate is not None and run.busy_share(config.groups) > _SUSPECT:
+        one = saturated_rate(arrivals, table, engine, capacity, layout)
+        stable = one * config.replicas
     return ServeResult(
         model, group, stack, engine, config, traffic,
         resolved_fidelity(system.device, fidelity), run, capacity, stable, wall,
@@ -330,11 +344,15 @@ def checked_traffic(traffic: Traffic) -> Traffic:
     return replace(traffic, requests=count)
 
 
+def _check_model(model: ModelSpec) -> None:
+    if model.kind != "decoder":
+        raise InputError(f"{model.id} is no decoder; only decoders are served")
+
+
 def _checked(
-    model: ModelSpec,
     system: SystemSpec,
     engine: EngineSpec,
-    tp: Any,
+    layout: ReplicaLayout,
     replicas: Any,
     router: str,
     dtype: str,
@@ -343,16 +361,9 @@ def _checked(
     slo: Mapping[str, float],
     seed: Any,
 ) -> ServeConfig:
-    if model.kind != "decoder":
-        raise InputError(f"{model.id} is no decoder; only decoders are served")
-    tp, replicas = positive_int("tp", tp), positive_int("replicas", replicas)
+    replicas = positive_int("replicas", replicas)
     if replicas > 10**4:
         raise InputError(f"replicas is {replicas}; give at most {10**4}")
-    if tp > system.num_devices:
-        raise InputError(
-            f"tp {tp} needs {tp} devices, but {system.id} has {system.num_devices}; "
-            "name a larger system"
-        )
     policy_named(engine.policy)
     router_named(router)
     if engine.policy == "mixed" and engine.max_num_batched_tokens < engine.max_num_seqs:
@@ -369,7 +380,7 @@ def _checked(
     dtype_on(system.device, dtype)
     wide = dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
     return ServeConfig(
-        tp, replicas, router, engine.id, dtype,
+        layout, replicas, router, engine.id, dtype,
         known_dtype("weight_dtype", weight_dtype or dtype),
         known_dtype("kv_dtype", kv_dtype or wide),
         positive_int("seed", seed, minimum=0), dict(slo),

@@ -12,22 +12,17 @@ import numpy.typing as npt
 import simpy
 
 from hwsim.analysis.memory_fit import memory_fit
-from hwsim.analysis.serving_table import StepTable, TablePower
-from hwsim.cost.footprint import (
-    inference_footprint,
-    kv_cache_values,
-    sequence_state_bytes,
-)
+from hwsim.analysis.serving_layout import ReplicaLayout
+from hwsim.cost.footprint_serving import serving_memory
 from hwsim.errors import InputError
 from hwsim.graph.precision import resolve
-from hwsim.graph.shard import shard
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.arrivals import Arrivals
-from hwsim.sim.serving import Replica
+from hwsim.sim.serving import Replica, StepCost
 from hwsim.sim.serving_batch import Limits
-from hwsim.sim.serving_cluster import Cluster, router_named
-from hwsim.sim.serving_records import Requests, StepLog, StepSums
-from hwsim.specs.base import DTYPE_BYTES
+from hwsim.sim.serving_cluster import Cluster, Engine, router_named
+from hwsim.sim.serving_joint import JointReplica
+from hwsim.sim.serving_records import Requests, StepLog, StepPower, StepSums
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
@@ -70,30 +65,31 @@ def capacity_of(
     InputError
         If there is no room for a single block.
     """
-    tokens = engine.max_num_batched_tokens
-    held = inference_footprint(
-        model, batch=1, context=1, prompt=tokens, tp=config.tp, dtype=config.dtype,
-        kv_dtype=config.kv_dtype, weight_dtype=config.weight_dtype,
-        flash=stack.fusion.attention == "fused",
-    )  # fmt: skip
-    local = shard(model, config.tp)
-    act = resolve(config.dtype).act
-    states = sequence_state_bytes(model, local, act) * engine.max_num_seqs
-    needed = held.weights + held.activations + states
+    layout = config.layout
     # Windowed layers keep their window only: a block is as large as it is on
     # average over a long context.
     long = max(model.max_context or 8192, engine.block_size)
-    values = kv_cache_values(model, local, context=long) / long
-    block = values * engine.block_size * DTYPE_BYTES[config.kv_dtype]
-    fit = memory_fit(needed, group.device, stack, ())
-    room = fit.usable - needed
-    blocks = int(room // block) if block else 0
-    if not block and room > 0.0:  # states alone: sequences grow for nothing
-        blocks = engine.max_num_seqs * -(-long // engine.block_size)
+    stages = serving_memory(
+        model, layout.joint(model), tokens=engine.max_num_batched_tokens,
+        sequences=engine.max_num_seqs, context=long,
+        precision=resolve(config.dtype, config.kv_dtype, config.weight_dtype),
+        flash=stack.fusion.attention == "fused",
+    )  # fmt: skip
+    needed = max(stage.needed for stage in stages)
+    fit, size = memory_fit(needed, group.device, stack, ()), engine.block_size
+    # A stage of states alone: sequences grow for nothing.
+    endless = engine.max_num_seqs * -(-long // size)
+    blocks = min(
+        int((fit.usable - s.needed) // (s.kv_token * size))
+        if s.kv_token
+        else endless * (s.needed < fit.usable)
+        for s in stages
+    )
     if blocks < 1:
+        states = any(stage.states for stage in stages)
         raise InputError(
             f"{model.id} leaves no memory for keys and values on "
-            f"{config.tp} x {group.device.id}: weights, activations"
+            f"{layout.devices} x {group.device.id}: weights, activations"
             f"{' and states' if states else ''} take "
             f"{format_quantity(needed, 'B')} of {format_quantity(fit.usable, 'B')} "
             "per device; raise tp, or store weights in fp8 or int4 (weight_dtype)"
@@ -161,7 +157,7 @@ class Run:
         return (self.finish - self.first) / gaps
 
     def busy_share(self, replicas: int) -> float:
-        """Return the share of time that replicas run steps."""
+        """Return the share of time that replicas (groups) run steps."""
         span = replicas * self.duration
         return self.sums.busy_time / span if span > 0 else 0.0
 
@@ -185,18 +181,37 @@ class Run:
         )
 
 
-def _limits(engine: EngineSpec, capacity: Capacity) -> Limits:
+def _limits(engine: EngineSpec, capacity: Capacity, layout: ReplicaLayout) -> Limits:
     return Limits(
-        engine.max_num_seqs, engine.max_num_batched_tokens, engine.chunked_prefill,
+        engine.max_num_seqs, engine.max_num_batched_tokens * layout.pp,
+        engine.chunked_prefill,
         capacity.blocks, capacity.block_size,
         math.ceil(engine.watermark * capacity.blocks), engine.reserve,
     )  # fmt: skip
 
 
+def engine_of(
+    requests: Requests,
+    table: StepCost,
+    engine: EngineSpec,
+    capacity: Capacity,
+    layout: ReplicaLayout,
+    power: StepPower | None = None,
+    index: int = 0,
+) -> Engine:
+    """Return one replica that serves requests of these columns."""
+    policy, limits = policy_named(engine.policy), _limits(engine, capacity, layout)
+    groups = [
+        Replica(requests, table, policy, limits, StepLog(power), index=index)
+        for _ in range(layout.attention_dp)
+    ]
+    return groups[0] if len(groups) == 1 else JointReplica(groups)
+
+
 def play(
     arrivals: Arrivals,
-    table: StepTable,
-    power: TablePower | None,
+    table: StepCost,
+    power: StepPower | None,
     engine: EngineSpec,
     capacity: Capacity,
     config: Any,
@@ -208,9 +223,8 @@ def play(
         arrivals.inputs.tolist(), arrivals.outputs.tolist(), arrivals.arrival,
         engine.request_overhead,
     )  # fmt: skip
-    policy, limits = policy_named(engine.policy), _limits(engine, capacity)
     replicas = [
-        Replica(requests, table, policy, limits, StepLog(power), index=i)
+        engine_of(requests, table, engine, capacity, config.layout, power, i)
         for i in range(config.replicas)
     ]
 
@@ -232,13 +246,17 @@ def play(
 
 def _collect(
     requests: Requests,
-    replicas: list[Replica],
-    power: TablePower | None,
+    replicas: list[Engine],
+    power: StepPower | None,
     traffic: Traffic,
 ) -> Run:
     sums = StepSums()
-    for replica in replicas:
-        sums.merge(replica.log.flush())
+    logs = [log for replica in replicas for log in replica.logs]
+    for log in logs:
+        sums.merge(log.flush())
+    # Groups in lock step all count the steps that they run together.
+    sums.steps *= len(replicas) / len(logs)
+    sums.events = sums.events * len(replicas) // len(logs)
     finish = np.array(requests.finish)
     done = ~np.isnan(finish)
     columns = [
@@ -252,7 +270,7 @@ def _collect(
     energy = None
     if power is not None and done.any():
         span = float(columns[2].max() - columns[0].min())
-        slack = max(span * len(replicas) - sums.busy_time, 0.0)
+        slack = max(span * len(logs) - sums.busy_time, 0.0)
         energy = sums.energy + slack * power.idle
     arrival, first, last = columns
     inputs, outputs, replica_of, preempted = whole
@@ -272,7 +290,11 @@ def _rate(requests: Requests, traffic: Traffic) -> float | None:
 
 
 def saturated_rate(
-    arrivals: Arrivals, table: StepTable, engine: EngineSpec, capacity: Capacity
+    arrivals: Arrivals,
+    table: StepCost,
+    engine: EngineSpec,
+    capacity: Capacity,
+    layout: ReplicaLayout,
 ) -> float:
     """Return the requests per second of one replica that never waits for any.
 
@@ -280,15 +302,13 @@ def saturated_rate(
     the completions counts.
     """
     count = arrivals.inputs.size
-    take = np.arange(max(_SAMPLE, 4 * engine.max_num_seqs)) % count
+    most = 4 * engine.max_num_seqs * layout.attention_dp
+    take = np.arange(max(_SAMPLE, most)) % count
     requests = Requests(
         arrivals.inputs[take].tolist(), arrivals.outputs[take].tolist(),
         np.zeros(take.size),
     )  # fmt: skip
-    replica = Replica(
-        requests, table, policy_named(engine.policy), _limits(engine, capacity),
-        StepLog(),
-    )  # fmt: skip
+    replica = engine_of(requests, table, engine, capacity, layout)
     replica.preload(range(take.size))
     replica.advance(math.inf)
     ends = np.sort(np.array(requests.finish))

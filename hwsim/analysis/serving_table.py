@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hwsim.sim.serving import Part
 from hwsim.sim.serving_records import StepPower
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,6 +34,9 @@ class StepTable:
         Of prompt chunks.
     per_sequence : float
         Host time per sequence of a step. [s]
+    shared : list of float
+        By tokens of each group, of what groups do together; empty where there
+        is one group. [s]
     """
 
     padded: list[int]
@@ -46,6 +50,7 @@ class StepTable:
     decode_floor: FloatArray
     attention: PrefillTable
     per_sequence: float = 0.0
+    shared: list[float] = field(default_factory=list)
     _rows: dict[int, tuple[list[float], list[float], list[float], list[float]]] = field(
         default_factory=dict
     )
@@ -74,6 +79,37 @@ class StepTable:
             attention += kept[at] + slopes[at] * (contexts - knots[at])
         time = self.linear[tokens] + self.head[sequences] + attention
         return max(time, self.floor[tokens]) + self.per_sequence * sequences
+
+    def joint(self, parts: Sequence[Part]) -> float:
+        """Return the time of a step of groups, each as ``mixed`` has it.
+
+        Experts see the tokens of all; of all else the slowest group counts.
+        """
+        tokens, every, sequences, attention = 0, 0, 0, 0.0
+        for chunks, batch, contexts in parts:
+            own = self._attention(chunks, batch, contexts)
+            attention = max(attention, own)
+            seen = batch + sum([chunk for chunk, _ in chunks])
+            every += seen
+            tokens = max(tokens, seen)
+            sequences = max(sequences, batch + len(chunks))
+        time = self.linear[tokens] + self.head[sequences] + attention
+        if self.shared and every < tokens * len(parts):
+            time += self.shared[-(-every // len(parts))] - self.shared[tokens]
+        return max(time, self.floor[tokens]) + self.per_sequence * sequences
+
+    def _attention(
+        self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
+    ) -> float:
+        attention = 0.0
+        for chunk, before in chunks:
+            attention += self.attention.time(chunk, before)
+        attention -= max(len(chunks) - 1, 0) * self.attention.least
+        if batch:
+            knots, _, slopes, kept = self._row(batch)
+            at = bisect_right(knots, contexts) - 1
+            attention += kept[at] + slopes[at] * (contexts - knots[at])
+        return attention
 
     def _row(
         self, batch: int
@@ -137,7 +173,7 @@ class TablePower(StepPower):
         Power of all but attention, by sequences; by tokens. [W]
     attention : float
         Power of attention. [W]
-    idle : float
+    waiting : float
         Power between steps. [W]
     """
 
@@ -145,7 +181,12 @@ class TablePower(StepPower):
     decode: FloatArray
     prompt: FloatArray
     attention: float
-    idle: float
+    waiting: float
+
+    @property
+    def idle(self) -> float:
+        """Power between steps. [W]"""
+        return self.waiting
 
     def energy(
         self,

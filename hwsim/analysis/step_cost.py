@@ -19,12 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsim.analysis.graph_result import GraphResult, run_graph
+from hwsim.analysis.serving_layout import ReplicaLayout, slowest_stage
+from hwsim.analysis.serving_pipeline import pipelined
 from hwsim.analysis.serving_table import PrefillTable, StepTable, TablePower
+from hwsim.cost.collective import collective_cost
 from hwsim.cost.energy import mean_power
 from hwsim.cost.evaluate import Fidelity, cost_ops
-from hwsim.graph.inference import decode_graph, prefill_graph
-from hwsim.graph.op import Op
+from hwsim.graph.inference import Part, decode_graph, prefill_graph
+from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.precision import resolve
+from hwsim.sim.serving import StepCost
+from hwsim.sim.serving_records import StepPower
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import calibration_for
 from hwsim.specs.economics import load_economics
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
@@ -42,7 +50,9 @@ class Deployment:
     Attributes
     ----------
     system : SystemSpec
-        Its first ``tp`` devices make a replica.
+        Its first devices make a replica.
+    layout : ReplicaLayout
+        How they share the model.
     longest : int
         Most tokens that a request may have, prompt and output.
     """
@@ -51,7 +61,7 @@ class Deployment:
     system: SystemSpec
     stack: StackSpec
     engine: EngineSpec
-    tp: int
+    layout: ReplicaLayout
     dtype: str
     weight_dtype: str
     kv_dtype: str
@@ -62,8 +72,9 @@ class Deployment:
     def shapes(self) -> dict[str, object]:
         """Arguments that all graphs share."""
         return {
-            "tp": self.tp, "dtype": self.dtype, "stack": self.stack,
+            "tp": self.layout.tp, "dtype": self.dtype, "stack": self.stack,
             "weight_dtype": self.weight_dtype, "kv_dtype": self.kv_dtype,
+            "part": self.part, **self.layout.spread,
         }  # fmt: skip
 
     def decode(self, batch: int, context: int) -> OpGraph:
@@ -81,7 +92,14 @@ class Deployment:
     @functools.cached_property
     def group(self) -> SystemSpec:
         """The system of one replica's devices."""
-        return self.system.subsystem(self.tp)
+        return self.system.subsystem(self.layout.devices)
+
+    @functools.cached_property
+    def part(self) -> Part | None:
+        """The layers of the slowest stage, with what stands around them."""
+        if self.layout.pp == 1:
+            return None
+        return Part(slowest_stage(self.model, self.layout))
 
     @functools.cached_property
     def unbounded(self) -> ModelSpec:
@@ -101,7 +119,7 @@ class _Key:
     def __init__(self, d: Deployment) -> None:
         self.deployment = d
         self.fields = (
-            id(d.model), id(d.system), d.stack, d.engine, d.tp, d.dtype,
+            id(d.model), id(d.system), d.stack, d.engine, d.layout, d.dtype,
             d.weight_dtype, d.kv_dtype, d.fidelity, d.longest,
         )  # fmt: skip
 
@@ -112,12 +130,16 @@ class _Key:
         return hash(self.fields)
 
 
-def step_table(deployment: Deployment) -> tuple[StepTable, TablePower | None]:
+def step_table(deployment: Deployment) -> tuple[StepCost, StepPower | None]:
     """Tabulate a deployment's steps; power where the device quotes any.
 
     Tables of the last deployments are kept: a sweep over rates pays once.
     """
-    return _tabulated(_Key(deployment))
+    table, power = _tabulated(_Key(deployment))
+    if deployment.layout.pp == 1:
+        return table, power
+    return pipelined(table, power, deployment.model, deployment.engine,
+                     deployment.layout)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,6 +164,7 @@ def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
     alone_linear = _device(alone) - attention[:, 0]
     heads = np.array([_head(g) for g in alone])
     rest = _device(together) - dependent - np.array([_head(g) for g in together])
+    rest, alone_linear = rest + _sent(d, tokens), alone_linear + _sent(d, batches)
     span, slots = np.arange(most + 1), np.arange(padded[-1] + 1)
     table = StepTable(
         padded=padded,
@@ -154,8 +177,41 @@ def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
         decode_attention=attention, decode_floor=_floors(alone),
         attention=_prefill_table(d, seen, most),
         per_sequence=engine.sequence_overhead,
+        shared=_shared(d, [g.graph for g in together], tokens, span),
     )  # fmt: skip
     return table, _power(d, table, (batches, alone), (tokens, together))
+
+
+def _sent(d: Deployment, tokens: list[int]) -> FloatArray:
+    """Return the time to send a microbatch to the next pipeline stage. [s]"""
+    if d.layout.pp == 1:
+        return np.zeros(len(tokens))
+    row = d.model.hidden * DTYPE_BYTES[resolve(d.dtype).act] / d.layout.tp
+    cost = collective_cost(
+        "send_recv", row * np.array(tokens), 2, system=d.group,
+        calibration=calibration_for(d.system.device, d.fidelity),
+        stride=d.layout.tp * d.layout.attention_dp,
+    )  # fmt: skip
+    return np.asarray(cost.time, dtype=np.float64)
+
+
+def _shared(
+    d: Deployment, graphs: list[OpGraph], tokens: list[int], span: npt.NDArray[np.int64]
+) -> list[float]:
+    """Return the time of what groups do together, by tokens of each. [s]"""
+    if d.layout.attention_dp == 1:
+        return []
+    kinds: tuple[type[Op], ...] = (MoeExperts,)
+    if d.layout.joint(d.model).expert_mode == "gather":
+        kinds = (MoeExperts, MoeDispatch, MoeCombine)
+    names = {
+        n.op.name
+        for _, _, n, _ in graphs[0].distinct()
+        if isinstance(n.op, kinds)
+        or (isinstance(n.op, Collective) and n.op.axis == "dp")
+    }
+    shared: list[float] = np.interp(span, tokens, _times(d, graphs, names)).tolist()
+    return shared
 
 
 def _padding(engine: EngineSpec) -> list[int]:
@@ -286,7 +342,7 @@ def _power(
         return None
     shares = load_economics().power
     watts: Callable[[GraphResult], float] = lambda g: (  # noqa: E731
-        d.tp * mean_power(device, g.parts, shares)
+        d.layout.tp * mean_power(device, g.parts, shares)
     )
     size = len(table.linear)
     longest = d.run(d.decode(decode[0][-1], max(d.longest, 64)))
@@ -295,5 +351,5 @@ def _power(
         np.interp(np.arange(size), decode[0], [watts(g) for g in decode[1]]),
         np.interp(np.arange(size), prompt[0], [watts(g) for g in prompt[1]]),
         watts(longest),
-        d.tp * mean_power(device, {"idle": 1.0}, shares),
+        d.layout.tp * mean_power(device, {"idle": 1.0}, shares),
     )

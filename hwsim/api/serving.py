@@ -32,6 +32,9 @@ def serve(
     concurrency: int | None = None,
     trace: str | os.PathLike[str] | None = None,
     tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    attention_dp: int = 1,
     replicas: int = 1,
     router: str = "round_robin",
     engine: str | EngineSpec = "vllm-v1",
@@ -53,8 +56,9 @@ def serve(
     Parameters
     ----------
     model, system : str or spec
-        Names, paths or loaded specs. A replica runs on ``tp`` devices of the
-        system; every replica has a system of its own where one is not enough.
+        Names, paths or loaded specs. A replica runs on
+        ``tp * pp * attention_dp`` devices of the system; every replica has a
+        system of its own where one is not enough.
     rate : float or None
         Mean arrivals, all replicas together; ``inf`` is all at once. [1/s]
     requests : int or None
@@ -71,8 +75,16 @@ def serve(
         before they ask again.
     trace : path or None
         CSV or JSONL whose arrivals and lengths are replayed.
-    tp, replicas : int
-        Tensor-parallel devices of a replica; replicas.
+    tp, pp : int
+        Tensor-parallel devices of a replica's group; pipeline stages.
+    ep : int
+        Ranks among which experts are shared out, of ``tp * attention_dp``
+        devices; the others split each expert.
+    attention_dp : int
+        Groups of a replica with requests, keys and values of their own, which
+        share the experts and run their steps together.
+    replicas : int
+        Replicas behind the router.
     router : str
         ``round_robin`` or ``least_outstanding``.
     engine : str or EngineSpec
@@ -119,8 +131,9 @@ def serve(
     software = served.stack if stack is None else stack
     loaded, resolved, software = resolve(model, system, software, overrides)
     return run_serving(
-        loaded, resolved, software, served, traffic, tp=tp, replicas=replicas,
-        router=router, dtype=dtype or default_dtype(resolved.device),
+        loaded, resolved, software, served, traffic, tp=tp, pp=pp, ep=ep,
+        attention_dp=attention_dp, replicas=replicas, router=router,
+        dtype=dtype or default_dtype(resolved.device),
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, fidelity=fidelity, slo=slo,
         seed=seed, progress=progress,
     )  # fmt: skip

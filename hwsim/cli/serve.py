@@ -111,6 +111,24 @@ def serve(
             help="Tensor-parallel devices of a replica.", rich_help_panel=_ENGINE
         ),
     ] = 1,
+    pp: Annotated[
+        int,
+        typer.Option(help="Pipeline stages of a replica.", rich_help_panel=_ENGINE),
+    ] = 1,
+    ep: Annotated[
+        int,
+        typer.Option(
+            help="Ranks that share experts out, of tp x attention-dp.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 1,
+    attention_dp: Annotated[
+        int,
+        typer.Option(
+            help="Groups with requests of their own that share the experts.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 1,
     replicas: Annotated[
         int, typer.Option(help="Engines side by side.", rich_help_panel=_ENGINE)
     ] = 1,
@@ -172,7 +190,8 @@ def serve(
         model, system, rate=rate, input_len=input_len, output_len=output_len,
         requests=10_000 if requests is None and trace is None else requests,
         arrival=arrival, burstiness=burstiness, concurrency=concurrency, trace=trace,
-        tp=tp, replicas=replicas, router=router, engine=engine,
+        tp=tp, pp=pp, ep=ep, attention_dp=attention_dp, replicas=replicas,
+        router=router, engine=engine,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
         chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
         kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=slo_of(slo),
@@ -283,7 +302,8 @@ def _answer(result: ServeResult) -> None:
     out = console()
     out.print(
         f"[bold]{result.model.name} on {result.config.replicas} x "
-        f"{result.config.tp} x {result.system.device.name}[/bold]: {result.engine.name}"
+        f"{result.config.layout.devices} x {result.system.device.name}[/bold]: "
+        f"{result.engine.name}"
     )
     rows: list[list[str]] = []
     for key, label in _LATENCIES.items():

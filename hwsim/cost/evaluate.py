@@ -194,7 +194,7 @@ def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, MoeExperts):
         return (
             "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
-            op.weight_dtype, op.passes,
+            op.weight_dtype, op.passes, op.exchanged,
         )  # fmt: skip
     if isinstance(op, StateScan):
         return ("scan", op.dtype)
@@ -287,7 +287,7 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
         )  # fmt: skip
         return _derated(cost, context.stack.matmul_derate)
     cost = moe_ffn_cost(
-        *shape, **common, exchanged=first.ep > 1,
+        *shape, **common, exchanged=first.ep > 1 and first.exchanged,
         weight_bytes=DTYPE_BYTES[first.weight_dtype],
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.

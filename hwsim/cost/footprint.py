@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hwsim.cost.footprint_parts import Footprint
 from hwsim.cost.footprint_training import stage_footprint, training_footprint
 from hwsim.graph.parameters import Parameters, device_parameters
@@ -22,6 +24,7 @@ __all__ = [
     "inference_footprint",
     "kv_cache_values",
     "sequence_state_bytes",
+    "serving_activations",
     "stage_footprint",
     "training_footprint",
     "weight_bytes",
@@ -70,7 +73,7 @@ def inference_footprint(
             kv * DTYPE_BYTES[precision.kv]
             + sequence_state_bytes(model, local, precision.act)
         ),
-        activations=_serving_activations(
+        activations=serving_activations(
             model, local, precision, batch, prompt, flash=flash
         ),
     )
@@ -85,17 +88,23 @@ def weight_bytes(held: Parameters, precision: Precision) -> float:
 
 
 def kv_cache_values(
-    model: ModelSpec, local: Shard, *, context: int, encoder_context: int = 0
+    model: ModelSpec,
+    local: Shard,
+    *,
+    context: int,
+    encoder_context: int = 0,
+    kinds: Mapping[LayerKind, int] | None = None,
 ) -> float:
     """Return the numbers that one device caches for one sequence.
 
     Windowed layers keep their window; latent attention keeps one latent on
-    every device; key-value heads fewer than devices are on several.
+    every device; key-value heads fewer than devices are on several. With
+    ``kinds`` only so many layers of each kind count.
     """
     if model.kind == "encoder":
         return 0.0
     total = 0.0
-    for kind, count in model.layer_groups():
+    for kind, count in model.layer_groups() if kinds is None else kinds.items():
         if kind.role != "decoder" or kind.mixer != "attention":
             continue
         row = 2.0 * local_heads(model, local, kind).keys
@@ -108,15 +117,21 @@ def kv_cache_values(
     return total
 
 
-def sequence_state_bytes(model: ModelSpec, local: Shard, act: str) -> float:
+def sequence_state_bytes(
+    model: ModelSpec,
+    local: Shard,
+    act: str,
+    kinds: Mapping[LayerKind, int] | None = None,
+) -> float:
     """Return what state-space layers keep of one sequence, however long. [B]"""
     if model.ssm is None:
         return 0.0
-    layers = sum(n for kind, n in model.layer_groups() if kind.mixer == "ssm")
+    groups = model.layer_groups() if kinds is None else kinds.items()
+    layers = sum(n for kind, n in groups if kind.mixer == "ssm")
     return layers * state_bytes(model, local, act)
 
 
-def _serving_activations(
+def serving_activations(
     model: ModelSpec,
     local: Shard,
     precision: Precision,
@@ -125,7 +140,7 @@ def _serving_activations(
     *,
     flash: bool,
 ) -> float:
-    """Return the most that is live at once: the widest operator of a layer."""
+    """Return the most that is live at once: the widest operator of a layer. [B]"""
     act, tokens = DTYPE_BYTES[precision.act], float(batch * max(prompt, 1))
     kinds = [kind for kind, _ in model.layer_groups()]
     mixer = max(_mixer_values(model, local, kind) for kind in kinds)

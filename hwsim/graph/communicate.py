@@ -79,16 +79,22 @@ class Communicator(Recorder):
 def group_collective(
     setting: Setting, axis: str, name: str, collective: CollectiveName, nbytes: float
 ) -> Collective:
-    """Return a collective of the context- or expert-parallel group."""
+    """Return a collective of the context-, data- or expert-parallel group."""
     layout, dtype = setting.layout, setting.precision.act
     moved = (Operand("activation", nbytes, dtype),)
+    groups = {
+        "cp": (layout.cp, layout.tp),
+        "dp": (layout.dp, layout.tp),
+        "ep": (layout.ep, layout.expert_stride),
+    }
+    group_size, stride = groups[axis]
     return Collective(
         name=name,
         dtype=dtype,
         collective=collective,
         message=nbytes,
-        group_size=layout.cp if axis == "cp" else layout.ep,
-        stride=layout.tp if axis == "cp" else layout.expert_stride,
+        group_size=group_size,
+        stride=stride,
         axis=axis,
         reads=moved,
         writes=moved,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hwsim.graph.moe import experts, spread_experts
+from hwsim.graph.moe import experts, joint_experts, spread_experts
 from hwsim.graph.op import Elementwise, Operand
 from hwsim.graph.setting import Pass
 from hwsim.graph.writer import Writer
@@ -24,8 +24,11 @@ def feed_forward(w: Writer, x: int, p: Pass, kind: LayerKind) -> tuple[int, bool
         part.
     """
     model = w.setting.model
-    if kind.moe and not w.setting.layout.whole_experts:
-        return spread_experts(w, x, p.tokens, dense)
+    layout = w.setting.layout
+    if kind.moe and not layout.whole_experts:
+        joint = layout.expert_mode == "gather"
+        append = joint_experts if joint else spread_experts
+        return append(w, x, p.tokens, dense)
     x = w.enter(x, "ffn_gather", p.tokens)
     if not kind.moe:
         out = dense(

@@ -10,7 +10,7 @@ from hwsim.errors import InputError
 from hwsim.graph import outer
 from hwsim.graph.attention import cross_keys, standard_heads
 from hwsim.graph.core import cache_operand
-from hwsim.graph.layout import Layout, layout_of
+from hwsim.graph.layout import Layout, joint_layout, layout_of
 from hwsim.graph.opgraph import Block, OpGraph
 from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass, Setting
@@ -80,7 +80,10 @@ def prefill_graph(
         ``ep``, ``etp``, ``imbalance`` and ``capacity_factor`` as for
         :func:`~hwsim.graph.layout.layout_of`: ``ep`` data-parallel ranks,
         each with ``batch`` sequences of its own, share the experts out
-        (``etp`` 1: ``ep`` counts all their ``tp`` devices).
+        (``etp`` 1: ``ep`` counts all their ``tp`` devices). With ``dp`` so
+        many ranks of ``tp`` devices each have ``batch`` sequences, and
+        ``tp * dp`` devices hold the experts, ``ep`` of them apart and the
+        others splitting each one.
 
     Raises
     ------
@@ -201,6 +204,8 @@ def _setting(
 ) -> Setting:
     if not spread and tp == 1:
         layout = Layout()
+    elif "dp" in spread:
+        layout = joint_layout(model, tp=tp, **spread)
     else:
         # Its ranks are those that share the experts out, and no others.
         ep, etp = spread.get("ep", 1), spread.get("etp") or tp

@@ -17,6 +17,7 @@ from hwsim.graph.shard import check_count, check_positive
 from hwsim.specs.model import ModelSpec
 
 ContextMode = Literal["ring", "all_to_all", "all_gather"]
+ExpertMode = Literal["all_to_all", "gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Layout:
     capacity_factor : float or None
         Rows that each expert is padded (or cut) to, over the mean; None:
         every row is processed and nothing is padded.
+    expert_mode : str
+        ``all_to_all``: rows go to the ranks of their experts and come back;
+        ``gather``: every rank sees all tokens, works on the rows of its own
+        experts, and partial sums are reduced.
     """
 
     tp: int = 1
@@ -48,6 +53,7 @@ class Layout:
     cp_mode: ContextMode = "ring"
     imbalance: float = 1.0
     capacity_factor: float | None = None
+    expert_mode: ExpertMode = "all_to_all"
 
     @property
     def replicas(self) -> int:
@@ -122,6 +128,47 @@ def layout_of(
     _check_experts(model, found)
     _check_heads(model, found)
     return found
+
+
+def joint_layout(
+    model: ModelSpec, *, tp: int = 1, dp: int = 1, ep: int = 1, pp: int = 1
+) -> Layout:
+    """Return the layout of a serving replica: all its devices hold the experts.
+
+    ``dp`` groups of ``tp`` devices serve requests of their own; their
+    ``tp * dp`` devices share the experts out among ``ep``, and the others
+    split each expert. Whole experts of several groups are reached by
+    all-to-all exchange, in all other layouts every device sees all tokens.
+
+    Raises
+    ------
+    InputError
+        If degrees do not fit the model or each other.
+    """
+    check_positive(tp=tp, dp=dp, ep=ep, pp=pp)
+    moe, ranks = model.moe, tp * dp
+    if moe is None and (ep > 1 or dp > 1):
+        name, value = ("attention_dp", dp) if dp > 1 else ("ep", ep)
+        raise InputError(
+            f"{name} is {value} but {model.id} has no experts that ranks could "
+            "share; use replicas instead"
+        )
+    if moe is not None:
+        fits = [e for e in range(1, ranks + 1) if not ranks % e]
+        fits = [
+            e for e in fits
+            if not moe.experts % e and not moe.expert_ffn % (ranks // e)
+        ]  # fmt: skip
+        if ep not in fits:
+            near = _closest(fits, ep) or "another tp"
+            raise InputError(
+                f"ep {ep} does not share the {moe.experts} experts (width "
+                f"{moe.expert_ffn}) of {model.id} among tp x attention_dp = {ranks} "
+                f"devices; use ep {near}"
+            )
+    etp = ranks // ep
+    mode: ExpertMode = "all_to_all" if dp > 1 and etp == 1 else "gather"
+    return Layout(tp=tp, dp=dp, pp=pp, ep=ep, etp=etp, expert_mode=mode)
 
 
 def _check_load(name: str, value: float, least: float) -> None:

@@ -118,6 +118,41 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     return _add_shared(w, out, beside, tokens), False
 
 
+def joint_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, bool]:
+    """Append the block where every rank sees the tokens of all (inference).
+
+    Tokens of other groups are gathered; each rank works on the rows of its
+    own experts, or of its part of them, and sums over the ranks go back.
+
+    Returns
+    -------
+    tuple of int and bool
+        The value, one device's part of the sum, and False.
+    """
+    setting, moe = w.setting, _spec(w)
+    groups, width = setting.layout.dp, moe.latent or setting.model.hidden
+    every = tokens * groups
+    chosen = _router(w, x, tokens, moe)
+    rows, numel = _into_latent(w, x, tokens, moe), float(every * width)
+    nbytes = numel * w.act_bytes
+    if groups > 1:
+        rows = w.among(
+            "dp", "tokens_gather", "all_gather", (rows,), nbytes, "none", numel
+        )
+    rows = _dispatch(w, (rows, chosen), every, moe, moved=False)
+    out = _experts(w, rows, every, moe)
+    out = _combine(w, (out, chosen), every, moe, setting.layout.ep)
+    if groups > 1:
+        out = w.among(
+            "dp", "tokens_reduce", "reduce_scatter", (out,), nbytes, "none",
+            numel / groups,
+        )  # fmt: skip
+    out = _out_of_latent(w, out, tokens, moe)
+    if not moe.shared_experts:
+        return out, False
+    return _add_shared(w, out, _shared(w, x, tokens, moe, dense), tokens), False
+
+
 def _exchange(w: Writer, name: str, rows: int, numel: float) -> int:
     if w.setting.layout.ep == 1:
         return rows
@@ -198,13 +233,20 @@ def _add_shared(w: Writer, out: int, shared: int, tokens: float) -> int:
     )  # fmt: skip
 
 
-def _dispatch(w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec) -> int:
+def _dispatch(
+    w: Writer,
+    inputs: tuple[int, int],
+    tokens: float,
+    moe: MoeSpec,
+    *,
+    moved: bool = True,
+) -> int:
     """Append the sort by expert; training and exchange also move the rows."""
     hidden, topk = moe.latent or w.setting.model.hidden, moe.experts_per_token
     pairs = tokens * topk
     reads = [Operand("index", 4.0 * pairs, "int32")]
     writes = [Operand("index", 4.0 * pairs, "int32")]
-    if w.setting.training or w.setting.layout.ep > 1:
+    if moved and (w.setting.training or w.setting.layout.ep > 1):
         reads.append(w.act(tokens * hidden))
         writes.append(w.act(pairs * hidden))
     op = MoeDispatch(
@@ -245,6 +287,7 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
         tp=tp,
         ep=ep,
         load=1.0 if layout.whole_experts else layout.load,
+        exchanged=layout.expert_mode == "all_to_all",
         gated=moe.gated,
         weight_dtype=weight,
         reads=(
@@ -264,7 +307,10 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     return w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
 
 
-def _combine(w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec) -> int:
+def _combine(
+    w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec, ranks: int = 1
+) -> int:
+    """Append the weighted sum of the rows that ``ranks`` share out."""
     hidden, topk = moe.latent or w.setting.model.hidden, moe.experts_per_token
     op = MoeCombine(
         name="combine",
@@ -273,7 +319,7 @@ def _combine(w: Writer, inputs: tuple[int, int], tokens: float, moe: MoeSpec) ->
         columns=hidden,
         topk=topk,
         reads=(
-            w.act(tokens * topk * hidden),
+            w.act(tokens * topk * hidden / ranks),
             Operand("activation", 4.0 * tokens * topk, "fp32"),
         ),
         writes=(w.act(tokens * hidden),),

@@ -286,6 +286,8 @@ class MoeExperts(Op):
         Rows of this rank over the mean; ``tokens`` has it in already.
     passes : float
         Products of each weight matrix: 2 in a whole backward pass.
+    exchanged : bool
+        With ``ep``: rows of other ranks' experts do not come through here.
     """
 
     tokens: float
@@ -299,6 +301,7 @@ class MoeExperts(Op):
     weight_dtype: str = "bf16"
     load: float = 1.0
     passes: float = 1.0
+    exchanged: bool = True
 
     @property
     def matrices(self) -> int:

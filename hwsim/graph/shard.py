@@ -64,7 +64,7 @@ def _fault(model: ModelSpec, tp: int, etp: int) -> str:
     dense = any(kind.feed and not kind.moe for kind, _ in model.layer_groups())
     widths = {"ffn": model.ffn} if dense else {}
     if model.moe is not None:
-        if etp > 1:
+        if etp == tp:
             widths["moe.expert_ffn"] = model.moe.expert_ffn
         widths["moe.shared_ffn"] = model.moe.shared_ffn * model.moe.shared_experts
     for name, width in widths.items():

@@ -20,6 +20,9 @@ from hwsim.sim.serving_records import Requests, StepLog
 
 SAME_TIME = 1e-9
 _INF = math.inf
+#: What one group does in a step: prompt chunks (tokens, tokens before),
+#: sequences that decode, tokens of their contexts together.
+Part = tuple[Sequence[tuple[int, int]], int, float]
 
 
 class StepCost(Protocol):
@@ -36,6 +39,9 @@ class StepCost(Protocol):
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
     ) -> float:
         """Return the time of a step with prompt chunks (tokens, tokens before)."""
+
+    def joint(self, parts: Sequence[Part]) -> float:
+        """Return the time of a step with prompts of groups that run it together."""
 
 
 class Replica(Batch):
@@ -74,15 +80,18 @@ class Replica(Batch):
         self.end = _INF
         self._prompts: list[tuple[int, int, int]] = []  # request, chunk, before
         self._steps, self._time, self._growth = 0, 0.0, 0.0
-        self._idle = self._between = False
+        self._idle = self._between = self._prompt_step = False
+
+    @property
+    def logs(self) -> list[StepLog]:
+        """What its groups keep of their steps."""
+        return [self.log]
 
     # -- from outside ------------------------------------------------------
 
     def submit(self, request: int) -> None:
         """Take a request that enters the queue now or, before the run, later."""
-        self.queue.append(request)
-        self.outstanding += 1
-        self.requests.replica[request] = self.index
+        self.enqueue(request)
         if self._between:
             return
         if self.end == _INF:
@@ -90,9 +99,15 @@ class Replica(Batch):
         elif len(self.queue) == 1 and not self._prompts:
             ready = self.requests.ready[request]
             if ready > self.now + SAME_TIME:
-                self._shorten(ready)
+                self.shorten(ready)
             elif not self._idle:
                 self.plan()  # it comes at the very time of the plan
+
+    def enqueue(self, request: int) -> None:
+        """Put a request into the queue, without a look at the plan."""
+        self.queue.append(request)
+        self.outstanding += 1
+        self.requests.replica[request] = self.index
 
     def preload(self, requests: Sequence[int]) -> None:
         """Take requests that will come at known times, in order of time."""
@@ -114,26 +129,31 @@ class Replica(Batch):
         """Decide the next step, or stretch of steps, and when it ends."""
         policy = self.policy
         self._between = self._idle = False
-        self._prompts = []
-        room = not policy.mixed or self._make_room()
-        if self._partial is not None or self.queue:
-            self._choose_prompts(room)
+        self.choose()
         if self._prompts:
             self._plan_prompts()
         elif self.running:
             if not policy.mixed:
-                self._make_room()
+                self.make_room()
             self._plan_stretch()
         elif self.queue:
             self._await(self.requests.ready[self.queue[0]])
         else:
             self.end = _INF
 
+    def choose(self) -> None:
+        """Make room and choose the prompts of the next step."""
+        self._prompts = []
+        self._prompt_step = False
+        room = not self.policy.mixed or self.make_room()
+        if self._partial is not None or self.queue:
+            self._choose_prompts(room)
+
     def _await(self, ready: float) -> None:
         """Sleep until a request enters the queue."""
         self._idle, self.end = True, max(self.now, ready)
 
-    def _make_room(self) -> bool:
+    def make_room(self) -> bool:
         """Preempt until the next decode step fits; say if nobody had to go."""
         pages = self.pages
         if not self._base or self.policy.holds:
@@ -186,6 +206,7 @@ class Replica(Batch):
         batch = len(self._base) if self.policy.mixed else 0
         contexts = self._base_sum + batch * self.counter if batch else 0
         self._time, self._steps = self.cost.mixed(chunks, batch, contexts), 1
+        self._prompt_step = True
         self.end = self.now + self._time
 
     def _plan_stretch(self) -> None:
@@ -202,12 +223,12 @@ class Replica(Batch):
         self._steps = steps
         self.end = self.now + self._span(steps)
         if self.queue:
-            self._shorten(self.requests.ready[self.queue[0]])
+            self.shorten(self.requests.ready[self.queue[0]])
 
     def _span(self, steps: int) -> float:
         return steps * self._time + self._growth * (steps * (steps - 1) // 2)
 
-    def _shorten(self, ready: float) -> None:
+    def shorten(self, ready: float) -> None:
         """End a stretch at the first step's end from which a request is seen."""
         if ready >= self.end or self.running >= self.limits.max_num_seqs:
             return
@@ -233,26 +254,62 @@ class Replica(Batch):
             return steps - 1
         return steps if self._span(steps) >= wait else steps + 1
 
+    # -- in lock step with others ------------------------------------------
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether prompts have been chosen for the next step."""
+        return bool(self._prompts)
+
+    def part(self) -> Part:
+        """Return what the next step has for it, prompts or not."""
+        chunks = [(chunk, before) for _, chunk, before in self._prompts]
+        return (chunks, *self.load()) if self.policy.mixed else (chunks, 0, 0)
+
+    def load(self) -> tuple[int, float]:
+        """Return sequences that decode, and tokens of their contexts."""
+        batch = self.pages.count
+        return batch, self._base_sum + batch * self.counter
+
+    def steps_to_change(self) -> int:
+        """Return the steps up to the next completion."""
+        return self._to_completion() if self._ends_at else 1
+
+    def hold(self, steps: int, time: float, growth: float) -> None:
+        """Take over the steps that all run."""
+        self._steps, self._time, self._growth = steps, time, growth
+
+    def planned(self) -> tuple[int, float]:
+        """Return the steps planned, and when they end. [s]"""
+        return self._steps, self.end
+
     # -- carrying out ------------------------------------------------------
 
-    def commit(self) -> None:
-        """Carry the planned event out: tokens, completions, first tokens."""
-        prompts, start = self._prompts, self.now
+    def commit(self, *, idle: bool | None = None, prompts: bool | None = None) -> None:
+        """Carry the planned event out: tokens, completions, first tokens.
+
+        What it is may come from outside, where engines run their steps together.
+        """
+        start = self.now
         self.now, self._between = self.end, True
-        if self._idle:
+        if self._idle if idle is None else idle:
             return
-        if not prompts:
+        if self._prompt_step if prompts is None else prompts:
+            self._commit_prompts(start)
+        else:
             self._commit_stretch(start)
-            return
+
+    def _commit_prompts(self, start: float) -> None:
+        prompts = self._prompts
         batch = self.pages.count if self.policy.mixed else 0
-        blocks = self._blocks_held(1)
-        tokens = sum([chunk for _, chunk, _ in prompts])
         span = self._time
+        blocks = self._blocks_held(1, span)
+        tokens = sum([chunk for _, chunk, _ in prompts])
         self.log.add((span, 1, batch, tokens, blocks, span, batch))
         if batch:
             self.counter += 1
             self._finish_due()
-        stalled = 0 if self.policy.mixed else self.pages.count
+        stalled = 0 if self.policy.mixed else self.pages.count - self._done
         if stalled and not self._marks:
             self._marks.append([start, stalled])
         partial = self._partial[0] if self._partial is not None else -1
@@ -264,19 +321,23 @@ class Replica(Batch):
         if joined and not self.policy.mixed and (stalled or self._marks):
             self._marks.append([self.now, joined])
 
-    def _blocks_held(self, steps: int) -> float:
-        """Return the mean blocks in use over a stretch; note the most."""
+    def _blocks_held(self, steps: int, span: float) -> float:
+        """Return the mean blocks in use over a stretch; note the most.
+
+        They grow along a line from step to step, as the steps' times do.
+        """
         pages, log = self.pages, self.log
         first = last = min(pages.used(self.counter), pages.total)
         if steps > 1:
             last = min(pages.used(self.counter + steps - 1), pages.total)
         log.peak_blocks = max(log.peak_blocks, last)
-        return 0.5 * (first + last)
+        late = self._growth * steps * (steps + 1) / (12.0 * span) if steps > 1 else 0.0
+        return 0.5 * (first + last) + (last - first) * late
 
     def _commit_stretch(self, start: float) -> None:
         steps, batch, time = self._steps, self.pages.count, self._time
         span = self.now - start
-        blocks = self._blocks_held(steps)
+        blocks = self._blocks_held(steps, span)
         active = batch - self._done
         if self._marks or self._done:
             extra = self.log.extra

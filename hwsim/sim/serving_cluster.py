@@ -18,23 +18,26 @@ import simpy
 
 from hwsim.errors import UnknownNameError
 from hwsim.sim.serving import SAME_TIME, Replica
+from hwsim.sim.serving_joint import JointReplica
 from hwsim.sim.serving_records import Requests
 
-Router = Callable[[Sequence[Replica], int], Replica]
+#: What routers choose among.
+Engine = Replica | JointReplica
+Router = Callable[[Sequence[Engine], int], Engine]
 _WINDOWS = 200  # how often replicas that do not meet are brought level
 
 
-def round_robin(replicas: Sequence[Replica], request: int) -> Replica:
+def round_robin(replicas: Sequence[Engine], request: int) -> Engine:
     """Return the replicas in turn."""
     return replicas[request % len(replicas)]
 
 
-def least_outstanding(replicas: Sequence[Replica], request: int) -> Replica:  # noqa: ARG001
+def least_outstanding(replicas: Sequence[Engine], request: int) -> Engine:  # noqa: ARG001
     """Return the replica with the fewest requests, the first of equals."""
     return min(replicas, key=_outstanding)
 
 
-def _outstanding(replica: Replica) -> int:
+def _outstanding(replica: Engine) -> int:
     return replica.outstanding
 
 
@@ -74,7 +77,7 @@ class Cluster:
     """
 
     env: simpy.Environment
-    replicas: Sequence[Replica]
+    replicas: Sequence[Engine]
     router: Router
     progress: Callable[[float], None] | None = None
 
@@ -82,11 +85,17 @@ class Cluster:
         """Serve all requests; with a concurrency, clients wait for answers."""
         if concurrency is not None:
             process = self.env.process(self._closed(requests, concurrency))
-        elif self.router is round_robin or len(self.replicas) == 1:
+        elif self._separate():
             process = self.env.process(self._apart(requests))
         else:
             process = self.env.process(self._open(requests))
         self.env.run(until=process)
+
+    def _separate(self) -> bool:
+        """Whether who serves a request is known before the run."""
+        if any(isinstance(r, JointReplica) for r in self.replicas):
+            return False
+        return self.router is round_robin or len(self.replicas) == 1
 
     def _apart(self, requests: Requests) -> Generator[simpy.Event, Any, None]:
         """Hand everything out at once: no replica depends on another."""

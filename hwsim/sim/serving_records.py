@@ -170,7 +170,12 @@ class StepLog:
 
 
 class StepPower:
-    """Energy of steps of one replica; the base has none."""
+    """Energy of steps of one replica, or group; the base has none."""
+
+    @property
+    def idle(self) -> float:
+        """Power between steps. [W]"""
+        raise NotImplementedError
 
     def energy(
         self,

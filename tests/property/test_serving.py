@@ -14,7 +14,9 @@ from hwsim.sim.serving_batch import Limits
 from tests.strategies.serving import (
     AffineCost,
     BrokenCost,
+    fast_joint_serve,
     fast_serve,
+    plain_joint_serve,
     plain_serve,
     scenarios,
 )
@@ -73,6 +75,27 @@ def test_a_replica_behind_a_router_is_an_engine_of_its_own(scenario, cost, repli
         )  # fmt: skip
         finish = [requests.finish[i] for i in mine]
         assert finish == pytest.approx([r.times[-1] for r in plain], rel=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(scenarios(), COSTS, st.integers(2, 4))
+def test_groups_in_lock_step_give_what_single_steps_give(scenario, cost, groups):
+    requests, engine, had = fast_joint_serve(scenario, cost, groups)
+    plain, steps, block_time = plain_joint_serve(scenario, cost, had)
+    for member in engine.groups[1:]:
+        assert member.log.flush().steps == steps
+        member.log.sums.steps = 0.0
+    agree(requests, engine.groups, plain, steps, block_time)
+    assert engine.outstanding == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(scenarios(), COSTS)
+def test_one_group_in_lock_step_is_an_engine(scenario, cost):
+    alone, _ = fast_serve(scenario, cost)
+    joint, _, _ = fast_joint_serve(scenario, cost, 1)
+    assert np.array(joint.finish) == pytest.approx(np.array(alone.finish), rel=1e-9)
+    assert joint.preemptions == alone.preemptions
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from hwsim.schedule.batching import POLICIES
 from hwsim.sim.serving import Replica
 from hwsim.sim.serving_batch import Limits
 from hwsim.sim.serving_cluster import Cluster, router_named
+from hwsim.sim.serving_joint import JointReplica
 from hwsim.sim.serving_records import Requests, StepLog
 
 SAME_TIME = 1e-9
@@ -38,6 +39,9 @@ class AffineCost:
     def mixed(self, chunks, batch, contexts):
         time = self.step + self.sequence * batch + self.context * contexts
         return time + sum(self.token * q + 1e-8 * q * h for q, h in chunks)
+
+    def joint(self, parts):
+        return max(self.mixed(*part) for part in parts)
 
 
 @dataclass
@@ -120,8 +124,12 @@ class PlainEngine:
     def see_arrivals(self):
         coming = self.coming
         empty = not self.running and not self.waiting
-        if empty and coming[0].ready > self.now + SAME_TIME:
+        if empty and coming and coming[0].ready > self.now + SAME_TIME:
             self.now = coming[0].ready
+        self.queue_up()
+
+    def queue_up(self):
+        coming = self.coming
         while coming and coming[0].ready <= self.now + SAME_TIME:
             self.waiting.append(coming.pop(0))
 
@@ -191,6 +199,85 @@ class PlainEngine:
             running.clear()
         else:
             running[:] = [r for r in running if r.out > 1 or not r.decoding]
+
+
+class PlainJoint:
+    """Plain engines whose steps are one: the slowest of them sets its time."""
+
+    def __init__(self, engines):
+        self.engines, self.now, self.steps = engines, 0.0, 0
+
+    @property
+    def busy(self):
+        return any(e.coming or e.waiting or e.running for e in self.engines)
+
+    def step(self):
+        engines, mixed = self.engines, self.engines[0].policy.mixed
+        if not any(e.waiting or e.running for e in engines):
+            first = min(e.coming[0].ready for e in engines if e.coming)
+            self.now = max(self.now, first)
+        for e in engines:
+            e.now = self.now
+            e.queue_up()
+        chunks = [e.choose_prompts(e.make_room() if mixed else True) for e in engines]
+        prompts = any(chunks)
+        if not mixed and not prompts:
+            for e in engines:
+                e.make_room()
+        stepping = [e.decoders() if mixed or not prompts else [] for e in engines]
+        contexts = [sum(r.inp + r.generated for r in s) for s in stepping]
+        if prompts:
+            parts = [
+                ([(q, h) for _, q, h in c], len(s), t)
+                for c, s, t in zip(chunks, stepping, contexts, strict=True)
+            ]
+            time = engines[0].cost.joint(parts)
+        else:
+            time = engines[0].cost.decode(max(map(len, stepping)), max(contexts))[0]
+        self.now += time
+        self.steps += 1
+        for e, s, c in zip(engines, stepping, chunks, strict=True):
+            e.block_time += time * e.used()
+            e.now = self.now
+            e.give_tokens(s, c)
+            e.let_go()
+
+
+def plain_joint_serve(scenario, cost, groups):
+    """Serve with groups in lock step; ``groups`` lists the requests of each."""
+    inputs, outputs, ready, policy, limits = scenario
+    rows = zip(inputs, outputs, ready, strict=True)
+    everyone = [One(number, *row) for number, row in enumerate(rows)]
+    joint = PlainJoint(
+        [PlainEngine([everyone[i] for i in g], cost, policy, limits) for g in groups]
+    )
+    while joint.busy:
+        joint.step()
+    return everyone, joint.steps, sum(e.block_time for e in joint.engines)
+
+
+def fast_joint_serve(scenario, cost, groups):
+    """Serve with the engine under test; return columns, engine, who had what."""
+    inputs, outputs, ready, policy, limits = scenario
+    requests = Requests(inputs, outputs, np.array(ready, dtype=float))
+    members = [
+        Replica(requests, cost, policy, limits, StepLog()) for _ in range(groups)
+    ]
+    had = [[] for _ in members]
+    for group, mine in zip(members, had, strict=True):
+        group.enqueue = _noting(group.enqueue, mine)
+    engine = JointReplica(members)
+    cluster = Cluster(simpy.Environment(), [engine], router_named("round_robin"))
+    cluster.run(requests)
+    return requests, engine, had
+
+
+def _noting(enqueue, mine):
+    def note(request):
+        mine.append(request)
+        enqueue(request)
+
+    return note
 
 
 def plain_serve(inputs, outputs, ready, cost, policy, limits):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hwsim
+from hwsim.analysis.serving_layout import ReplicaLayout
 from hwsim.analysis.step_cost import Deployment, step_table
 from hwsim.api.serving import serve
 from hwsim.errors import InputError, UnknownNameError
@@ -15,12 +16,14 @@ from hwsim.specs.engine import load_engine
 LONGEST = 6000
 
 
-def deployment(model="llama-3.1-8b", system="h100", tp=1, engine="vllm-v1", **changed):
+def deployment(
+    model="llama-3.1-8b", system="h100", tp=1, engine="vllm-v1", layout=None, **changed
+):
     loaded = load_engine(engine).model_copy(update=changed)
     return Deployment(
         hwsim.load_model(model), hwsim.load_system(system),
-        hwsim.load_stack(loaded.stack), loaded, tp, "bf16", "bf16", "bf16", "auto",
-        LONGEST,
+        hwsim.load_stack(loaded.stack), loaded, layout or ReplicaLayout(tp), "bf16",
+        "bf16", "bf16", "auto", LONGEST,
     )  # fmt: skip
 
 
@@ -41,6 +44,16 @@ CASES = {
         "model": "gemma-2-9b", "max_num_seqs": 64, "max_num_batched_tokens": 2048,
     },
     "host-bound": {"engine": "llama-cpp"},
+    "expert parallel": {
+        "model": "deepseek-v2-lite", "system": "dgx-h100",
+        "layout": ReplicaLayout(4, ep=4), "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+    },
+    "groups that share experts": {
+        "model": "deepseek-v2-lite", "system": "dgx-h100",
+        "layout": ReplicaLayout(1, ep=4, attention_dp=4), "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+    },
 }  # fmt: skip
 
 
@@ -109,6 +122,81 @@ def test_batches_are_padded_to_captured_sizes_and_not_beyond():
     assert slope > 0
 
 
+def test_a_lone_group_among_others_waits_for_its_own_part_only():
+    layout = ReplicaLayout(1, ep=1, attention_dp=4)
+    d = deployment(
+        "deepseek-v2-lite", "dgx-h100", layout=layout, max_num_seqs=64,
+        max_num_batched_tokens=2048,
+    )  # fmt: skip
+    table, _ = step_table(d)
+    prompt, nothing = ([(1000, 0)], 0, 0), ([], 0, 0)
+    lone = table.joint([prompt, nothing, nothing, nothing])
+    all_busy = table.joint([prompt] * 4)
+    assert all_busy == pytest.approx(table.mixed(*prompt))
+    quarter = table.joint([([(250, 0)], 0, 0)] * 4)
+    assert quarter < lone < all_busy
+
+
+def pipeline(pp, **changed):
+    d = deployment(
+        "llama-3.1-70b", "dgx-h100", layout=ReplicaLayout(1, pp),
+        max_num_seqs=64, max_num_batched_tokens=1024, **changed,
+    )  # fmt: skip
+    return d, *step_table(d)
+
+
+def test_a_full_pipeline_comes_round_after_a_stage_time_for_each_stage():
+    d, table, power = pipeline(4)
+    stage = table.stage
+    time, slope, limit = table.decode(32, 32 * 900)
+    once, own, knot = stage.decode(8, 8 * 900)
+    assert time == pytest.approx(4 * once)
+    assert slope == pytest.approx(own)
+    assert limit == pytest.approx(4 * knot)
+    # A sequence alone takes what the whole model takes, and the sends.
+    whole = d.__class__(
+        d.model, hwsim.load_system("dgx-h100"), d.stack, d.engine, ReplicaLayout(1),
+        "bf16", "bf16", "bf16", "auto", LONGEST,
+    )  # fmt: skip
+    exact = whole.run(whole.decode(1, 900)).time_s
+    steps = 3 * d.stack.launch.step_overhead
+    lone = table.decode(1, 900)[0]
+    assert exact < lone < exact + steps + 1e-3
+    watts = power.energy(*(np.array([v]) for v in (time, 1.0, 32.0, 0.0))) / time
+    assert 4 * 100 < watts < 4 * 700
+
+
+def test_prompts_are_dealt_to_microbatches_and_long_ones_cut():
+    _, table, _ = pipeline(4)
+    stage = table.stage
+    one = table.mixed([(500, 0)], 0, 0)
+    several = table.mixed([(500, 0)] * 4, 0, 0)
+    assert several == pytest.approx(one, rel=0.1)
+    assert table.mixed([(500, 0)] * 5, 0, 0) > 1.2 * one
+    cut = table.mixed([(4096, 0)], 0, 0)
+    last = stage.mixed([(1024, 3072)], 0, 0)
+    assert cut == pytest.approx(4 * last)
+
+
+def test_layouts_hold_what_their_devices_have_room_for():
+    def blocks(model, system, **layout):
+        return serve(
+            model, system, rate=1.0, requests=4, input_len="fixed:100",
+            output_len="fixed:10", **layout,
+        ).capacity.blocks  # fmt: skip
+
+    whole = blocks("llama-3.1-8b", "dgx-h100")
+    halves = blocks("llama-3.1-8b", "dgx-h100", pp=2)
+    assert 2.0 < halves / whole < 2.6  # half the layers' keys, half the weights
+    split = blocks("llama-3.1-8b", "dgx-h100", tp=2)
+    assert halves == pytest.approx(split, rel=0.05)
+    # Latent keys are whole on every device of tp, each group has its own.
+    kept = {"model": "deepseek-v2-lite", "system": "dgx-h100"}
+    joint = blocks(**kept, attention_dp=4, ep=4)
+    tensor = blocks(**kept, tp=4)
+    assert joint == pytest.approx(tensor, rel=0.1)
+
+
 def answer(**changed):
     asked = {
         "rate": 6.0, "requests": 600, "input_len": "lognormal:500",
@@ -164,6 +252,29 @@ def test_a_lone_request_takes_what_infer_says():
     )
     assert alone.ttft_s["mean"] == pytest.approx(exact.ttft_s, rel=0.02)
     assert alone.tpot_s["mean"] == pytest.approx(exact.tpot_s, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"tp": 2, "ep": 2}, {"attention_dp": 4, "ep": 4}, {"pp": 2},
+     {"attention_dp": 2, "tp": 2}, {"pp": 2, "attention_dp": 2, "ep": 2}],
+)  # fmt: skip
+def test_every_layout_answers_all_and_counts_its_groups(layout):
+    found = serve(
+        "deepseek-v2-lite", "dgx-h100", rate=20.0, requests=300,
+        input_len="lognormal:500", output_len="lognormal:50", replicas=2,
+        max_num_seqs=64, max_num_batched_tokens=2048, **layout,
+    )  # fmt: skip
+    d = found.to_dict()
+    assert d["requests"] == 300
+    assert 0 < d["utilisation"] <= 1
+    assert 0 < d["kv_occupancy"]["mean"] <= d["kv_occupancy"]["max"] <= 1
+    assert d["config"]["attention_dp"] == layout.get("attention_dp", 1)
+    watts = found.run.energy / d["duration_s"]
+    devices = 2 * found.config.layout.devices
+    assert 0.1 < watts / devices / found.system.device.power.tdp < 1.0
+    spent = (found.requests["finish_s"] - found.requests["first_token_s"]).sum()
+    assert found.run.sums.decode_slots == pytest.approx(spent)  # Little's law
 
 
 def test_more_load_waits_longer_and_beyond_capacity_is_unstable():
@@ -232,6 +343,9 @@ def test_the_same_seed_gives_the_same_answer(result):
         ({"requests": 0}, InputError, "requests is 0"),
         ({"replicas": 0}, InputError, "replicas is 0"),
         ({"tp": 16}, InputError, "tp 16"),
+        ({"pp": 0}, InputError, "pp is 0"),
+        ({"pp": 4}, InputError, "needs 4 devices"),
+        ({"ep": 2}, InputError, "no experts"),
         ({"router": "random"}, UnknownNameError, "router"),
         ({"engine": "vlm"}, UnknownNameError, "vllm"),
         ({"arrival": "weibull"}, InputError, "poisson"),

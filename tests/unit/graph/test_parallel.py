@@ -192,6 +192,47 @@ def test_expert_parallel_inference() -> None:
         verify(prefill_graph(MIXTRAL, prompt=32, ep=4, etp=etp, **kwargs))
 
 
+@pytest.mark.parametrize(
+    ("tp", "dp", "ep"), [(4, 1, 4), (4, 1, 2), (1, 4, 4), (1, 4, 1), (2, 2, 2)]
+)
+def test_joint_layouts_share_the_work_out(tp: int, dp: int, ep: int) -> None:
+    kwargs: dict[str, Any] = {"context": 100, "stack": FUSED}
+    one = decode_graph(MIXTRAL, batch=16, tp=4, **kwargs)
+    many = decode_graph(MIXTRAL, batch=16 // dp, tp=tp, dp=dp, ep=ep, **kwargs)
+    verify(many)
+    alike = work(one, kinds=MoeExperts)
+    assert work(many, kinds=MoeExperts) == pytest.approx(alike, rel=1e-12)
+    assert many.tokens == 16
+    rows = 2.0 * 16 * 4096
+    if ep == 4 == dp:  # whole experts: rows go there and come back
+        assert [s[1:] for s in sent(many, "ep")] == [
+            ("all_to_all", rows * 2 / dp, 4, 1)
+        ] * 2
+    elif dp > 1:  # else tokens of all groups are gathered and summed
+        assert [s[1:] for s in sent(many, "dp")] == [
+            ("all_gather", rows, dp, tp),
+            ("reduce_scatter", rows, dp, tp),
+        ]
+    else:  # or are there already
+        assert sent(many, "ep") == sent(many, "dp") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "message"),
+    [
+        ("mixtral-8x7b", {"tp": 4, "dp": 1, "ep": 3}, "use ep"),
+        ("llama-3-8b", {"dp": 2}, "no experts"),
+        ("mixtral-8x7b", {"dp": 0}, "dp is 0"),
+    ],
+)
+def test_joint_layouts_that_do_not_fit(
+    model: str, layout: dict[str, int], message: str
+) -> None:
+    kwargs: dict[str, Any] = layout
+    with pytest.raises(InputError, match=message):
+        decode_graph(load_model(model), batch=1, context=9, stack=FUSED, **kwargs)
+
+
 def test_parts_of_a_pipeline_serve_the_whole() -> None:
     model = load_model("llama-3-8b")
     for build, seen in (
