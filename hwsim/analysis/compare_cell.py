@@ -76,7 +76,7 @@ class CompareCell:
         config = self.result.config
         if self.case.task == "train":
             return int(config.devices)
-        return int(config.tp) * int(getattr(config, "replicas", 1))
+        return int(config.devices if self.case.task == "serve" else config.tp)
 
     @functools.cached_property
     def time_s(self) -> float:
@@ -253,12 +253,13 @@ def request_graphs(
     """Return the graphs of one request of a service and its share of each."""
     c = result.config
     d = Deployment(
-        result.model, result.system, result.stack, result.engine, c.tp, c.dtype,
+        result.model, result.system, result.stack, result.engine, c.layout, c.dtype,
         c.weight_dtype, c.kv_dtype, result.fidelity, context,
     )  # fmt: skip
     size = max(round(batch), 1)
     first, step = d.run(d.prefill(prompt)), d.run(d.decode(size, context))
-    return [(first, 1.0), (step, (output - 1) / size)]
+    stages = c.layout.pp  # graphs are those of one stage
+    return [(first, stages), (step, stages * (output - 1) / size)]
 
 
 def answered(case: Case, money: Money) -> CompareCell:

@@ -65,6 +65,11 @@ class ServeConfig:
         return {**dataclasses.asdict(self.layout), **fields}
 
     @property
+    def devices(self) -> int:
+        """Devices of all replicas."""
+        return self.replicas * self.layout.devices
+
+    @property
     def groups(self) -> int:
         """Groups of all replicas, each with requests and memory of its own."""
         return self.replicas * self.layout.attention_dp
