@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.analysis.fit_rows import FitRows
 from hwsim.analysis.row_collective import _system as system_of
 from hwsim.analysis.row_collective import direct_kernel
+from hwsim.analysis.row_costs import library_of
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.measurement_names import COLLECTIVE_NAMES, SCALED_DTYPES
@@ -99,23 +101,16 @@ _DECODE = (
 )  # fmt: skip
 _DECODE_NARROW = _b("attention.decode", narrow_matrix_efficiency=(0.01, 1.0))
 _REGROUP = _b("attention.decode", regroup_time=(0.05 * US, 30 * US))
-_MOE = (
-    *_b(
-        "moe",
-        start_time=(1 * US, 300 * US), block_time=(0.005 * US, 20 * US),
-        half_rate_rows=(0.5, 400.0), matrix_efficiency=(0.1, 1.0),
-        wave_quantization=(0.005, 1.0), memory_efficiency=(0.3, 1.0),
-        unit_bandwidth_ratio=(0.2, 20.0), cache_bandwidth_ratio=(1.0, 20.0),
-        overlap=(1.0, 12.0), row_copy_efficiency=(0.03, 1.0),
-        foreign_pair_share=(0.005, 1.0),
-    ),
-    Bound("cache_reach.moe", 0.05, 1.5),
-)  # fmt: skip
-_MOE_NARROW = _b(
-    "moe",
-    narrow_start_time=(0.01 * US, 300 * US), narrow_matrix_efficiency=(0.05, 1.0),
-    narrow_row_copy_efficiency=(0.03, 1.0), narrow_foreign_pair_share=(0.005, 1.0),
-)  # fmt: skip
+_EXPERTS: dict[str, tuple[float, float]] = {
+    "start_time": (1 * US, 300 * US), "block_time": (0.005 * US, 20 * US),
+    "half_rate_rows": (0.5, 400.0), "matrix_efficiency": (0.05, 1.0),
+    "unaligned_efficiency": (0.05, 1.0), "wave_quantization": (0.005, 1.0),
+    "memory_efficiency": (0.3, 1.0), "unit_bandwidth_ratio": (0.2, 20.0),
+    "cache_bandwidth_ratio": (1.0, 8.0), "reread_share": (0.001, 1.0),
+    "overlap": (1.0, 12.0), "row_copy_efficiency": (0.02, 1.0),
+    "foreign_pair_share": (0.005, 1.0),
+}  # fmt: skip
+_EXPERT_CACHE = (Bound("cache_reach.moe", 0.05, 1.5),)
 
 
 def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
@@ -130,13 +125,32 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
         own = np.array([direct_kernel(str(k)) > 0 for k in rows.rows["kernel"]])
         return [Stage(_collective(rows, calibration), ~own if np.any(~own) else every)]
     if rows.family == "moe":
-        more = _MOE_NARROW if np.any(rows.narrow) else ()
-        return [Stage((*_MOE, *more), every)]
+        return _moe(rows, calibration)
     narrow = np.any(np.isin(rows.rows["kv_dtype"].astype(str), ("fp8", "int8")))
     if rows.family == "attention_prefill":
         return [Stage((*_PREFILL, *(_PREFILL_NARROW if narrow else ())), every)]
     regroup = _REGROUP if calibration.attention.decode.regroups_heads else ()
     return [Stage((*_DECODE, *(_DECODE_NARROW if narrow else ()), *regroup), every)]
+
+
+def _moe(rows: FitRows, calibration: Calibration) -> list[Stage]:
+    """Fit each kernel to its own rows, the first with the reach of the cache."""
+    width = np.where(rows.narrow, 1.0, 2.0)
+    names = np.array([
+        calibration.moe.name(size, library_of(str(kernel)))
+        for size, kernel in zip(width, rows.rows["kernel"], strict=True)
+    ])  # fmt: skip
+    plan = []
+    for name in sorted(set(names), key=lambda n: -np.count_nonzero(names == n)):
+        bounds = _b(f"moe.kernels.{name}", **_EXPERTS)
+        if not np.any(_unaligned(rows)[names == name]):
+            bounds = tuple(b for b in bounds if "unaligned" not in b.path)
+        plan.append(Stage(bounds + (() if plan else _EXPERT_CACHE), names == name))
+    return plan
+
+
+def _unaligned(rows: FitRows) -> NDArray[np.bool_]:
+    return np.asarray(rows.rows["n"] / rows.rows["tp"] % 16 != 0)
 
 
 def _gemm(rows: FitRows, calibration: Calibration) -> list[Stage]:

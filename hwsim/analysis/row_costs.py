@@ -29,6 +29,7 @@ from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
+from hwsim.cost.routing import Routing, expert_load
 from hwsim.cost.sequence import add
 from hwsim.errors import InputError
 from hwsim.specs.measurement_names import SCALED_DTYPES
@@ -39,6 +40,8 @@ ROWWISE = (
     "softmax", "layernorm", "rmsnorm", "rmsnorm_head", "add_layernorm", "add_rmsnorm",
     "silu_and_mul", "embedding", "cross_entropy", "quantize_fp8", "quantize_int8",
 )  # fmt: skip
+# Names in recorded kernels by which libraries of routed experts are told apart.
+EXPERT_LIBRARIES = ("cutlass", "trtllm", "triton")
 
 
 def _speed_of_light(
@@ -151,20 +154,33 @@ def _elementwise(group: Group) -> Cost:
     )  # fmt: skip
 
 
+def library_of(kernel: str) -> str:
+    """Return the library that a recorded kernel of experts belongs to, if known."""
+    found = (name for name in EXPERT_LIBRARIES if name in kernel.lower())
+    return next(found, "")
+
+
 def _moe(group: Group) -> Cost:
     rows = group.rows
     dtype = arithmetic(str(rows["dtype"][0]))
+    gated = group.gated
     if group.calibration is None:
-        work = moe_work(rows)
+        work = moe_work(rows, gated)
         return _speed_of_light(group, work.flop, work.nbytes, dtype)
-    routing = str(rows["routing"][0])
-    exponent = 0.0 if routing == "balanced" else float(routing.rpartition("_")[2])
+    name, _, exponent = str(rows["routing"][0]).rpartition("_")
+    routing: Routing = "power_law" if name else "balanced"
+    power = float(exponent) if name else 0.0
+    touched = expert_load(
+        rows["m"], rows["experts"], rows["topk"], rows["ep"], routing=routing,
+        exponent=power, leftovers=group.benchmark.routing_leftovers,
+    ).touched  # fmt: skip
+    weights = (2.0 + gated) * rows["n"] / rows["tp"] * rows["k"] * width(dtype)
     return moe_ffn_cost(
         rows["m"], rows["n"], rows["k"], experts=rows["experts"], topk=rows["topk"],
-        tp=rows["tp"], ep=rows["ep"], gated=bool(rows["gated"][0]),
-        routing_exponent=exponent, device=group.device,
-        calibration=group.calibration, dtype=dtype,
-        resident=group.resident(moe_work(rows).nbytes),
+        tp=rows["tp"], ep=rows["ep"], gated=gated, routing=routing,
+        routing_exponent=power, leftovers=group.benchmark.routing_leftovers, device=group.device, calibration=group.calibration,
+        dtype=dtype, resident=group.resident(touched * weights),
+        library=library_of(str(rows["kernel"][0])),
     )  # fmt: skip
 
 
@@ -221,7 +237,7 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[Group], Cost]]] = {
     "gemm": (("dtype",), _gemm),
     "attention": (("op", "dtype", "kv_dtype", "causal", "write_kv"), _attention),
     "elementwise": (("dtype",), _elementwise),
-    "moe": (("dtype", "routing", "gated"), _moe),
+    "moe": (("dtype", "routing", "kernel"), _moe),
     "collective": (
         (
             "op",

@@ -54,6 +54,14 @@ class Group:
         given = self.rows["write_kv"][0]
         return self.benchmark.writes_kv if np.isnan(given) else bool(given)
 
+    @property
+    def gated(self) -> FloatArray:
+        """Whether experts have three matrices: 1 or 0 by row."""
+        known = np.ones(len(self.rows))
+        for width, hidden in self.benchmark.ungated_experts:
+            known[(self.rows["n"] == width) & (self.rows["k"] == hidden)] = 0.0
+        return or_default(self.rows["gated"], known)
+
     def resident(self, nbytes: FloatArray, operator: str = "") -> FloatArray:
         """Return the share of operands that the shared cache holds at the start.
 

@@ -190,9 +190,13 @@ def elementwise_work(rows: FamilyRows) -> Work:
     return Work(flop, or_default(rows["nbytes"], nbytes))
 
 
-def moe_work(rows: FamilyRows) -> Work:
-    """Return the work of routed experts, rows spread evenly over ranks."""
-    matrices = np.where(rows["gated"] > 0, 3.0, 2.0)
+def moe_work(rows: FamilyRows, gated: FloatArray | None = None) -> Work:
+    """Return the work of routed experts, rows spread evenly over ranks.
+
+    ``gated`` says which have three matrices; by default, rows themselves do.
+    """
+    three = or_default(rows["gated"], 1.0) if gated is None else gated
+    matrices = np.where(three > 0, 3.0, 2.0)
     pairs = rows["m"] * rows["topk"] / rows["ep"]
     weights = matrices * rows["n"] / rows["tp"] * rows["k"]
     element = widths(rows["dtype"])

@@ -110,21 +110,23 @@ def moe_features(
     topk: FloatArray,
     pairs: FloatArray,
     width: float,
-    gated: bool,
+    gated: FloatArray,
     routing: float,
+    other_library: float,
 ) -> dict[str, Any]:
     """Return the features of routed experts on one rank.
 
     ``ffn`` is the width after tensor parallelism, ``local`` the rank's
-    experts, ``pairs`` its (token, expert) pairs.
+    experts, ``pairs`` its (token, expert) pairs; ``other_library`` is 1 where
+    kernels are not the device's usual ones.
     """
     return {
         "tokens": log2(tokens), "ffn": log2(ffn), "hidden": log2(hidden),
         "local": log2(local), "topk": topk, "pairs": log2(pairs),
         "rows": log2(16.0 * pairs / local), "all_pairs": log2(tokens * topk),
         "weights": log2(ffn * hidden), "held": log2(ffn * hidden * local),
-        "work": log2(pairs * ffn * hidden), "width": width, "gated": float(gated),
-        "routing": routing,
+        "work": log2(pairs * ffn * hidden), "width": width, "gated": gated,
+        "routing": routing, "other_library": other_library,
     }  # fmt: skip
 
 

@@ -38,6 +38,11 @@ class BenchmarkSpec(CatalogSpec):
     cache_share : dict of architecture to float
         Share of the shared cache that one working set can fill: a cache in
         two halves keeps data of the far half twice. 1 where not listed. [1]
+    ungated_experts : tuple of (width, hidden)
+        Models whose experts have two matrices rather than three, by the widths
+        of their rows, where a row does not say.
+    routing_leftovers : str
+        As for :func:`~hwsim.cost.routing.expert_load`: how its power laws round.
     writes_kv : bool
         Times of attention include writing new keys and values to the cache.
     systems : dict of device to system
@@ -51,6 +56,8 @@ class BenchmarkSpec(CatalogSpec):
     eager_time: Seconds | None = None
     copies: dict[Name, Count] = {}
     cache_share: dict[Name, Share] = {}
+    ungated_experts: tuple[tuple[Count, Count], ...] = ()
+    routing_leftovers: Literal["largest", "first"] = "largest"
     writes_kv: bool = True
     systems: dict[Identifier, Identifier] = {}
     clusters: dict[Identifier, Identifier] = {}

@@ -211,8 +211,9 @@ class MoeRow(TimedRow):
         Intermediate width before dividing by ``tp``; hidden size.
     routing : str
         ``balanced`` or ``power_law_<exponent>``.
-    gated : bool
-        Three matrices an expert rather than two.
+    gated : bool or None
+        Three matrices an expert rather than two; None: what the source is known
+        for, else three.
     """
 
     m: Size
@@ -225,7 +226,7 @@ class MoeRow(TimedRow):
     routing: Annotated[str, Field(pattern=r"^(balanced|power_law_\d+(\.\d+)?)$")] = (
         "balanced"
     )
-    gated: Flag = True
+    gated: Flag | None = None
 
 
 class CollectiveRow(TimedRow):

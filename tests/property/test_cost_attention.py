@@ -201,6 +201,6 @@ def test_more_work_takes_no_less_time(name, shape, figures, k):
 def test_scaling_covers_every_time(name):
     assert ("attention", "prefill.start_time") in TIMES
     assert ("attention", "decode.unit_time") in TIMES
-    assert ("moe", "block_time") in TIMES
+    assert ("moe", "kernels.wide.block_time") in TIMES
     halved = sped_up(CALIBRATIONS[name], 2.0).attention.decode.start_time
     assert halved == CALIBRATIONS[name].attention.decode.start_time / 2

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hwsim.cost.moe import moe_ffn_cost
-from hwsim.specs.calibration import GENERATIONS, Calibration
+from hwsim.specs.calibration import GENERATIONS, Calibration, with_parameters
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import load_spec
 
@@ -37,26 +37,35 @@ def calibration():
 @pytest.fixture(scope="module")
 def ideal(calibration):
     """Nothing but matrix work and bytes."""
-    return calibration.model_copy(
-        update={
-            "moe": calibration.moe.model_copy(
-                update={
-                    "start_time": 0.0,
-                    "narrow_start_time": 0.0,
-                    "block_time": 0.0,
-                    "tile_rows": (1,),
-                    "tile_columns": 1,
-                    "half_rate_rows": 0.0,
-                    "matrix_efficiency": 1.0,
-                    "wave_quantization": 0.0,
-                    "memory_efficiency": 1.0,
-                    "unit_bandwidth_ratio": 1e6,
-                    "overlap": 1e3,
-                    "row_copy_efficiency": 1.0,
-                    "foreign_pair_share": 0.0,
-                }
-            )
-        }
+    return changed(
+        calibration,
+        start_time=0.0,
+        block_time=0.0,
+        tile_rows=(1,),
+        tile_columns=1,
+        tile_choice="fastest",
+        half_rate_rows=0.0,
+        matrix_efficiency=1.0,
+        unaligned_efficiency=1.0,
+        wave_quantization=0.0,
+        memory_efficiency=1.0,
+        unit_bandwidth_ratio=1e6,
+        reread_share=0.0,
+        overlap=1e3,
+        row_copy_efficiency=1.0,
+        foreign_pair_share=0.0,
+    )
+
+
+def changed(calibration, **figures):
+    """The same kernels, both widths, with other figures."""
+    return with_parameters(
+        calibration,
+        {
+            f"moe.kernels.{name}.{figure}": value
+            for name in ("wide", "narrow")
+            for figure, value in figures.items()
+        },
     )
 
 
@@ -79,8 +88,7 @@ def test_parts_add_up(device, calibration):
 
 def test_one_token_reads_the_weights_of_its_experts(device, ideal):
     cost = cost_of(device, ideal, 1)
-    touched = 128 * (1 - (1 - 1 / 128) ** 8)
-    weights = touched * 3 * 2048 * 4096 * 2
+    weights = 8 * 3 * 2048 * 4096 * 2
     assert cost.memory == pytest.approx(weights / BANDWIDTH, rel=0.01)
     assert cost.bound() == "hbm"
 
@@ -127,14 +135,19 @@ def test_imbalance_cannot_exceed_all_tokens(device, calibration):
 
 def test_uneven_routing_touches_fewer_experts(device, ideal):
     even = cost_of(device, ideal, 32).memory
-    uneven = cost_of(device, ideal, 32, routing_exponent=1.2).memory
-    assert uneven < even
+    uneven = cost_of(
+        device, ideal, 32, routing="power_law", routing_exponent=1.2
+    ).memory
+    balanced = cost_of(device, ideal, 32, routing="balanced").memory
+    assert uneven < even < balanced
 
 
 def test_uneven_routing_keeps_the_rows(device, ideal):
     even = cost_of(device, ideal, 262144).compute
     for exponent in (0.5, 1.0, 1.2):
-        uneven = cost_of(device, ideal, 262144, routing_exponent=exponent).compute
+        uneven = cost_of(
+            device, ideal, 262144, routing="power_law", routing_exponent=exponent
+        ).compute
         assert uneven == pytest.approx(even, rel=0.02)
 
 
@@ -153,16 +166,49 @@ def test_resident_weights_are_read_faster(device, calibration):
 def test_never_beats_the_roofline(device, calibration):
     m = np.array([1, 10, 100, 1000, 10000, 100000])
     cost = cost_of(device, calibration, m)
-    touched = 128 * (1 - (1 - 1 / 128) ** (8 * m))
+    touched = 128 * (1 - (1 - 8 / 128) ** m)
     assert (cost.time >= touched * 3 * 2048 * 4096 * 2 / BANDWIDTH).all()
     assert (cost.time >= 6 * 8 * m * 2048 * 4096 / PEAK).all()
 
 
 def test_foreign_pairs_cost_traffic_of_their_own(device, calibration):
-    def with_share(share):
-        moe = calibration.moe.model_copy(update={"foreign_pair_share": share})
-        return calibration.model_copy(update={"moe": moe})
+    slots = changed(calibration, foreign_pair_share=1.0)
+    compact = changed(calibration, foreign_pair_share=0.0)
+    times = [cost_of(device, c, 16384, ep=32).time for c in (slots, compact)]
+    assert times[0] > 1.2 * times[1]
 
-    slots = cost_of(device, with_share(1.0), 16384, ep=32).time
-    compact = cost_of(device, with_share(0.0), 16384, ep=32).time
-    assert slots > 1.2 * compact
+
+def test_widths_that_are_no_multiple_of_16_are_slower(device, calibration):
+    m = np.array([1, 64, 4096])
+    odd = cost_of(device, calibration, m, n=2040).time
+    assert (odd > cost_of(device, calibration, m, n=2048).time).all()
+
+
+def test_weights_beyond_the_cache_are_read_again_for_further_tiles(device, ideal):
+    def memory(share, m):
+        tall = changed(ideal, tile_rows=(128,), reread_share=share)
+        return cost_of(device, tall, m, routing="balanced").memory
+
+    assert memory(1.0, 2048) == memory(0.0, 2048)  # one tile an expert
+    assert memory(1.0, 8192) > 2 * memory(0.0, 8192)
+
+
+def test_an_untuned_library_takes_its_tile_by_the_number_of_tokens(device, ideal):
+    fixed = changed(ideal, tile_rows=(16, 64), tile_choice="by_tokens")
+    small = changed(ideal, tile_rows=(16,))
+    tall = changed(ideal, tile_rows=(64,))
+    for m, same in ((128, small), (129, tall)):
+        assert cost_of(device, fixed, m).time == cost_of(device, same, m).time
+
+
+def test_another_library_may_have_kernels_of_its_own(device, calibration):
+    kernels = calibration.moe.kernels
+    slow = kernels["wide"].model_copy(update={"start_time": 1e-3})
+    moe = calibration.moe.model_copy(
+        update={"kernels": {**kernels, "cutlass_wide": slow}}
+    )
+    both = calibration.model_copy(update={"moe": moe})
+    usual = cost_of(device, both, 64).time
+    assert cost_of(device, both, 64, library="cutlass").time > usual + 9e-4
+    assert cost_of(device, both, 64, library="unheard_of").time == usual
+    assert moe.name(1.0, "cutlass") == "narrow"
