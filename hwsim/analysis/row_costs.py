@@ -178,8 +178,9 @@ def _moe(group: Group) -> Cost:
     return moe_ffn_cost(
         rows["m"], rows["n"], rows["k"], experts=rows["experts"], topk=rows["topk"],
         tp=rows["tp"], ep=rows["ep"], gated=gated, routing=routing,
-        routing_exponent=power, leftovers=group.benchmark.routing_leftovers, device=group.device, calibration=group.calibration,
-        dtype=dtype, resident=group.resident(touched * weights),
+        routing_exponent=power, leftovers=group.benchmark.routing_leftovers,
+        device=group.device, calibration=group.calibration, dtype=dtype,
+        resident=group.resident(touched * weights),
         library=library_of(str(rows["kernel"][0])),
     )  # fmt: skip
 
