@@ -140,7 +140,7 @@ def _moe(rows: FitRows, calibration: Calibration) -> list[Stage]:
         calibration.moe.name(size, library_of(str(kernel)))
         for size, kernel in zip(width, rows.rows["kernel"], strict=True)
     ])  # fmt: skip
-    plan = []
+    plan: list[Stage] = []
     for name in sorted(set(names), key=lambda n: -np.count_nonzero(names == n)):
         bounds = _b(f"moe.kernels.{name}", **_EXPERTS)
         if not np.any(_unaligned(rows)[names == name]):

@@ -125,10 +125,7 @@ def _uneven(
 ) -> ExpertLoad:
     keys = np.stack([m.ravel(), experts.ravel(), topk.ravel(), ep.ravel()], axis=1)
     found, where = np.unique(keys, axis=0, return_inverse=True)
-    loads = [
-        _sampled(*(float(v) for v in key), power, leftovers)  # type: ignore[misc]
-        for key in found
-    ]
+    loads = [_sampled(*(float(v) for v in key), power, leftovers) for key in found]
     shape = (*m.shape, _GROUPS)
     rows = np.array([load[0] for load in loads])[where.ravel()].reshape(shape)
     counts = np.array([load[1] for load in loads])[where.ravel()].reshape(shape)
