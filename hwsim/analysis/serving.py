@@ -49,7 +49,10 @@ _SUSPECT = 0.8  # busier than this, the stable maximum is worked out
 class ServeConfig:
     """What is asked: layout of a replica, engine by id, dtypes by name, traffic."""
 
-    layout: ReplicaLayout
+    tp: int
+    pp: int
+    ep: int
+    attention_dp: int
     replicas: int
     router: str
     engine: str
@@ -60,9 +63,13 @@ class ServeConfig:
     slo: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, degrees of parallelism first."""
-        fields = {name: v for name, v in vars(self).items() if name != "layout"}
-        return {**dataclasses.asdict(self.layout), **fields}
+        """Return the fields."""
+        return dict(vars(self))
+
+    @property
+    def layout(self) -> ReplicaLayout:
+        """How the devices of a replica share the model."""
+        return ReplicaLayout(self.tp, self.pp, self.ep, self.attention_dp)
 
     @property
     def devices(self) -> int:
@@ -385,7 +392,7 @@ def _checked(
     dtype_on(system.device, dtype)
     wide = dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
     return ServeConfig(
-        layout, replicas, router, engine.id, dtype,
+        *dataclasses.astuple(layout), replicas, router, engine.id, dtype,
         known_dtype("weight_dtype", weight_dtype or dtype),
         known_dtype("kv_dtype", kv_dtype or wide),
         positive_int("seed", seed, minimum=0), dict(slo),

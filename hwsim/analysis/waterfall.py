@@ -155,10 +155,10 @@ class _Asked:
         precise = {"dtype": dtype, "weight_dtype": dtype, "kv_dtype": wide}
         self.config = replace(
             result.config,
-            tp=case.options.get("tp", 1),
+            **{n: case.options.get(n, 1) for n in ("tp", "pp", "ep", "attention_dp")},
             **precise | _options(case, _PRECISIONS),
         )
-        self.system = case.system.subsystem(self.config.tp)
+        self.system = case.system.subsystem(self.config.layout.devices)
 
 
 def _players(a: Case, b: Case) -> list[str]:
