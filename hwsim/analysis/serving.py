@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -392,7 +391,8 @@ def _checked(
     dtype_on(system.device, dtype)
     wide = dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
     return ServeConfig(
-        *dataclasses.astuple(layout), replicas, router, engine.id, dtype,
+        layout.tp, layout.pp, layout.ep, layout.attention_dp, replicas, router,
+        engine.id, dtype,
         known_dtype("weight_dtype", weight_dtype or dtype),
         known_dtype("kv_dtype", kv_dtype or wide),
         positive_int("seed", seed, minimum=0), dict(slo),
