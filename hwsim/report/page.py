@@ -10,6 +10,7 @@ from typing import Any
 from hwsim.analysis.result import Result
 from hwsim.analysis.saved import SavedResult, as_saved
 from hwsim.errors import InputError
+from hwsim.report.compare_page import comparison_page
 from hwsim.report.content import Page
 from hwsim.report.generic_page import generic_page
 from hwsim.report.op_page import op_page
@@ -30,6 +31,7 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "op": op_page,
     "graph": graph_page,
     "serve": serve_page,
+    "comparison": comparison_page,
     "train_plan": train_plan_page,
     "validation": validation_page,
     "published_validation": published_runs_page,

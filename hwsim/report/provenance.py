@@ -41,9 +41,9 @@ _BASES = {
 _TITLES = {"python": "Python"}
 _FOLDED = "Cost-model parameters"  # many, and few readers want them
 _EVIDENCE = (
-    "An error is |predicted − measured| / measured of single operators; the last "
-    "columns say how often a measurement lay in its 90 % interval, and how wide such "
-    "intervals are."
+    "An error is |predicted − measured| / measured of single operators, of shapes that "
+    "the fit never saw unless said otherwise. The last columns say how often a "
+    "measurement lay in its 90 % interval, and how wide such intervals are."
 )
 _INDEX, _LAST_INDEX = re.compile(r"(\.\d+)+$"), re.compile(r"\.\d+$")
 _FIDELITIES = {
@@ -184,9 +184,11 @@ def assumptions(saved: SavedResult) -> Section:
     items: list[Table] = []
     for role, spec in specs.items():
         items += _spec_tables(role, spec, numbers)
+    if sum(role.startswith("system") for role in specs) > 1:
+        items = [dataclasses.replace(item, folded=True) for item in items]
     text = [t for t in (_basis(saved), _engine(saved)) if t]
-    model: Any = specs.get("model")
-    if model is not None:
+    models: list[Any] = [s for r, s in specs.items() if r.startswith("model")]
+    for model in models:
         cited = [numbers.cell(source).text for source in model.sources]
         text.append(f"Architecture of {model.name}: {fmt.listed(cited) or 'as given'}.")
     items.append(numbers.table())
@@ -212,7 +214,7 @@ def _engine(saved: SavedResult) -> str:
 
 
 def _spec_tables(role: str, spec: Any, numbers: Sources) -> list[Table]:
-    if role == "model":
+    if role.startswith("model"):
         return []
     captions = {
         "stack": "Software stack", "engine": "Serving engine", "system": "System",
@@ -252,8 +254,10 @@ def reproducibility(saved: SavedResult) -> Section:
 
 def seed_text(data: Mapping[str, Any]) -> str:
     """Return the seed of a result, or that it has none."""
-    config = data.get("config")
-    seed = config.get("seed") if isinstance(config, Mapping) else None
+    cells = data.get("cells") or []
+    configs = [data.get("config"), *(cell.get("config") for cell in cells)]
+    seeds = [c.get("seed") for c in configs if isinstance(c, Mapping)]
+    seed = next((s for s in seeds if s is not None), None)
     return "none: nothing here is random" if seed is None else str(seed)
 
 
@@ -261,7 +265,13 @@ def evidence(saved: SavedResult) -> Section | None:
     """Return how accurate such predictions have been, or nothing where unknown."""
     told = saved.data.get("evidence") or {}
     devices = [told] if "families" in told else list(told.values())
-    rows = [_evidence_row(family) for d in devices for family in d.get("families", ())]
+    devices = list({d["device"]: d for d in devices if "families" in d}.values())
+    several = len(devices) > 1
+    rows = [
+        _evidence_row(family, d["device"] if several else "")
+        for d in devices
+        for family in d["families"]
+    ]
     if not rows:
         return None
     heads = (
@@ -270,7 +280,7 @@ def evidence(saved: SavedResult) -> Section | None:
     )
     text = [_EVIDENCE]
     text += [_whole_runs(d["whole_runs"]) for d in devices if d.get("whole_runs")][:1]
-    names = " and ".join(dict.fromkeys(str(d["device"]) for d in devices if d))
+    names = fmt.listed(d["device"] for d in devices)
     caption = f"Operator families of this answer, on {names}"
     return Section(
         "evidence", "How accurate such predictions are", tuple(text),
@@ -278,18 +288,20 @@ def evidence(saved: SavedResult) -> Section | None:
     )  # fmt: skip
 
 
-def _evidence_row(family: Mapping[str, Any]) -> list[Cell]:
+def _evidence_row(family: Mapping[str, Any], device: str) -> list[Cell]:
     name = FAMILY_NAMES.get(family["family"], family["family"])
     basis = _BASES.get(family["basis"], family["basis"])
     if family.get("rows") is None:
         blank = Cell(fmt.NONE, number=True)
         return [
-            Cell(name), Cell(basis, note=family.get("note", "")), *[blank] * 5,
+            Cell(name, note=device), Cell(basis, note=family.get("note", "")),
+            *[blank] * 5,
         ]  # fmt: skip
-    seen = "shapes that the fit never saw" if family["held_out"] else "the rows fitted"
-    note = f"{family['measured_device']}, {family['date']}; {seen}"
+    note = f"{family['measured_device']}, {family['date']}"
+    if not family["held_out"]:
+        note += "; of the rows fitted"
     return [
-        Cell(name),
+        Cell(name, note=device),
         Cell(basis, note=note),
         Cell(fmt.count(family["rows"]), number=True),
         Cell(

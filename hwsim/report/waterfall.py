@@ -82,7 +82,7 @@ def _merged(fall: Waterfall) -> list[tuple[str, float]]:
     least = _LEAST * max(fall.from_s, fall.to_s)
     kept = [(name, value) for name, value in fall.steps.items() if abs(value) >= least]
     rest = [value for value in fall.steps.values() if abs(value) < least]
-    return [*kept, ("all others", sum(rest))] if rest else kept
+    return [*kept, ("all others", sum(rest))] if any(rest) else kept
 
 
 def _bar(

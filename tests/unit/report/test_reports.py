@@ -253,3 +253,41 @@ def test_saved_again_keeps_its_command(tmp_path: Path) -> None:
     again = hwsim.save_result(loaded, tmp_path / "b.json")
     assert again.read_text() == first.read_text()
     assert as_saved(loaded).command == "hwsim a"
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Result:
+    return hwsim.compare(
+        ["h100", "a100-80gb-sxm", {"system": "t4", "dtype": "bf16"}], MODEL,
+        prompt=64, output=4,
+    )  # fmt: skip
+
+
+def test_a_comparison_has_a_page(comparison: Result, tmp_path: Path) -> None:
+    path = hwsim.save_result(comparison, tmp_path / "c.json")
+    html = render_page(hwsim.load_result(path))
+    assert html == render_page(comparison)
+    page = PageReader(html)
+    assert page.faults == []
+    words = page.words().replace("\xa0", " ")
+    saved = as_saved(comparison)
+    assert saved.answer in words
+    for cell in saved.cells:
+        assert cell["label"] in words
+        if cell["status"] != "ok":
+            assert " ".join(cell["reason"].split()) in words
+    for pair in saved.pairs:
+        assert pair["sentence"] in words
+    section = next(s for s in page_of(comparison).sections if s.name == "evidence")
+    assert "h100-80gb-sxm and a100-80gb-sxm" in section.items[0].caption  # type: ignore[union-attr]
+
+
+def test_a_comparison_of_services_gives_intervals() -> None:
+    result = hwsim.compare(
+        ["h100", "a100-80gb-sxm"], MODEL, task="serve", rate=2.0, requests=30,
+        input_len="fixed:64", output_len="fixed:8", explain=False,
+    )  # fmt: skip
+    assert "90 % intervals" in page_of(result).answer
+    words = PageReader(render_page(result)).words()
+    assert "The service of each" in words
+    assert "Seed 1" in words
