@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = (
     "README.md", "docs/tutorial.md", "docs/guides/add-a-device.md", "docs/accuracy.md",
     "docs/guides/compare.md",
+    "docs/guides/whatif.md",
 )  # fmt: skip
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.operator import OpResult
+    from hwsim.analysis.sensitivity import SensitivityResult
     from hwsim.analysis.serving import ServeResult
+    from hwsim.analysis.solve import Solved
     from hwsim.analysis.training import TrainResult
     from hwsim.analysis.training_run import TrainingRun
     from hwsim.analysis.validate import validate
+    from hwsim.analysis.whatif import WhatIf
     from hwsim.api.ask import estimate, infer, op, run_scenario, simulate, train
     from hwsim.api.catalog import (
         device_ids,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     )
     from hwsim.api.serving import serve
     from hwsim.api.truth import compare_published
+    from hwsim.api.whatif import question, sensitivity, solve_for, whatif
     from hwsim.api.whole_run import training_run
     from hwsim.errors import (
         GraphError,
@@ -92,6 +96,10 @@ _HOMES = {
         "simulate",
         "train",
     ),
+    "hwsim.analysis.sensitivity": ("SensitivityResult",),
+    "hwsim.analysis.solve": ("Solved",),
+    "hwsim.analysis.whatif": ("WhatIf",),
+    "hwsim.api.whatif": ("question", "sensitivity", "solve_for", "whatif"),
     "hwsim.api.whole_run": ("training_run",),
     "hwsim.api.truth": ("compare_published",),
     "hwsim.api.present": (
@@ -134,13 +142,16 @@ __all__ = [
     "OpResult",
     "OutputError",
     "SavedResult",
+    "SensitivityResult",
     "ServeResult",
+    "Solved",
     "SpecError",
     "StackSpec",
     "SystemSpec",
     "TrainResult",
     "TrainingRun",
     "UnknownNameError",
+    "WhatIf",
     "__version__",
     "calibrate",
     "compare",
@@ -159,17 +170,21 @@ __all__ = [
     "model_ids",
     "op",
     "plan_train",
+    "question",
     "results_frame",
     "roofline",
     "run_scenario",
     "save_result",
+    "sensitivity",
     "serve",
     "simulate",
+    "solve_for",
     "stack_ids",
     "system_ids",
     "train",
     "training_run",
     "validate",
+    "whatif",
     "write_report",
     "write_reports",
 ]

@@ -277,6 +277,10 @@ def run_scenario(
     asked["overrides"] = [*scenario.overrides, *overrides]
     if scenario.task == "infer":
         return infer(scenario.model, scenario.system, **asked)
+    if scenario.task == "serve":
+        from hwsim.api.serving import serve
+
+        return serve(scenario.model, scenario.system, **asked)
     return train(scenario.model, scenario.system, **asked)
 
 

@@ -90,7 +90,6 @@ def compare(
         and not all(e.get("model") or "case" in e for e in entries)
     ):
         raise InputError("no model is given; name one, or a scenario")
-    grams = _grams(grid)
     cases, money = [], []
     for entry in entries:
         own = entry.pop("price", None)
@@ -98,7 +97,7 @@ def compare(
             entry, model, task, scenario, stack, dtype, overrides, options
         ):
             cases.append(case)
-            money.append(Money(economy_of(price if own is None else own, pue), grams))
+            money.append(money_of(price if own is None else own, pue, grid))
     return compared(_title(cases), cases, money, explain=explain, progress=progress)
 
 
@@ -156,6 +155,11 @@ def _cases(
             )  # fmt: skip
         found.append(replace(case, label=label))
     return found
+
+
+def money_of(price: float | None, pue: float | None, grid: str | float) -> Money:
+    """Return what devices, energy and carbon cost; the reference by default."""
+    return Money(economy_of(price, pue), _grams(grid))
 
 
 def _grams(grid: str | float) -> float:

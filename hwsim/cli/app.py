@@ -22,6 +22,7 @@ from hwsim.cli import (
     report,
     serve,
     validate,
+    whatif,
 )
 from hwsim.errors import HwsimError
 from hwsim.version import __version__
@@ -54,6 +55,7 @@ measure.register(app)
 serve.register(app)
 report.register(app)
 compare.register(app)
+whatif.register(app)
 
 
 def _show_version(asked: bool) -> None:

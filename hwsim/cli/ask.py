@@ -280,5 +280,13 @@ def run(
         raise InputError(f"{scenario} is a Python script; run it with python")
     check_outputs(out, trace, report)
     result = hwsim.run_scenario(scenario, overrides=set_ or ())
-    show.answer(result, json=json)
+    if result.kind == "serve" and not json:
+        from hwsim.cli.serve import show_service
+
+        if trace is not None or report is not None:
+            raise InputError("a service has no --trace and no --report; use --out")
+        show_service(result)  # type: ignore[arg-type]
+    else:
+        show.answer(result, json=json)
+    note_unread(set_)
     save_outputs(result, out=out, trace=trace, report=report)

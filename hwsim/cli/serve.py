@@ -201,7 +201,7 @@ def serve(
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
-        _answer(result)
+        show_service(result)
     _notes(result)
     note_unread(set_)
     if out is not None and out.suffix.casefold() == ".json":
@@ -294,7 +294,8 @@ def _notes(result: ServeResult) -> None:
         )
 
 
-def _answer(result: ServeResult) -> None:
+def show_service(result: ServeResult) -> None:
+    """Print latencies, throughput, memory and energy as tables."""
     from hwsim.report import format as fmt
 
     d = result.to_dict()

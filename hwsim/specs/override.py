@@ -85,7 +85,7 @@ def _blamed(
     error: ValidationError, spec: Spec, changed: Mapping[Path, Override]
 ) -> str:
     loc = error.errors(include_url=False)[0]["loc"]
-    at = _canonical(spec, tuple(str(part) for part in loc))
+    at = canonical_path(spec, tuple(str(part) for part in loc))
     guilty = [o for path, o in changed.items() if at[: len(path)] == path]
     return ", ".join(o.label for o in guilty or changed.values())
 
@@ -93,7 +93,7 @@ def _blamed(
 def _apply(spec: Spec, table: dict[str, Any], override: Override) -> Path:
     """Change one figure of a dumped spec; return its canonical path."""
     where = f"--set {override.label}"
-    path = _canonical(spec, override.path)
+    path = canonical_path(spec, override.path)
     if path[0] in _IDENTITY:
         raise SpecError(where, f"{path[0]!r} is not a figure", "override figures only")
     holder: Any = table
@@ -130,7 +130,7 @@ def _label(spec: Any, table: dict[str, Any], path: Path, label: str) -> None:
         table["sources"] = [assumed, *table["sources"]]
 
 
-def _canonical(spec: Any, path: Path) -> Path:
+def canonical_path(spec: Any, path: Path) -> Path:
     """Return a path with list items by name and ``memory.main`` spelt out."""
     if not path or spec is None:
         return path
@@ -139,14 +139,14 @@ def _canonical(spec: Any, path: Path) -> Path:
         main = getattr(spec, "main_memory_name", None)
         if main and first == "memory" and rest and rest[0] in {"main", "dram"}:
             rest = (main, *rest[1:])
-        return (first, *_canonical(getattr(spec, first, None), rest))
+        return (first, *canonical_path(getattr(spec, first, None), rest))
     if isinstance(spec, tuple):
         for index, item in enumerate(spec):
             name = getattr(item, "name", str(index))
             if first in {str(index), name}:
-                return (name, *_canonical(item, rest))
+                return (name, *canonical_path(item, rest))
     if isinstance(spec, Mapping):
-        return (first, *_canonical(spec.get(first), rest))
+        return (first, *canonical_path(spec.get(first), rest))
     return path
 
 

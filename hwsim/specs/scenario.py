@@ -9,9 +9,11 @@ from pydantic import Field, model_validator
 
 from hwsim.errors import InputError
 from hwsim.registry import search_paths
-from hwsim.specs.base import Count, Name, Spec, Text
+from hwsim.specs.base import Count, Name, Seconds, Spec, Text
 from hwsim.specs.load import fold, looks_like_path, read_table, validate
 
+Task = Literal["infer", "train", "serve"]
+Rate = Annotated[float, Field(gt=0.0, le=1e9)]
 Size = Annotated[int, Field(ge=0, le=10**12, strict=True)]
 
 
@@ -51,8 +53,33 @@ class TrainQuestion(Spec):
     sequence_parallel: bool = False
 
 
+class ServeQuestion(Spec):
+    """The ``[serve]`` table; keys as the arguments of :func:`hwsim.serve`."""
+
+    rate: Rate | None = None
+    requests: Count | None = None
+    input_len: Name = "lognormal:1000"
+    output_len: Name = "lognormal:250"
+    arrival: Name = "poisson"
+    burstiness: Rate = 1.0
+    concurrency: Count | None = None
+    trace: Text | None = None
+    tp: Count = 1
+    replicas: Count = 1
+    router: Name = "round_robin"
+    engine: Name = "vllm-v1"
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    chunked_prefill: bool | None = None
+    dtype: Name | None = None
+    weight_dtype: Name | None = None
+    kv_dtype: Name | None = None
+    slo: dict[Name, Seconds] = {}
+    seed: Size = 1
+
+
 class Scenario(Spec):
-    """One question: a model on a system, inferring or training.
+    """One question: a model on a system, inferring, training or serving.
 
     Attributes
     ----------
@@ -76,22 +103,30 @@ class Scenario(Spec):
     overrides: tuple[Text, ...] = ()
     infer: InferQuestion | None = None
     train: TrainQuestion | None = None
+    serve: ServeQuestion | None = None
 
     @model_validator(mode="after")
     def _one_question(self) -> Scenario:
-        if (self.infer is None) == (self.train is None):
-            raise ValueError("give exactly one of the tables [infer] and [train]")
+        if len(self._asked()) != 1:
+            raise ValueError(
+                "give exactly one of the tables [infer], [train] and [serve]"
+            )
         return self
 
+    def _asked(self) -> dict[Task, Spec]:
+        asked: tuple[tuple[Task, Spec | None], ...] = (
+            ("infer", self.infer), ("train", self.train), ("serve", self.serve),
+        )  # fmt: skip
+        return {task: question for task, question in asked if question is not None}
+
     @property
-    def task(self) -> Literal["infer", "train"]:
+    def task(self) -> Task:
         """Which question is asked."""
-        return "infer" if self.infer is not None else "train"
+        return next(iter(self._asked()))
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of the public function that answers."""
-        question = self.infer if self.infer is not None else self.train
-        asked = {} if question is None else question.model_dump()
+        asked = self._asked()[self.task].model_dump()
         asked["fidelity"] = self.fidelity
         if self.stack is not None:
             asked["stack"] = self.stack
