@@ -16,6 +16,7 @@ from hwsim.analysis.packing import pack_records
 from hwsim.analysis.result import Result
 from hwsim.analysis.training_config import TrainConfig, checked_config
 from hwsim.analysis.training_memory import step_fit, step_memory
+from hwsim.analysis.training_spread import Disturbance, StepSpread, step_spread
 from hwsim.analysis.training_step import Step, StepMaker
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint
@@ -40,6 +41,8 @@ class TrainResult(Result):
     footprint : Footprint
         Memory of the fullest device, which is of pipeline rank
         ``memory_rank``. [B]
+    spread : StepSpread or None
+        Times of many steps, where jitter or stragglers were asked for.
     """
 
     model: ModelSpec
@@ -51,6 +54,7 @@ class TrainResult(Result):
     footprint: Footprint
     memory_rank: int
     memory: MemoryFit
+    spread: StepSpread | None = None
 
     kind = "train"
 
@@ -161,6 +165,7 @@ class TrainResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""
+        spread = {} if self.spread is None else {"spread": self.spread.to_dict()}
         return {
             **self.header(),
             "model": self.model.id,
@@ -184,6 +189,7 @@ class TrainResult(Result):
             "memory_verdict": self.memory.sentence(),
             "breakdown": dict(self.parts),
             "bound": self.bound,
+            **spread,
         }
 
     def details(self) -> dict[str, Any]:
@@ -213,15 +219,22 @@ def run_training(
     *,
     fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
+    disturbance: Disturbance | None = None,
     **asked: Any,
 ) -> TrainResult:
     """Answer for one optimizer step; see :func:`hwsim.train`."""
     config = checked_config(model, system, **asked)
     group = system.subsystem(config.devices)
-    made = StepMaker(model, group, stack, config, fidelity, engine).make()
+    maker = StepMaker(model, group, stack, config, fidelity, engine)
+    made = maker.make()
+    spread = None
+    if disturbance is not None:
+        spread = step_spread(
+            made, disturbance, replicas=config.dp, overhead=maker.overhead
+        )
     fullest = step_memory(model, stack, config)
     memory = step_fit(model, system.device, stack, config, fullest.footprint.total)
     return TrainResult(
         model, group, stack, config, made.shown[0].fidelity, made, fullest.footprint,
-        fullest.rank, memory,
+        fullest.rank, memory, spread,
     )  # fmt: skip

@@ -28,7 +28,17 @@ from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
+_FORWARD = 1.0 / 3.0  # of a microbatch; a backward pass is two products of three
 SPLIT = ("zero_bubble", "dualpipe")  # schedules that divide the backward pass
+
+
+@dataclass(frozen=True)
+class PlayedSchedule:
+    """What a step's schedule was played with, to play it again."""
+
+    order: PipelineOrder
+    costs: PipelineCosts
+    options: PipelineOptions
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Step:
         pipeline ranks.
     shown : tuple of GraphResult
         Graphs that figures show: those of the busiest rank.
+    schedule : PlayedSchedule
+        What to play the step with again.
     pipeline : PlayedPipeline or None
         The played schedule.
     """
@@ -54,6 +66,7 @@ class Step:
     parts: dict[str, float]
     runs: tuple[tuple[GraphResult, float], ...]
     shown: tuple[GraphResult, ...]
+    schedule: PlayedSchedule
     pipeline: PlayedPipeline | None = None
 
     def work(self, name: str) -> float:
@@ -108,7 +121,12 @@ class StepMaker:
         last = self.run(training_graph(self.model, stack=self.stack, **options))
         count = self.config.num_microbatches - 1
         if not count:
-            return Step(last.time_s, dict(last.parts), ((last, 1.0),), (last,))
+            alone = last.time_s - self.overhead
+            rest = last.parts["interconnect"]
+            schedule = flat_schedule(1, alone - rest, rest)
+            return Step(
+                last.time_s, dict(last.parts), ((last, 1.0),), (last,), schedule
+            )
         graph = training_graph(self.model, stack=self.stack, last=False, **options)
         before = self.run(graph)
         # The host's per-step overhead is paid once, not for each microbatch.
@@ -116,7 +134,29 @@ class StepMaker:
         parts = {p: last.parts[p] + count * before.parts[p] for p in PARTS}
         parts["overhead"] -= count * self.overhead
         runs = ((last, 1.0), (before, float(count)))
-        return Step(step_s, parts, runs, (last,))
+        one = before.time_s - self.overhead
+        schedule = flat_schedule(count + 1, one, last.time_s - before.time_s)
+        return Step(step_s, parts, runs, (last,), schedule)
+
+
+def flat_schedule(count: int, microbatch: float, rest: float) -> PlayedSchedule:
+    """Return a step without pipeline as a pipeline of one rank.
+
+    Parameters
+    ----------
+    count : int
+        Microbatches.
+    microbatch : float
+        Time of one. [s]
+    rest : float
+        What the last one takes more: reductions and the update. [s]
+    """
+    order = pipeline_order("gpipe", pp=1, vpp=1, num_microbatches=count)
+    costs = PipelineCosts(
+        forward=microbatch * _FORWARD, backward=microbatch * (1.0 - _FORWARD),
+        optimizer=rest,
+    )  # fmt: skip
+    return PlayedSchedule(order, costs, PipelineOptions())
 
 
 @dataclass(frozen=True)
@@ -157,10 +197,11 @@ class _Pipelined:
             for rank in range(config.pp)
         ]
         updates = [self._update(rank) for rank in range(config.pp)]
-        played = play_pipeline(
+        schedule = PlayedSchedule(
             order, self._costs(order, chunks, updates),
             PipelineOptions(overlap_gradients=maker.stack.overlap.dp),
         )  # fmt: skip
+        played = play_pipeline(order, schedule.costs, schedule.options)
         busiest = int(np.argmax(played.busy))
         first = chunks[busiest][0]
         return Step(
@@ -168,6 +209,7 @@ class _Pipelined:
             self._parts(chunks, updates, played),
             self._runs(chunks, updates),
             (*first.microbatch, updates[busiest]),
+            schedule,
             played,
         )
 

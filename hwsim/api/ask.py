@@ -19,6 +19,7 @@ from hwsim.analysis.resolve import (
     resolve,
 )
 from hwsim.analysis.training import TrainResult, run_training
+from hwsim.analysis.training_spread import Disturbance
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.graph.inference import decode_graph, prefill_graph
@@ -121,6 +122,10 @@ def train(
     stack: str | StackSpec = "default-training",
     fidelity: Fidelity = "auto",
     engine: Engine = "simulate",
+    jitter: float = 0.0,
+    slowdown: Sequence[float] = (),
+    replications: int | None = None,
+    seed: int = 0,
     overrides: Iterable[str] = (),
 ) -> TrainResult:
     """Predict one optimizer step.
@@ -155,6 +160,13 @@ def train(
         3 parameters too (FSDP).
     offload_optimizer, offload_activations : bool
         Keep optimizer states, or activations, in host memory.
+    jitter : float
+        Standard deviation of the logarithm of a random factor on each pass of
+        each rank; ``result.spread`` then has the times of many steps.
+    slowdown : sequence of float
+        Factor on the compute times of each pipeline rank (stragglers).
+    replications, seed : int
+        Steps to play under jitter, 100 by default; the seed of it.
 
     Returns
     -------
@@ -174,6 +186,7 @@ def train(
         recompute_every=recompute_every, optimizer=optimizer, zero_stage=zero_stage,
         sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
         offload_activations=offload_activations, fidelity=fidelity, engine=engine,
+        disturbance=Disturbance.of(jitter, slowdown, replications, seed),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hwsim.cli.options import (
     Trace,
 )
 from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
-from hwsim.cli.quantity import time_of, token_count
+from hwsim.cli.quantity import factors, time_of, token_count
 from hwsim.errors import InputError
 
 Model = Annotated[
@@ -152,6 +152,9 @@ def train(
     price: options.Price = None,
     pue: options.Pue = None,
     seed: options.Seed = 0,
+    jitter: options.Jitter = 0.0,
+    slowdown: options.Slowdown = None,
+    replications: options.Replications = None,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
@@ -172,7 +175,8 @@ def train(
         optimizer=optimizer, zero_stage=zero_stage,
         sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
         offload_activations=offload_activations, stack=stack, fidelity=fidelity.value,
-        overrides=set_ or (),
+        jitter=jitter, slowdown=factors("slowdown", slowdown),
+        replications=replications, seed=seed, overrides=set_ or (),
     )  # fmt: skip
     answer: Any = result
     if tokens is not None:

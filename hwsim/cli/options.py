@@ -100,4 +100,27 @@ Pue = Annotated[
     float | None,
     typer.Option(help="Facility power over computer power.", rich_help_panel=_RUN),
 ]
-Seed = Annotated[int, typer.Option(help="Of random failures.", rich_help_panel=_RUN)]
+Seed = Annotated[
+    int, typer.Option(help="Of random failures and jitter.", rich_help_panel=_RUN)
+]
+_SPREAD = "Stragglers and jitter"
+Jitter = Annotated[
+    float,
+    typer.Option(
+        help="Spread (of the logarithm) of each pass on each rank: 0.02.",
+        rich_help_panel=_SPREAD,
+    ),
+]
+Slowdown = Annotated[
+    str | None,
+    typer.Option(
+        help="Factor on each pipeline rank's compute time: 1,1,1.1,1.",
+        rich_help_panel=_SPREAD,
+    ),
+]
+Replications = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps to play under jitter.  [default: 100]", rich_help_panel=_SPREAD
+    ),
+]

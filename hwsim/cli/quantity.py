@@ -38,3 +38,13 @@ def time_of(name: str, text: str | None) -> float | None:
     except ValueError as error:
         option = name.replace("_", "-")
         raise InputError(f"--{option}: {error}".replace("2.5 us", "5 h")) from None
+
+
+def factors(name: str, text: str | None) -> tuple[float, ...]:
+    """Return numbers with commas between; empty where nothing is given."""
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--{name} {text!r} is not a list of factors; write 1,1,1.1,1"
+        ) from None

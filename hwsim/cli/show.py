@@ -12,6 +12,7 @@ from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.operator import OpResult
 from hwsim.analysis.training import TrainResult
 from hwsim.analysis.training_run import TrainingRun
+from hwsim.analysis.training_spread import PERCENTILES, StepSpread
 from hwsim.cli.output import console, table
 from hwsim.report import format as fmt
 
@@ -130,6 +131,7 @@ def _train(result: TrainResult) -> None:
     rows = [
         ("step time", fmt.seconds(result.step_s, 4),
          _noted("", (result.interval_90 or {}).get("step_s"))),
+        *_spread(result.spread),
         ("throughput", f"{result.tokens_per_s_per_device:,.1f} tokens/s",
          "per device"),
         ("model rate", flop, "per device"),
@@ -139,6 +141,16 @@ def _train(result: TrainResult) -> None:
         ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]  # fmt: skip
     _figures(rows)
+
+
+def _spread(spread: StepSpread | None) -> list[tuple[str, str, str]]:
+    if spread is None:
+        return []
+    ends = ", ".join(
+        f"p{p} {fmt.seconds(spread.percentile(p), 4)}" for p in PERCENTILES
+    )
+    played = f"{ends}; {fmt.plural(len(spread.times), 'step')} played"
+    return [("disturbed steps", fmt.seconds(spread.mean, 4), played)]
 
 
 def _whole_run(run: TrainingRun) -> None:
