@@ -262,6 +262,7 @@ class _Stage:
         if not plan.final:
             return 0.0
         rows = p.batch * ceil(p.seq_q * plan.loss_share)
+        rows *= plan.setting.model.predicted_tokens
         return 4.0 * rows * plan.setting.shard.vocab
 
     # Communication --------------------------------------------------------------
