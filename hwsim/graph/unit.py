@@ -71,7 +71,7 @@ class Plan:
     @property
     def gathers(self) -> bool:
         """Whether parameters are gathered layer by layer."""
-        return self.setting.layout.replicas > 1 and self.zero_stage == 3
+        return self.setting.layout.sharers > 1 and self.zero_stage == 3
 
     @property
     def overlaps(self) -> bool:
