@@ -72,6 +72,11 @@ class TableKind:
 # In order: the first that fits.
 KINDS = (
     TableKind(
+        "serving",
+        ("ttft_ms", "tpot_ms", "prefill_tp_size"),
+        "hwsim.analysis.published_serving:ServingPredictor",
+    ),
+    TableKind(
         "inference",
         ("isl", "osl", "batch_or_concurrency"),
         "hwsim.analysis.published_inference:InferencePredictor",

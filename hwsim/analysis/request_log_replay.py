@@ -159,11 +159,10 @@ def _layout(run: LoggedRun, model: ModelSpec) -> dict[str, Any]:
     mixture run their steps together.
     """
     tp, pp, dp = run.tp or 1, run.pp or 1, run.dp or 1
-    if pp > 1:
-        raise InputError(f"pp is {pp}; pipelines are not replayed")
-    if model.moe is None or (dp == 1 and not (run.expert_parallel and tp > 1)):
-        return {"tp": tp, "replicas": dp}
-    raise InputError("needs expert parallelism")
+    if model.moe is None:
+        return {"tp": tp, "pp": pp, "replicas": dp}
+    ep = tp * dp if run.expert_parallel else 1
+    return {"tp": tp, "pp": pp, "attention_dp": dp, "ep": ep}
 
 
 def _predicted(result: ServeResult, order: NDArray[np.int64]) -> dict[str, FloatArray]:

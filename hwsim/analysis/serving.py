@@ -21,7 +21,7 @@ from hwsim.analysis.serving_details import (
 )
 from hwsim.analysis.serving_layout import ReplicaLayout, checked_layout
 from hwsim.analysis.serving_run import Capacity, Run, capacity_of, play, saturated_rate
-from hwsim.analysis.step_cost import Deployment, step_table
+from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.schedule.batching import policy_named
@@ -287,6 +287,7 @@ def run_serving(
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
     arrivals: Arrivals | None = None,
+    tables: Callable[[Deployment], TableOf] = step_table,
 ) -> ServeResult:
     """Serve traffic, or given arrivals; see :func:`hwsim.serve`."""
     traffic = checked_traffic(traffic)
@@ -309,7 +310,7 @@ def run_serving(
         model, system, stack, engine, layout, dtype, config.weight_dtype,
         config.kv_dtype, fidelity, most,
     )  # fmt: skip
-    table, power = step_table(deployment)
+    table, power = tables(deployment)
     begun = time.perf_counter()
     run, complete = play(
         arrivals, table, power, engine, capacity, config, traffic, progress

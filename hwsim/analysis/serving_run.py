@@ -187,6 +187,8 @@ def _limits(engine: EngineSpec, capacity: Capacity, layout: ReplicaLayout) -> Li
         engine.chunked_prefill,
         capacity.blocks, capacity.block_size,
         math.ceil(engine.watermark * capacity.blocks), engine.reserve,
+        engine.intake_interval, engine.wait_steps,
+        engine.wait_share * engine.max_num_batched_tokens * layout.pp,
     )  # fmt: skip
 
 

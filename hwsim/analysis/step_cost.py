@@ -40,6 +40,8 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
 FloatArray = npt.NDArray[np.float64]
+#: Times of steps, and their power where the device quotes any.
+TableOf = tuple[StepCost, StepPower | None]
 _TILE = 64  # products are cut in tiles of such multiples: time steps up there
 
 
@@ -130,7 +132,7 @@ class _Key:
         return hash(self.fields)
 
 
-def step_table(deployment: Deployment) -> tuple[StepCost, StepPower | None]:
+def step_table(deployment: Deployment) -> TableOf:
     """Tabulate a deployment's steps; power where the device quotes any.
 
     Tables of the last deployments are kept: a sweep over rates pays once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hwsim.graph.communicate import exchange_stream
 from hwsim.graph.gradients import (
     attention_gradient,
     expert_gradient,
@@ -170,7 +169,7 @@ class Backward:
         if not isinstance(op, Matmul):
             return
         quantised = self.setting.precision.quantised and op.dtype != self.w.plain_math
-        if quantised:
+        if quantised and not self.setting.fusion.quantize:
             dy = self.put(self._quantise(step.numel, op.dtype), (dy,))
         self.give(step, self.put(input_gradient(self.w, op), (dy,)))
         if self.frozen and not step.adapter:
@@ -181,9 +180,8 @@ class Backward:
             self.put(gradient_cast(self.w, op, step.bias), (made,))
 
     def _quantise(self, numel: float, dtype: str) -> Op:
-        """Cast a gradient: along rows for inputs, along columns for weights."""
         w = self.w
-        written = replace(w.act(numel), nbytes=numel * w.math_bytes * 2.0, dtype=dtype)
+        written = replace(w.act(numel), nbytes=numel * w.math_bytes, dtype=dtype)
         return Elementwise(
             name="quantize_gradient",
             dtype=self.setting.precision.vector,
@@ -301,11 +299,8 @@ class Backward:
 
     def exchange(self, step: Step, dy: int) -> None:
         """Rows or heads exchanged: the same exchange the other way."""
-        if step.op is None:
-            return
-        made = self._collective(step.op, dy)
-        beside = isinstance(step.op, Collective) and step.op.beside
-        self.give(step, dy if beside else made)
+        if step.op is not None:
+            self.give(step, self._collective(step.op, dy))
 
     def scatter(self, step: Step, dy: int) -> None:
         """Keys gathered from all ranks: sum each rank's part of the gradient."""
@@ -320,7 +315,7 @@ class Backward:
         self.give(step, self.communicate("tokens_gather", "all_gather", step.numel, dy))
 
     def _collective(self, op: Op, dy: int, name: str = "") -> int:
-        axis = exchange_stream(op) if isinstance(op, Collective) else COMPUTE
+        axis = op.axis if isinstance(op, Collective) else COMPUTE
         op = replace(op, name=name or f"{op.name}_gradient", phase="backward")
         return self.put(op, (dy,), axis)
 

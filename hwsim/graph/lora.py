@@ -16,7 +16,6 @@ TARGETS: dict[str, frozenset[str]] = {
     "down": frozenset({"down"}),
     "head": frozenset({"head"}),
 }
-LORA_TARGETS = ("qkv", "out")  # those of the paper, the attention's
 # Their input is divided among tensor-parallel devices; the others' output is.
 ROW_PARALLEL = frozenset({"out", "down"})
 
@@ -39,7 +38,7 @@ class Lora:
     """
 
     rank: int
-    targets: tuple[str, ...] = LORA_TARGETS
+    targets: tuple[str, ...] = ("qkv", "out")
 
     def __post_init__(self) -> None:
         check_count("lora rank", self.rank, 1)

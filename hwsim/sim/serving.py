@@ -6,6 +6,11 @@ knot: such a stretch is one event, summed in closed form. What happens at one
 time happens in this order: the step ends and gives its tokens, finished
 requests leave (lowest number first), requests that have arrived by then are
 seen, the next step is planned. Times within a nanosecond are the same time.
+
+An engine may look at arrivals only every so many decode steps: those that came by
+its last look are seen. It may also let prompts wait beside running requests, for so
+many steps or until there are enough tokens for a step: every step that they could
+have joined counts, and the count starts anew when one does.
 """
 
 from __future__ import annotations
@@ -81,6 +86,9 @@ class Replica(Batch):
         self._prompts: list[tuple[int, int, int]] = []  # request, chunk, before
         self._steps, self._time, self._growth = 0, 0.0, 0.0
         self._idle = self._between = self._prompt_step = False
+        self._seen, self._since = -_INF, 0  # last look; decode steps since then
+        self._waited, self._holding = 0, False
+        self._cut = False  # one came back to the queue: look again after a step
 
     @property
     def logs(self) -> list[StepLog]:
@@ -96,10 +104,10 @@ class Replica(Batch):
             return
         if self.end == _INF:
             self._await(self.requests.ready[request])
-        elif len(self.queue) == 1 and not self._prompts:
+        elif self.watches and not self._prompts:
             ready = self.requests.ready[request]
             if ready > self.now + SAME_TIME:
-                self.shorten(ready)
+                self.shorten_for_queue()
             elif not self._idle:
                 self.plan()  # it comes at the very time of the plan
 
@@ -144,10 +152,21 @@ class Replica(Batch):
     def choose(self) -> None:
         """Make room and choose the prompts of the next step."""
         self._prompts = []
-        self._prompt_step = False
+        self._prompt_step = self._holding = self._cut = False
+        if not self.running or self.limits.intake_interval == 1:
+            self._look()
         room = not self.policy.mixed or self.make_room()
         if self._partial is not None or self.queue:
             self._choose_prompts(room)
+
+    @property
+    def watches(self) -> bool:
+        """Whether the request that came last may end a stretch of steps."""
+        return self._holding or len(self.queue) == 1
+
+    def _look(self) -> None:
+        """See all that has arrived by now."""
+        self._seen, self._since = self.now, 0
 
     def _await(self, ready: float) -> None:
         """Sleep until a request enters the queue."""
@@ -162,6 +181,7 @@ class Replica(Batch):
             return True
         while pages.used(self.counter) > pages.total:
             self._preempt()
+        self._cut = self.limits.wait_steps > 0
         return False
 
     def _choose_prompts(self, room: bool) -> None:
@@ -173,7 +193,9 @@ class Replica(Batch):
             request, done = self._partial
             budget = self._take(request, done, budget)
         opened = room and self.policy.opens(self.running)
-        latest = self.now + SAME_TIME
+        latest = self._seen + SAME_TIME
+        if opened and limits.wait_steps and not self._prompts:
+            opened = not self._waits(budget, decoding)
         while (
             opened
             and queue
@@ -188,7 +210,28 @@ class Replica(Batch):
                 break
             if not self._admit(request, target):
                 break
+            self._waited = 0
             budget = self._take(request, 0, max(budget, target * whole_steps))
+
+    def _waits(self, budget: int, decoding: int) -> bool:
+        """Whether prompts that could join wait for more of them."""
+        limits, tokens = self.limits, self._waiting_tokens(budget)
+        if not decoding or not tokens:
+            return False
+        enough = tokens + decoding >= limits.wait_tokens
+        self._holding = not enough and self._waited < limits.wait_steps
+        return self._holding
+
+    def _waiting_tokens(self, budget: int) -> int:
+        """Return the tokens of seen prompts that slots and a step's budget hold."""
+        requests, latest, tokens = self.requests, self._seen + SAME_TIME, 0
+        for _, request in zip(
+            range(self.limits.max_num_seqs - self.running), self.queue, strict=False
+        ):
+            if requests.ready[request] > latest or tokens >= budget:
+                break
+            tokens += requests.inputs[request] + requests.generated[request]
+        return min(tokens, budget)
 
     def _take(self, request: int, done: int, budget: int) -> int:
         """Put a chunk into the step; return the budget that is left."""
@@ -215,15 +258,33 @@ class Replica(Batch):
         contexts = self._base_sum + batch * self.counter
         time, slope, limit = self.cost.decode(batch, contexts)
         self._time, self._growth = time, slope * batch
-        steps = self._to_completion()
+        steps = self.steps_to_change()
         if contexts + (steps - 1) * batch > limit:
             steps = max(int((limit - contexts) // batch) + 1, 1)
         if steps > 1 and not self.policy.holds:
             steps = self.pages.steps_that_fit(self.counter, steps)
         self._steps = steps
         self.end = self.now + self._span(steps)
-        if self.queue:
+        self.shorten_for_queue()
+
+    def shorten_for_queue(self) -> None:
+        """End a stretch when a request that waits may have to be looked at."""
+        if self._holding:
+            self._shorten_wait()
+        elif self.queue:
             self.shorten(self.requests.ready[self.queue[0]])
+
+    def _shorten_wait(self) -> None:
+        """End a stretch when prompts that wait become enough for a step."""
+        requests, limits = self.requests, self.limits
+        tokens: float = self.pages.count
+        for _, request in zip(
+            range(limits.max_num_seqs - self.running), self.queue, strict=False
+        ):
+            tokens += requests.inputs[request] + requests.generated[request]
+            if tokens >= limits.wait_tokens:
+                self.shorten(requests.ready[request])
+                return
 
     def _span(self, steps: int) -> float:
         return steps * self._time + self._growth * (steps * (steps - 1) // 2)
@@ -234,11 +295,20 @@ class Replica(Batch):
             return
         if not self.policy.opens(self.running):
             return
-        if ready <= self.now + SAME_TIME:
+        if ready <= self._seen + SAME_TIME:
             return  # it has been seen, and must wait for room
         wait = ready - SAME_TIME - self.now
-        steps = min(self._steps_until(wait), self._steps)
+        steps = self._steps_until(wait) if wait > 0 else 0
+        if self.running:
+            steps = self._next_look(steps)
+        steps = min(max(steps, 1), self._steps)
         self._steps, self.end = steps, self.now + self._span(steps)
+
+    def _next_look(self, steps: int) -> int:
+        """Return the steps up to the first look that is no sooner."""
+        interval = self.limits.intake_interval
+        left = interval - self._since
+        return left + max(-(-(steps - left) // interval), 0) * interval
 
     def _steps_until(self, wait: float) -> int:
         """Return the fewest steps that take at least so long."""
@@ -273,7 +343,10 @@ class Replica(Batch):
 
     def steps_to_change(self) -> int:
         """Return the steps up to the next completion."""
-        return self._to_completion() if self._ends_at else 1
+        steps = self._to_completion() if self._ends_at else 1
+        if self._holding:
+            steps = min(steps, self.limits.wait_steps - self._waited)
+        return 1 if self._cut else steps
 
     def hold(self, steps: int, time: float, growth: float) -> None:
         """Take over the steps that all run."""
@@ -301,6 +374,8 @@ class Replica(Batch):
 
     def _commit_prompts(self, start: float) -> None:
         prompts = self._prompts
+        self._look()
+        self._waited += self._holding
         batch = self.pages.count if self.policy.mixed else 0
         span = self._time
         blocks = self._blocks_held(1, span)
@@ -352,4 +427,18 @@ class Replica(Batch):
             gap = span / steps
             self.log.add((span, steps, batch, 0, blocks, gap, steps * batch))
         self.counter += steps
+        self._pass(start, steps)
         self._finish_due()
+
+    def _pass(self, start: float, steps: int) -> None:
+        """Note looks at arrivals, and waiting, of a stretch."""
+        if self._holding:
+            self._waited += steps
+        interval = self.limits.intake_interval
+        if interval == 1:
+            return  # it looks before every step
+        passed = self._since + steps
+        if passed >= interval:
+            last = steps - passed % interval
+            self._seen = start + self._span(last)
+        self._since = passed % interval

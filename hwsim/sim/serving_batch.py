@@ -19,7 +19,13 @@ from hwsim.sim.serving_records import Requests, StepLog
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of one replica; see :class:`hwsim.specs.engine.EngineSpec`."""
+    """Sizes and habits of one replica; see :class:`hwsim.specs.engine.EngineSpec`.
+
+    Attributes
+    ----------
+    wait_tokens : float
+        Tokens of a step for which waiting prompts do not wait any longer.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -28,6 +34,9 @@ class Limits:
     block_size: int
     watermark_blocks: int = 0
     reserve: float = 0.0
+    intake_interval: int = 1
+    wait_steps: int = 0
+    wait_tokens: float = 0.0
 
 
 class Batch:

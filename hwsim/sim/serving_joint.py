@@ -66,7 +66,7 @@ class JointReplica:
             self._await(ready)
         elif self._idle:
             self.end = min(self.end, max(self.now, ready))
-        elif len(group.queue) == 1 and not self._prompt_step:
+        elif group.watches and not self._prompt_step:
             if ready > self.now + SAME_TIME:
                 self._shorten(group)
             else:
@@ -132,7 +132,7 @@ class JointReplica:
         """End a stretch when a group sees the head of its queue."""
         group.now, group.end = self.now, self.end
         group.hold(self._steps, self._time, self._growth)
-        group.shorten(self.requests.ready[group.queue[0]])
+        group.shorten_for_queue()
         self._steps, self.end = group.planned()
 
     def commit(self) -> None:

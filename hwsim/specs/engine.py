@@ -42,6 +42,13 @@ class EngineSpec(CatalogSpec):
         padded to the next one, larger ones are not padded. Empty: no padding.
     sequence_overhead : float
         Host time of a step per request in it, that nothing hides. [s]
+    intake_interval : int
+        Decode steps between two looks at arrivals; it also looks after every step
+        with prompts, and whenever nothing runs.
+    wait_steps : int
+        Most steps that prompts wait beside running requests for more of them.
+    wait_share : float
+        Share of ``max_num_batched_tokens`` from which on they do not wait.
     request_overhead : float
         Time between a request's arrival and its entering the queue (transport,
         tokenising); the engine is not kept busy by it. [s]
@@ -57,6 +64,9 @@ class EngineSpec(CatalogSpec):
     reserve: Fraction = 0.0
     captured_batches: tuple[Slots, ...] = ()
     sequence_overhead: Seconds = 0.0
+    intake_interval: Slots = 1
+    wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0
+    wait_share: Fraction = 1.0
     request_overhead: Seconds = 0.0
 
 

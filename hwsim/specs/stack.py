@@ -23,16 +23,11 @@ class LaunchPolicy(Spec):
     step_overhead : float
         Host time per step or per token that nothing hides (scheduler,
         sampling, data loading). [s]
-    experts : float
-        Training only: host time to issue the forward pass of one layer's routed
-        experts (router, sort, exchange, products and casts of each expert)
-        beyond ``host_time`` of its kernels; backward takes twice as long. [s]
     """
 
     mode: Literal["eager", "graph"] = "graph"
     host_time: Seconds | None = None
     step_overhead: Seconds = 0.0
-    experts: Seconds = 0.0
 
 
 class Fusion(Spec):
@@ -65,19 +60,11 @@ class Fusion(Spec):
     cross_entropy, optimizer : bool
         Loss from logits in one kernel; all parameters' update in one pass.
     quantize : bool
-        The operator before a product writes its quantised input; gradients are
-        cast by kernels of their own.
+        The operator before a product writes its quantised input.
     experts : str
         Routed experts: ``fused``, one serving kernel that sorts, multiplies and
         activates; ``library``, grouped products as good as dense ones, after
-        rows were sorted, that cast what they read and write; ``each``, one
-        product per expert, and narrow inputs and gradients are cast by kernels
-        of their own, along rows and columns.
-    exchange : str
-        How rows reach the experts of other ranks: ``all_to_all`` sends a copy to
-        each expert, and ranks with several experts sort what they receive;
-        ``once`` sends one copy to each rank, and between nodes one to each node
-        (DeepEP, Hybrid-EP).
+        rows were sorted.
     """
 
     attention: Literal["fused", "unfused"] = "fused"
@@ -93,8 +80,7 @@ class Fusion(Spec):
     cross_entropy: bool = False
     optimizer: bool = True
     quantize: bool = False
-    experts: Literal["fused", "library", "each"] = "fused"
-    exchange: Literal["all_to_all", "once"] = "all_to_all"
+    experts: Literal["fused", "library"] = "fused"
 
 
 class Overlap(Spec):
@@ -109,17 +95,11 @@ class Overlap(Spec):
     backward_prefetch : bool
         Sharded parameters of a layer are fetched while the backward of the one
         before it runs, not after it (FSDP: BACKWARD_PRE against POST).
-    ep : float
-        Training with several microbatches: share of the time in which rows are
-        exchanged that another microbatch computes (interleaved forward and
-        backward, DualPipe); what kernels that send take of the device's units
-        is left. [1]
     """
 
     dp: bool = True
     tp: bool = False
     backward_prefetch: bool = True
-    ep: Fraction = 0.0
 
 
 class StackSpec(CatalogSpec):

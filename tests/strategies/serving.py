@@ -89,6 +89,7 @@ class PlainEngine:
         self.coming, self.waiting, self.running = list(everyone), [], []
         self.cost, self.policy, self.limits = cost, policy, limits
         self.now, self.steps, self.block_time = 0.0, 0, 0.0
+        self.decoded, self.waited = math.inf, 0
 
     def blocks(self, tokens):
         return math.ceil(tokens / self.limits.block_size)
@@ -129,7 +130,11 @@ class PlainEngine:
         self.queue_up()
 
     def queue_up(self):
+        """Look at arrivals, if it is time for it."""
         coming = self.coming
+        if self.running and self.decoded < self.limits.intake_interval:
+            return
+        self.decoded = 0
         while coming and coming[0].ready <= self.now + SAME_TIME:
             self.waiting.append(coming.pop(0))
 
@@ -145,6 +150,8 @@ class PlainEngine:
                 budget -= chunks[-1][1]
         if not room or (self.policy.holds and self.running):
             return chunks
+        if not chunks and self.lets_wait(decoding, budget):
+            return chunks
         while self.waiting and budget > 0:
             r = self.waiting[0]
             whole = r.inp + r.generated
@@ -155,10 +162,23 @@ class PlainEngine:
                 break
             if not self.admissible(r):
                 break
+            self.waited = 0
             self.running.append(self.waiting.pop(0))
             chunks.append((r, whole if long else min(whole, budget), 0))
             budget = 0 if long else budget - chunks[-1][1]
         return chunks
+
+    def lets_wait(self, decoding, budget):
+        limits = self.limits
+        slots = limits.max_num_seqs - len(self.running)
+        tokens = sum(r.inp + r.generated for r in self.waiting[:slots])
+        if not (limits.wait_steps and decoding and tokens):
+            return False
+        enough = min(tokens, budget) + decoding >= limits.wait_tokens
+        if enough or self.waited >= limits.wait_steps:
+            return False
+        self.waited += 1
+        return True
 
     def step(self):
         mixed = self.policy.mixed
@@ -176,6 +196,7 @@ class PlainEngine:
         self.block_time += time * self.used()
         self.now += time
         self.steps += 1
+        self.decoded = math.inf if chunks else self.decoded + 1
         self.give_tokens(stepping, chunks)
         self.let_go()
 
@@ -239,6 +260,7 @@ class PlainJoint:
         for e, s, c in zip(engines, stepping, chunks, strict=True):
             e.block_time += time * e.used()
             e.now = self.now
+            e.decoded = math.inf if prompts else e.decoded + 1
             e.give_tokens(s, c)
             e.let_go()
 
@@ -324,5 +346,7 @@ def scenarios(draw, most=12):
     limits = Limits(
         seqs, tokens, draw(st.booleans()), total, block_size,
         draw(st.integers(0, 2)), 1.0 if policy.holds else reserve,
+        draw(st.sampled_from([1, 1, 1, 2, 7])), draw(st.sampled_from([0, 0, 1, 9])),
+        draw(st.sampled_from([0.5, 1.0])) * tokens,
     )  # fmt: skip
     return inputs, outputs, ready, policy, limits

@@ -99,6 +99,17 @@ def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     assert data["by_run"][1]["reason"]
 
 
+def test_ranks_of_a_mixture_run_together(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.csv", served())
+    text = path.read_text(encoding="utf-8").replace("meta-llama/Llama-3.1-8B", "Q")
+    text = text.replace("Q,bfloat16,1,1,", "Qwen/Qwen3-30B-A3B,bfloat16,2,2,")
+    text = text.replace("device,model", "expert_parallel,device,model", 1)
+    text = text.replace("\nNVIDIA", "\nTrue,NVIDIA")
+    path.write_text(text, encoding="utf-8")
+    config = validate_request_log(path).to_dict()["by_run"][0]["simulated"]
+    assert (config["tp"], config["attention_dp"], config["ep"]) == (2, 2, 4)
+
+
 def test_groups_and_requests(tmp_path: Path) -> None:
     result = validate_request_log(written(tmp_path / "log.csv", served()))
     assert list(result.by("device")) == ["NVIDIA H100 80GB HBM3"]

@@ -1,0 +1,133 @@
+"""Predictions beside tables of published serving points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hwsim.analysis.published_kinds import Record, table_kind
+from hwsim.analysis.published_layout import Degrees, degrees_of
+from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.api.serving import serve
+from hwsim.errors import InputError
+from hwsim.specs.catalogs import load_device, load_model
+from hwsim.specs.published_serving import Workers, little, read_serving
+from hwsim.specs.published_serving_map import load_serving_mappings, mapped_serving
+
+HEAD = (
+    "model,device,backend,backend_version,precision,mode,isl,osl,concurrency,"
+    "batch_size,tp_size,attention_dp_size,moe_tp_size,moe_ep_size,ttft_ms,tpot_ms"
+)
+ROW = "meta-llama/Llama-3.1-70B,h100_sxm,vllm,,fp8,agg,512,64,4,4,4,1,4,1,80,9"
+
+
+def table(path: Path, *rows: str, head: str = HEAD) -> Path:
+    path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def compared(tmp_path: Path, *rows: str) -> PublishedValidation:
+    return validate_published(table(tmp_path / "serving.csv", *rows))
+
+
+def by_metric(result: PublishedValidation) -> dict[str, Record]:
+    return {r["metric"]: r for r in result.records}
+
+
+def test_the_prediction_is_that_of_the_closed_loop(tmp_path: Path) -> None:
+    found = by_metric(compared(tmp_path, ROW))
+    result = serve(
+        "llama-3.1-70b", "dgx-h100", tp=4, concurrency=4, requests=40, dtype="fp8",
+        kv_dtype="fp8", input_len="fixed:512", output_len="fixed:64",
+        max_num_seqs=4, router="least_outstanding",
+    )  # fmt: skip
+    assert found["ttft"]["predicted"] == pytest.approx(result.ttft_s["mean"], rel=5e-3)
+    assert found["tpot"]["predicted"] == pytest.approx(result.tpot_s["mean"], rel=5e-3)
+    assert found["ttft"]["measured"] == 0.08
+    assert found["tpot"]["measured"] == pytest.approx(0.009)
+    rate = found["throughput"]
+    assert rate["measured"] == pytest.approx(4 * 64 / (0.08 + 63 * 0.009))
+    assert rate["unit"] == "tokens/s"
+    assert found["ttft"]["devices"] == 4
+    assert found["ttft"]["op"] == "serve aggregated"
+
+
+def test_times_of_a_row_follow_littles_law() -> None:
+    assert little(8, 11, 1.0, 0.1) == pytest.approx(44.0)
+    assert little(8, 11, None, 0.1) is None
+
+
+def test_what_cannot_be_answered_is_kept_with_its_reason(tmp_path: Path) -> None:
+    result = compared(
+        tmp_path, ROW,
+        ROW.replace(",4,4,4,1,4,1,80", ",4,4,7,1,7,1,80"),
+        ROW.replace("h100_sxm", "z900"),
+        ROW.replace(",80,9", ",fast,9"),
+        ROW.replace("Llama-3.1-70B", "Nothing-900B"),
+        ROW.replace(",80,9", ",,"),
+    )  # fmt: skip
+    data = json.loads(result.to_json())
+    assert data["answered"] == 3
+    assert data["total_rows"] == 3 + 3 + 3 + 1 + 3 + 1
+    reasons = " ".join(data["unanswered_reasons"])
+    assert "tp 7 does not divide the 64 heads" in reasons
+    assert "unknown device 'z900'" in reasons
+    assert "ttft_ms: 'fast' is not a time above zero" in reasons
+    assert "unknown model 'Nothing-900B'" in reasons
+    assert "neither ttft_ms nor tpot_ms" in reasons
+
+
+def test_tables_are_told_by_their_columns(tmp_path: Path) -> None:
+    assert table_kind(table(tmp_path / "a.csv", ROW)).name == "serving"
+
+
+@pytest.mark.parametrize(
+    ("printed", "read"),
+    [
+        # (tp, attention_dp, moe_tp, moe_ep) as printed.
+        ((8, 1, 8, 1), Degrees(8)),
+        ((8, 1, 1, 8), Degrees(8, ep=8)),
+        ((1, 8, 1, 8), Degrees(1, ep=8, attention_dp=8)),
+        # Products of two degrees on a node of eight.
+        ((64, 1, 8, 8), Degrees(8, ep=8)),
+        ((16, 1, 4, 4), Degrees(4, ep=4)),
+        ((1, 64, 8, 8), Degrees(1, ep=8, attention_dp=8)),
+        # One degree printed twice.
+        ((4, 4, 1, 16), Degrees(1, ep=4, attention_dp=4)),
+    ],
+)
+def test_products_of_degrees_are_read_plainly(
+    printed: tuple[int, int, int, int], read: Degrees
+) -> None:
+    model, device = load_model("deepseek-r1"), load_device("h200_sxm")
+    tp, dp, moe_tp, ep = printed
+    assumed: list[str] = []
+    pool = Workers(tp=tp, attention_dp=dp, moe_tp=moe_tp, moe_ep=ep)
+    assert degrees_of(pool, model, device, assumed) == read
+    assert bool(assumed) == (tp * dp != read.devices)
+
+
+def test_totals_of_devices_are_refused() -> None:
+    pool = Workers(tp=72, moe_tp=72)
+    with pytest.raises(InputError, match="looks like all devices"):
+        degrees_of(pool, load_model("deepseek-r1"), load_device("gb200"), [])
+
+
+def test_groups_of_a_dense_model_are_servers() -> None:
+    pool = Workers(tp=2, attention_dp=4)
+    found = degrees_of(pool, load_model("qwen3-32b"), load_device("h100_sxm"), [])
+    assert found == Degrees(2, replicas=4)
+
+
+def test_mappings_say_what_a_benchmark_does(tmp_path: Path) -> None:
+    known = ROW.replace("512,64,4,4,4", "1024,1024,16,16,4").replace("vllm", "trtllm")
+    rows = read_serving(table(tmp_path / "a.csv", known, ROW))
+    mappings = load_serving_mappings()
+    found = mapped_serving(rows[0], 4, mappings)
+    assert found.maps == ("any", "inferencex")
+    assert found.shortest == 0.8
+    assert (found.limits["wait_steps"], found.limits["wait_share"]) == (20, 0.9)
+    assert mapped_serving(rows[0], 8, mappings).limits.get("wait_steps") is None
+    assert mapped_serving(rows[1], 4, mappings).shortest == 1.0
