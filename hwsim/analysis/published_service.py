@@ -20,6 +20,9 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 from hwsim.specs.traffic import Lengths, Traffic
 
+# Sigma of the logarithm of lengths in a data set of conversations as benchmarks
+# filter it: of 500 answers the longest is about five times the mean.
+CONVERSATIONS = 0.6
 # Requests where a source does not say how many it sent.
 QUEUED, PER_CLIENT, LEAST = 1000, 8, 64
 
@@ -32,8 +35,8 @@ class Work:
     ----------
     row : InferenceRow
         Degrees, load and size filled.
-    spread : float
-        Sigma of log-normal lengths; 0 is equal lengths.
+    spread : float or None
+        Sigma of log-normal answers, where it is known; 0 is equal ones.
     microbatch : int or None
         Tokens of a pass through a pipeline's stages.
     assumed : tuple of str
@@ -46,7 +49,7 @@ class Work:
     stack: StackSpec
     engine: EngineSpec
     precise: Precisions
-    spread: float
+    spread: float | None
     microbatch: int | None
     assumed: tuple[str, ...]
 
@@ -142,14 +145,15 @@ def _lengths(row: InferenceRow) -> tuple[int, int]:
     prompt, output = round(row.isl or 0), round(row.osl or 0)
     if row.phase == "prefill":
         output = 0 if not prompt else 1
-    if row.kind == "ttft":
+    if row.kind == "ttft" and row.load == "fixed":
         output = 1
     return prompt, max(output, 1) if not prompt else output
 
 
 def _traffic(work: Work) -> Traffic:
     row = work.row
-    inputs, outputs = (_spread(n, work.spread) for n in _lengths(row))
+    prompt, output = _lengths(row)
+    inputs, outputs = Lengths("fixed", float(max(prompt, 1))), _spread(output, work.spread)
     requests, size = row.requests, row.size or 1.0
     if row.load == "closed":
         clients = round(size)
@@ -161,10 +165,17 @@ def _traffic(work: Work) -> Traffic:
     return Traffic(requests or QUEUED, rate=rate, inputs=inputs, outputs=outputs)
 
 
-def _spread(tokens: int, sigma: float) -> Lengths:
-    if sigma:
-        return Lengths("lognormal", float(max(tokens, 1)), sigma)
-    return Lengths("fixed", float(max(tokens, 1)))
+def _spread(tokens: int, sigma: float | None) -> Lengths:
+    """Return the lengths of answers behind a mean.
+
+    Round numbers are set by a benchmark; others are means of a data set. Work on
+    prompts goes with their mean, so that their spread is left out.
+    """
+    mean = float(max(tokens, 1))
+    set_by_hand = tokens < 32 or tokens % 8 == 0 or tokens % 10 == 0
+    if sigma is None:
+        sigma = 0.0 if set_by_hand else CONVERSATIONS
+    return Lengths("lognormal", mean, sigma) if sigma else Lengths("fixed", mean)
 
 
 def _fixed_figure(work: Work, result: InferResult) -> Figure:

@@ -133,8 +133,7 @@ class InferenceRule(Spec):
     max_num_seqs, max_num_batched_tokens : int or None
         Of the engine, where it was not run with its own values.
     spread : float or None
-        Lengths are log-normal with this sigma of the logarithm; without it
-        all requests are as long as the mean.
+        Sigma of the logarithm of lengths; 0: all are as long as the mean.
     microbatch : int or None
         Pipelines only: tokens of a pass, so that stages work side by side on a
         prompt; without it stages work one after another.
@@ -200,7 +199,7 @@ class MappedInference:
     system: str | None
     engine: str | None
     limits: dict[str, int]
-    spread: float
+    spread: float | None
     microbatch: int | None
     unanswered: str
 
@@ -252,7 +251,7 @@ def mapped_inference(
         system=row.system or _last(rules, "system") or _system(row, fitting),
         engine=row.engine or _last(rules, "engine"),
         limits=limits,
-        spread=_last(rules, "spread") or 0.0,
+        spread=_last(rules, "spread"),
         microbatch=_last(rules, "microbatch"),
         unanswered=_last(rules, "unanswered") or "",
     )
