@@ -153,7 +153,8 @@ def _lengths(row: InferenceRow) -> tuple[int, int]:
 def _traffic(work: Work) -> Traffic:
     row = work.row
     prompt, output = _lengths(row)
-    inputs, outputs = Lengths("fixed", float(max(prompt, 1))), _spread(output, work.spread)
+    inputs = Lengths("fixed", float(max(prompt, 1)))
+    outputs = _spread(output, work.spread)
     requests, size = row.requests, row.size or 1.0
     if row.load == "closed":
         clients = round(size)

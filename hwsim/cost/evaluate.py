@@ -18,6 +18,7 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.op_costs import OpCosts as OpCosts
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.scan import state_scan_cost
+from hwsim.cost.stack_terms import collective_by, derated, product_by
 from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
@@ -219,20 +220,6 @@ def _cached_share(
     return held
 
 
-def _derated(cost: Cost, derate: float) -> Cost:
-    """Slow a stack's kernels down; start-up time is left as it is."""
-    if derate == 1.0:
-        return cost
-    slow = 1.0 / derate
-    return Cost(
-        time=(cost.time - cost.overhead) * slow + cost.overhead,
-        compute=cost.compute * slow,
-        levels={name: part * slow for name, part in cost.levels.items()},
-        interconnect=cost.interconnect * slow,
-        overhead=cost.overhead,
-    )
-
-
 def _matmul(ops: Sequence[Op], context: _Context) -> Cost:
     m, n, k, batch = (_column(ops, name) for name in ("m", "n", "k", "batch"))
     a, b, c = (_column(ops, name) for name in ("a_bytes", "b_bytes", "c_bytes"))
@@ -245,7 +232,7 @@ def _matmul(ops: Sequence[Op], context: _Context) -> Cost:
         resident=_cached_share(activations, context) * activations / total,
         sustained_flop=context.sustained_flop,
     )  # fmt: skip
-    return _derated(cost, context.stack.matmul_derate)
+    return product_by(cost, context.stack, ops[0].dtype)
 
 
 def _attention(ops: Sequence[Op], context: _Context) -> Cost:
@@ -270,7 +257,7 @@ def _attention(ops: Sequence[Op], context: _Context) -> Cost:
             batch, heads, kv_heads, head_dim, seq_q, seq_kv, causal=first.causal,
             backward=first.phase == "backward", **common,  # type: ignore[arg-type]
         )  # fmt: skip
-    return _derated(cost, context.stack.attention_derate)
+    return derated(cost, context.stack.attention_derate)
 
 
 def _moe(ops: Sequence[Op], context: _Context) -> Cost:
@@ -285,13 +272,14 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
             *shape, **common, backward=first.passes > 1.0,
             sustained_flop=context.sustained_flop,
         )  # fmt: skip
-        return _derated(cost, context.stack.matmul_derate)
+        return product_by(cost, context.stack, first.dtype)
     cost = moe_ffn_cost(
         *shape, **common, exchanged=first.ep > 1 and first.exchanged,
         weight_bytes=DTYPE_BYTES[first.weight_dtype],
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.
-    return _derated(cost, 1.0 / first.passes)
+    cost = derated(cost, 1.0 / first.passes)
+    return product_by(cost, context.stack, first.dtype)
 
 
 def _vector(ops: Sequence[Op], context: _Context) -> Cost:
@@ -326,10 +314,11 @@ def _host_copy(ops: Sequence[Op], context: _Context) -> Cost:
 def _collective(ops: Sequence[Op], context: _Context) -> Cost:
     first = ops[0]
     assert isinstance(first, Collective)
-    return collective_cost(
+    cost = collective_cost(
         first.collective, _column(ops, "message"), first.group_size,
         system=context.system, calibration=context.calibration, stride=first.stride,
     )  # fmt: skip
+    return collective_by(cost, context.stack)
 
 
 def _collective_bound(ops: Sequence[Op], context: _Context) -> Cost:

@@ -23,11 +23,15 @@ class LaunchPolicy(Spec):
     step_overhead : float
         Host time per step or per token that nothing hides (scheduler,
         sampling, data loading). [s]
+    collective : float
+        How much longer a collective takes than in the releases that
+        calibrations rest on: older protocols, launches one by one. [s]
     """
 
     mode: Literal["eager", "graph"] = "graph"
     host_time: Seconds | None = None
     step_overhead: Seconds = 0.0
+    collective: Seconds = 0.0
 
 
 class Fusion(Spec):
@@ -120,6 +124,9 @@ class StackSpec(CatalogSpec):
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
+    tensor_scales : float
+        Rate of narrow products (fp8, fp4) with one scale per tensor over those
+        that calibrations rest on, which have one per row. [1]
     matmul_derate, attention_derate : float
         Rate of this stack's kernels over the best known kernels for the
         device generation (1 = as good).
@@ -131,6 +138,7 @@ class StackSpec(CatalogSpec):
     autocast: bool = False
     gradients: Literal["fp32"] | None = None
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
+    tensor_scales: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     memory_reserve: Fraction = 0.08
