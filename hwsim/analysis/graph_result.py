@@ -330,7 +330,10 @@ def run_graph(
         )  # fmt: skip
     else:
         raise InputError(f"engine {engine!r} is not closed_form or simulate")
-    step = stack.launch.step_overhead if fidelity != "roofline" else 0.0
+    step = 0.0
+    if fidelity != "roofline":
+        step = stack.launch.step_overhead
+        step += stack.launch.token_overhead if graph.name == "decode" else 0.0
     parts, levels = _split(graph, costs, played, step)
     return GraphResult(
         graph, system, stack, fidelity, engine, costs, played,

@@ -12,6 +12,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_stack
 from hwsim.specs.engine import load_engine
+from hwsim.specs.model import ModelSpec
 from hwsim.specs.published_inference import InferenceRow, read_inference
 from hwsim.specs.published_inference_map import (
     MappedInference,
@@ -36,6 +37,7 @@ class InferencePredictor:
         self._runs = InferenceRuns(fidelity)
         self._mappings = load_inference_mappings()
         self._general = load_mappings()
+        self._models: dict[ModelSpec, ModelSpec] = {}
 
     def read(self, path: Path) -> tuple[InferenceRow, ...]:
         """Return the rows of a file."""
@@ -57,7 +59,8 @@ class InferencePredictor:
 
     def _work(self, found: MappedInference) -> Work:
         row, notes = layout(found.row)
-        model = row_model(dataclasses.replace(found, row=row), self._general)
+        built = row_model(dataclasses.replace(found, row=row), self._general)
+        model = self._models.setdefault(built, built)  # tables go by identity
         if model.kind == "encoder" and not row.phase:
             row = dataclasses.replace(row, phase="prefill")
         devices = (row.tp or 1) * (row.pp or 1) * (row.dp or 1)
@@ -71,7 +74,8 @@ class InferencePredictor:
         stack = load_stack(found.stack or usual)
         return Work(
             row, model, system, stack, engine, precise, found.spread,
-            found.microbatch, (*found.assumed, *notes, *more),
+            found.microbatch, found.in_flight, found.filled,
+            (*found.assumed, *notes, *more),
         )  # fmt: skip
 
 

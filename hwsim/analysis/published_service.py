@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from hwsim.analysis.inference import InferResult, run_inference
+from hwsim.analysis.published_passes import Passes, hand_over, read_prompts
 from hwsim.analysis.published_setting import Precisions
 from hwsim.analysis.serving import ServeResult, run_serving
 from hwsim.cost.evaluate import Fidelity
@@ -38,7 +40,11 @@ class Work:
     spread : float or None
         Sigma of log-normal answers, where it is known; 0 is equal ones.
     microbatch : int or None
-        Tokens of a pass through a pipeline's stages.
+        Most tokens of a pass.
+    in_flight : int or None
+        Most passes under way at a time.
+    filled : float
+        Share of a prompt that is no padding.
     assumed : tuple of str
         What the row left open.
     """
@@ -51,7 +57,47 @@ class Work:
     precise: Precisions
     spread: float | None
     microbatch: int | None
+    in_flight: int | None
+    filled: float
     assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """Times of a fixed batch.
+
+    Attributes
+    ----------
+    result : InferResult
+        All layers on one group of tensor-parallel devices, in one pass.
+    passes : Passes or None
+        How the prompts are read where that is not so.
+    hand_over_s : float
+        Of one decode step, between the stages of a pipeline. [s]
+    """
+
+    result: InferResult
+    passes: Passes | None
+    hand_over_s: float
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token. [s]"""
+        if self.passes is None:
+            return self.result.ttft_s
+        return self.result.ttft_s - self.result.prefill_s + self.passes.time_s
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean time of a decode step; 0 where there is none. [s]"""
+        step = self.result.tpot_s
+        return step + self.hand_over_s if step else 0.0
+
+    @property
+    def latency_s(self) -> float:
+        """First to last token. [s]"""
+        prompt = self.result.prefill_s if self.passes is None else self.passes.time_s
+        return prompt + self.result.decode_steps * self.tpot_s
 
 
 @dataclass(frozen=True)
@@ -104,15 +150,39 @@ class InferenceRuns:
             If the row cannot be run.
         """
         if work.row.load == "fixed":
-            return _fixed_figure(work, self._batch(work))
+            return _fixed_figure(work, self._times(work))
         return _served_figure(work, self._service(work))
+
+    def _times(self, work: Work) -> BatchTimes:
+        """Return the times of a fixed batch, in passes and stages if so run."""
+        result = self._batch(work)
+        prompt, _ = _lengths(work.row)
+        pp, passes, over = work.row.pp or 1, None, 0.0
+        if prompt and (pp > 1 or work.microbatch is not None):
+            key = ("passes", *_identity(work), pp, work.microbatch, work.in_flight)
+            key = (*key, _batch_size(work), _filled(prompt, work))
+            if key not in self._done:
+                self._done[key] = read_prompts(
+                    work.model, work.system, work.stack, batch=_batch_size(work),
+                    prompt=_filled(prompt, work), tp=work.row.tp or 1, pp=pp,
+                    microbatch=work.microbatch, in_flight=work.in_flight,
+                    fidelity=self.fidelity, **vars(work.precise),
+                )  # fmt: skip
+            passes = self._done[key]
+        if pp > 1:
+            over = (pp - 1) * hand_over(
+                work.model, work.system, _batch_size(work), self.fidelity
+            )
+        return BatchTimes(result, passes, over)
 
     def _batch(self, work: Work) -> InferResult:
         row = work.row
         prompt, output = _lengths(row)
+        prompt = _filled(prompt, work)
         if work.model.kind == "encoder":
             output = 0
-        batch = max(round((row.size or 1.0) / (row.dp or 1)), 1)
+        batch = _batch_size(work)
+        output = _longest(output, batch, work.spread)
         key = ("batch", *_identity(work), batch, prompt, output)
         if key not in self._done:
             self._done[key] = run_inference(
@@ -130,15 +200,36 @@ class InferenceRuns:
             row = work.row
             self._done[key] = run_serving(
                 work.model, work.system, work.stack, work.engine, traffic,
-                tp=row.tp or 1, replicas=row.dp or 1, fidelity=self.fidelity,
-                **vars(work.precise),
+                tp=row.tp or 1, pp=row.pp or 1, replicas=row.dp or 1,
+                fidelity=self.fidelity, **vars(work.precise),
             )  # fmt: skip
         found: ServeResult = self._done[key]
         return found
 
 
 def _identity(work: Work) -> tuple[Any, ...]:
-    return (work.model, work.system.id, work.stack.id, work.row.tp, work.precise)
+    row = work.row
+    return (work.model, work.system.id, work.stack.id, row.tp, row.pp, work.precise)
+
+
+def _batch_size(work: Work) -> int:
+    return max(round((work.row.size or 1.0) / (work.row.dp or 1)), 1)
+
+
+def _longest(output: int, batch: int, sigma: float | None) -> int:
+    """Return the tokens of a batch's longest answer: it ends the batch.
+
+    The expected largest of some log-normal lengths, by Blom's approximation.
+    """
+    if not sigma or batch < 2 or output < 2:
+        return output
+    normal = NormalDist().inv_cdf((batch - 0.375) / (batch + 0.25))
+    return round(output * max(math.exp(sigma * normal - sigma**2 / 2.0), 1.0))
+
+
+def _filled(prompt: int, work: Work) -> int:
+    """Return the tokens of a prompt that are no padding."""
+    return max(round(prompt * work.filled), 1) if prompt else 0
 
 
 def _lengths(row: InferenceRow) -> tuple[int, int]:
@@ -179,28 +270,14 @@ def _spread(tokens: int, sigma: float | None) -> Lengths:
     return Lengths("lognormal", mean, sigma) if sigma else Lengths("fixed", mean)
 
 
-def _fixed_figure(work: Work, result: InferResult) -> Figure:
-    row, intervals = work.row, result.interval_90 or {}
-    rate = row.kind == "throughput"
-    if row.kind == "tpot" or (row.kind == "throughput" and row.phase == "decode"):
-        seconds, around = result.tpot_s, intervals.get("tpot_s")
-        op, bound = "decode", result.decode.bound if result.decode else ""
-    elif row.kind == "ttft" or row.phase == "prefill":
-        seconds, around = result.ttft_s, intervals.get("ttft_s")
-        op, bound = "prefill", result.graphs[0].bound
-    elif row.phase == "decode":
-        seconds = result.latency_s - result.prefill_s
-        around, op, bound = intervals.get("tpot_s"), "decode", result.bound
-        around = _scaled(around, seconds, result.tpot_s)
-    else:
-        seconds, around = result.latency_s, intervals.get("latency_s")
-        op, bound = "generate", result.bound
-    if work.model.kind == "encoder":
-        op = "forward"
+def _fixed_figure(work: Work, times: BatchTimes) -> Figure:
+    row, result = work.row, times.result
+    op, seconds, share, around = _asked(work, times)
     if not seconds:
         raise InputError("nothing is generated: osl is too short for this figure")
-    low, high = around or (None, None)
-    if rate:
+    low, high = _scaled(around, seconds, share) or (None, None)
+    bound = result.decode.bound if op == "decode" and result.decode else result.bound
+    if row.kind == "throughput":
         count = _counted(work, op)
         return Figure(
             work, op, count / seconds, count / high if high else None,
@@ -209,9 +286,27 @@ def _fixed_figure(work: Work, result: InferResult) -> Figure:
     return Figure(work, op, seconds, low, high, result.fits, bound)
 
 
-def _scaled(
-    around: tuple[float, float] | None, seconds: float, base: float | None
-) -> tuple[float, float] | None:
+Interval = tuple[float, float] | None
+
+
+def _asked(work: Work, times: BatchTimes) -> tuple[str, float, float | None, Interval]:
+    """Return what a figure is of, its time, and the time an interval is around."""
+    row, result = work.row, times.result
+    intervals = result.interval_90 or {}
+    if work.model.kind == "encoder":
+        return "forward", times.ttft_s, result.ttft_s, intervals.get("ttft_s")
+    if row.kind == "tpot" or (row.kind == "throughput" and row.phase == "decode"):
+        return "decode", times.tpot_s, result.tpot_s, intervals.get("tpot_s")
+    if row.kind == "ttft" or row.phase == "prefill":
+        return "prefill", times.ttft_s, result.ttft_s, intervals.get("ttft_s")
+    if row.phase == "decode":
+        decoding = result.decode_steps * times.tpot_s
+        return "decode", decoding, result.tpot_s, intervals.get("tpot_s")
+    latency = intervals.get("latency_s")
+    return "generate", times.latency_s, result.latency_s, latency
+
+
+def _scaled(around: Interval, seconds: float, base: float | None) -> Interval:
     if around is None or not base:
         return None
     return around[0] * seconds / base, around[1] * seconds / base

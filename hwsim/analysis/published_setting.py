@@ -120,8 +120,11 @@ def row_model(found: MappedInference, general: tuple[PublishedMap, ...]) -> Mode
         If there is neither a name that is known nor a shape.
     """
     row = found.row
-    seq = int((row.isl or 0) + (row.osl or 0)) + 1  # a prompt gives a token
-    cells = {name: getattr(row, name) for name in _SHAPE}
+    # A prompt gives a token; rounded up, so that rows share tables of step times.
+    seq = 1 << int((row.isl or 0) + (row.osl or 0)).bit_length()
+    # A model that a mapping names stands for what was run, whatever the cells say.
+    kept = ("vocab",) if found.model else _SHAPE
+    cells = {name: getattr(row, name) for name in kept}
     name = found.model or _known_name(row.model) or row.model
     run = PublishedRun(
         row.file, row.row, model=name, source=row.source, seq_len=seq, **cells

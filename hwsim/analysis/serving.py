@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 SLO_KEYS = ("ttft", "tpot", "e2e")
+_SHARED = 8192  # tokens of a request that every table reaches
 _SUSPECT = 0.8  # busier than this, the stable maximum is worked out
 
 
@@ -305,7 +306,8 @@ def run_serving(
         arrivals = draw_requests(traffic, rng, longest)
     _check_lengths(model, arrivals, capacity)
     # Rounded up, so that runs with other seeds share their tables.
-    most = 1 << int((arrivals.inputs + arrivals.outputs).max() - 1).bit_length()
+    longest_asked = int((arrivals.inputs + arrivals.outputs).max())
+    most = max(_SHARED, 1 << (longest_asked - 1).bit_length())
     deployment = Deployment(
         model, system, stack, engine, layout, dtype, config.weight_dtype,
         config.kv_dtype, fidelity, most,

@@ -229,11 +229,14 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
     share = h.v / h.qk if h.shared else 1.0 - share
     vals = Operand(source.role, source.nbytes * share, source.dtype)
     q, out = w.act(p.tokens * h.heads * h.qk), w.act(p.tokens * h.heads * h.v)
+    wide = "fp32" if _wide_scores(w) else ""
     x = _product(
         w, f"{c.prefix}scores", (parts.q, parts.k, *parts.also), c, (p.seq_kv, h.qk),
-        (q, keys), w.act(scores),
+        (q, keys), w.held(scores, wide) if wide else w.act(scores), wide,
     )  # fmt: skip
     x = _softmax(w, x, c, scores)
+    if wide:
+        x = w.cast(f"{c.prefix}scores_cast", x, scores, w.setting.precision.act)
     if w.setting.dropout and not _compiled_softmax(w):
         x = w.elementwise(
             f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,
@@ -255,6 +258,7 @@ def _product(
     shape: tuple[int, int],
     reads: tuple[Operand, Operand],
     writes: Operand,
+    dtype: str = "",
 ) -> int:
     """Append one product per head; heads that share their keys stand as rows."""
     p, h = c.seen, c.heads
@@ -271,11 +275,17 @@ def _product(
         batch=batch,
         a_bytes=w.act_bytes,
         b_bytes=DTYPE_BYTES[reads[1].dtype],
-        c_bytes=w.act_bytes,
+        c_bytes=DTYPE_BYTES[writes.dtype],
         reads=reads,
         writes=(writes,),
     )
-    return w.put(op, inputs, "product", numel=float(batch * m * n))
+    return w.put(op, inputs, "product", numel=float(batch * m * n), dtype=dtype)
+
+
+def _wide_scores(w: Writer) -> bool:
+    """Whether scores are kept in fp32 though products are narrower."""
+    wide = w.setting.fusion.wide_scores and w.setting.precision.act != "fp32"
+    return wide and not w.autocast
 
 
 def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
@@ -291,6 +301,7 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
     if not fused:
         x = _mask(w, x, c, scores, added)
     compiled, wide = _compiled_softmax(w), w.setting.precision.stream
+    kept = "fp32" if _wide_scores(w) else w.setting.precision.act
     if w.autocast and not fused and w.setting.precision.act != "fp16":
         # Only from fp16 does the kernel itself widen
         # (aten/src/ATen/native/SoftMax.cpp).
@@ -306,7 +317,7 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
         writes=(
             (w.held(scores, wide), w.act(scores))
             if compiled
-            else (w.held(scores, wide if w.autocast else w.setting.precision.act),)
+            else (w.held(scores, wide if w.autocast else kept),)
         ),
     )  # fmt: skip
     extra = {"reads": scores}
@@ -314,7 +325,7 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
         x = w.put(op, (x,), "function", numel=scores, extra=extra)
         w.steps[-1].kept = wide
         return x
-    dtype = wide if w.autocast else ""
+    dtype = wide if w.autocast else kept if _wide_scores(w) else ""
     return w.put(op, (x,), "function", numel=scores, extra=extra, dtype=dtype)
 
 

@@ -133,10 +133,14 @@ class InferenceRule(Spec):
     max_num_seqs, max_num_batched_tokens : int or None
         Of the engine, where it was not run with its own values.
     spread : float or None
-        Sigma of the logarithm of lengths; 0: all are as long as the mean.
+        Sigma of the logarithm of answers; 0: all are as long as the mean.
     microbatch : int or None
-        Pipelines only: tokens of a pass, so that stages work side by side on a
-        prompt; without it stages work one after another.
+        Most tokens of a pass over prompts: stages of a pipeline then work side
+        by side; without it they work one after another.
+    in_flight : int or None
+        Most passes that are under way in a pipeline at a time.
+    filled : float or None
+        Share of a prompt that is no padding, where padding is not computed.
     unanswered : str or None
         Why such a row cannot be expressed.
     note : str or None
@@ -154,6 +158,8 @@ class InferenceRule(Spec):
     max_num_batched_tokens: Count | None = None
     spread: Annotated[float, Field(ge=0.0, le=5.0)] | None = None
     microbatch: Count | None = None
+    in_flight: Count | None = None
+    filled: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     unanswered: Text | None = None
     note: Text | None = None
 
@@ -201,6 +207,8 @@ class MappedInference:
     limits: dict[str, int]
     spread: float | None
     microbatch: int | None
+    in_flight: int | None
+    filled: float
     unanswered: str
 
 
@@ -253,6 +261,8 @@ def mapped_inference(
         limits=limits,
         spread=_last(rules, "spread"),
         microbatch=_last(rules, "microbatch"),
+        in_flight=_last(rules, "in_flight"),
+        filled=_last(rules, "filled") or 1.0,
         unanswered=_last(rules, "unanswered") or "",
     )
 

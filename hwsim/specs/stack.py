@@ -23,6 +23,9 @@ class LaunchPolicy(Spec):
     step_overhead : float
         Host time per step or per token that nothing hides (scheduler,
         sampling, data loading). [s]
+    token_overhead : float
+        The same for decode steps alone: search or sampling over the vocabulary,
+        the loop that asks for the next token. [s]
     collective : float
         How much longer a collective takes than in the releases that
         calibrations rest on: older protocols, launches one by one. [s]
@@ -31,6 +34,7 @@ class LaunchPolicy(Spec):
     mode: Literal["eager", "graph"] = "graph"
     host_time: Seconds | None = None
     step_overhead: Seconds = 0.0
+    token_overhead: Seconds = 0.0
     collective: Seconds = 0.0
 
 
@@ -47,6 +51,9 @@ class Fusion(Spec):
     grouped : bool
         Unfused attention only: query heads that share keys stand as rows of one
         product; else keys and values are repeated in memory.
+    wide_scores : bool
+        Unfused attention only: scores and probabilities are kept in fp32 and
+        cast before they meet the values.
     qkv, gate_up : bool
         One product makes queries, keys and values; gate and up projections.
     residual_norm : bool
@@ -74,6 +81,7 @@ class Fusion(Spec):
     attention: Literal["fused", "unfused"] = "fused"
     softmax: bool = False
     grouped: bool = False
+    wide_scores: bool = False
     qkv: bool = True
     gate_up: bool = True
     residual_norm: bool = True
