@@ -18,7 +18,12 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.op_costs import OpCosts as OpCosts
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.scan import state_scan_cost
-from hwsim.cost.stack_terms import collective_by, derated, product_by
+from hwsim.cost.stack_terms import (
+    collective_by,
+    derated,
+    inner_dtype,
+    product_by,
+)
 from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
@@ -173,7 +178,8 @@ def _within_window(
     """Return work no longer than the power controller looks back."""
     window = calibration.matmul.sustained_window
     dtypes = [op.dtype for op in ops if isinstance(op, Matmul)]
-    peak = system.device.peak(dtypes[0]) if dtypes else 0.0
+    device = system.device
+    peak = device.peak(inner_dtype(device, dtypes[0])) if dtypes else 0.0
     return float(min(flop, peak * window))
 
 
@@ -227,7 +233,8 @@ def _matmul(ops: Sequence[Op], context: _Context) -> Cost:
     total = activations + batch * k * n * b
     cost = matmul_cost(
         m, n, k, batch=batch, device=context.system.device,
-        calibration=context.calibration, dtype=ops[0].dtype,
+        calibration=context.calibration,
+        dtype=inner_dtype(context.system.device, ops[0].dtype),
         a_bytes=a, b_bytes=b, c_bytes=c,
         resident=_cached_share(activations, context) * activations / total,
         sustained_flop=context.sustained_flop,
@@ -245,7 +252,8 @@ def _attention(ops: Sequence[Op], context: _Context) -> Cost:
     common = {
         "window": first.window, "v_head_dim": first.v_head_dim,
         "device": context.system.device, "calibration": context.calibration,
-        "dtype": first.dtype, "kv_dtype": first.kv_dtype,
+        "dtype": inner_dtype(context.system.device, first.dtype),
+        "kv_dtype": first.kv_dtype,
     }  # fmt: skip
     if first.mode == "decode":
         cost = decode_attention_cost(
@@ -349,7 +357,8 @@ def _roofline(ops: Sequence[Op], context: _Context) -> Cost:
         if level is device.cache and level.bandwidth:
             traffic[name] = held
     return roofline_cost(
-        _column(ops, "flop"), traffic, device=device, dtype=ops[0].dtype,
+        _column(ops, "flop"), traffic, device=device,
+        dtype=inner_dtype(device, ops[0].dtype),
         unit="matrix" if matrix else "vector",
     )  # fmt: skip
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from hwsim.cost.cost import Cost
+from hwsim.specs.device import DeviceSpec
 from hwsim.specs.stack import StackSpec
 
 # Products of these read operands with scales; see ``StackSpec.tensor_scales``.
 SCALED = frozenset({"fp8", "fp4"})
+
+
+def inner_dtype(device: DeviceSpec, dtype: str) -> str:
+    """Return the dtype that attention inside a narrower run is computed in.
+
+    Activations of int8 or int4 products are bf16; a device without it keeps them
+    in fp16, else in fp32. Runs in bf16 as such are refused there before.
+    """
+    if dtype != "bf16" or dtype in device.dtypes:
+        return dtype
+    return "fp16" if "fp16" in device.dtypes else "fp32"
 
 
 def derated(cost: Cost, derate: float) -> Cost:

@@ -219,10 +219,6 @@ class DeviceSpec(CatalogSpec):
         found = matrix.get(dtype) if unit == "matrix" else None  # type: ignore[call-overload]
         if found is None:
             found = vector.get(dtype)  # type: ignore[call-overload]
-        if found is None and dtype == "bf16":
-            # Inside a narrower run: activations are kept in fp16, else in fp32.
-            half = matrix.get("fp16") if unit == "matrix" else None
-            found = half or vector.get("fp16") or vector.get("fp32")
         if found is None and unit == "vector":
             found = vector.get("fp32") or max(matrix.values(), default=None)
         if found is None:
