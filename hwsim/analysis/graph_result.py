@@ -15,6 +15,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
 from hwsim.errors import InputError
+from hwsim.graph.op import MoeExperts, Op
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
 from hwsim.registry import draw
@@ -314,8 +315,10 @@ def run_graph(
     costs = cost_graph(graph, system, stack, fidelity)
     times = _by_block(graph, costs.time)
     per_kernel, start = launch_times(system, stack, fidelity)
+    experts = 0.0 if fidelity == "roofline" else stack.launch.experts
     launches = [
-        [per_kernel * node.op.kernels for node in block.nodes] for block in graph.blocks
+        [per_kernel * node.op.kernels + _issue(node.op, experts) for node in b.nodes]
+        for b in graph.blocks
     ]
     played: Playback | PlayedGraph
     if engine == "closed_form":
@@ -351,6 +354,11 @@ def launch_times(
     if stack.launch.mode == "graph":
         return 0.0, launch.eager
     return max(stack.launch.host_time or 0.0, launch.eager), 0.0
+
+
+def _issue(op: Op, experts: float) -> float:
+    """Return host time of routed experts beyond that of their kernels. [s]"""
+    return experts * op.passes if experts and isinstance(op, MoeExperts) else 0.0
 
 
 def _by_block(graph: OpGraph, values: Any) -> list[list[float]]:

@@ -232,9 +232,15 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
         # A published batch is often a round number of tokens.
         batch = round(batch / unit) * unit
         notes.append(f"global_batch = {batch}")
+    etp = run.etp
+    inner = dp * degrees["cp"]
+    if etp is None and inner % (run.ep or 1):
+        # Too many expert ranks for data parallelism alone: tensor ranks share too.
+        etp = 1
+        notes.append("etp = 1")
     return dataclasses.replace(
         run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
-        global_batch=batch,
+        global_batch=batch, etp=etp,
     ), tuple(notes)  # fmt: skip
 
 
@@ -295,8 +301,8 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     lacking = [n for n, d in degrees.items() if d > 1 and n not in _OPTIONS]
     if lacking:
         raise InputError(f"needs {_PARALLEL[lacking[0]]}")
-    if run.offload_optimizer:
-        options["offload_optimizer"] = True
+    more = ("offload_optimizer", "etp", "dp_shard", "lora_rank", "lora_targets")
+    options |= {name: value for name in more if (value := getattr(run, name))}
     return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
 from hwsim.errors import InputError, UnknownNameError, nearest
+from hwsim.graph.layout import layout_of
+from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
 from hwsim.graph.optimizer import OPTIMIZERS
+from hwsim.graph.partition import layers_per_stage
 from hwsim.schedule.pipeline import check_pipeline
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
@@ -29,8 +33,19 @@ class TrainConfig:
         is ``devices``.
     vpp : int
         Model chunks of each pipeline rank (interleaved schedule).
-    ep : int
-        Ranks, of the data- and context-parallel ones, that share out experts.
+    ep, etp : int
+        Ranks, of the data- and context-parallel ones, that share out experts;
+        ranks that split each expert, ``tp`` (None) or 1: the experts' ranks
+        are then tensor-parallel ones too.
+    dp_shard : int or None
+        Data-parallel ranks that share states out (ZeRO, FSDP) where the others
+        hold copies of them; None: all of them.
+    stage_layers : tuple of int
+        Layers of each pipeline part, in order; empty: as even as can be.
+    cp_mode, imbalance, capacity_factor
+        As for :func:`hwsim.graph.layout.layout_of`.
+    lora_rank, lora_targets
+        Adapters that are trained instead of the model; rank 0 is none.
     """
 
     devices: int
@@ -52,6 +67,14 @@ class TrainConfig:
     recompute_every: int = 1
     offload_optimizer: bool = False
     offload_activations: bool = False
+    etp: int | None = None
+    dp_shard: int | None = None
+    stage_layers: tuple[int, ...] = ()
+    cp_mode: str = "ring"
+    imbalance: float = 1.0
+    capacity_factor: float | None = None
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = LORA_TARGETS
 
     @property
     def num_microbatches(self) -> int:
@@ -72,7 +95,27 @@ class TrainConfig:
             "sequence_parallel": self.sequence_parallel,
             "offload_optimizer": self.offload_optimizer,
             "offload_activations": self.offload_activations,
+            "lora": self.lora, **self.spread,
         }  # fmt: skip
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters, if there are any."""
+        return Lora(self.lora_rank, self.lora_targets) if self.lora_rank else None
+
+    @property
+    def spread(self) -> dict[str, Any]:
+        """How experts, contexts and states are spread over ranks."""
+        return {
+            "etp": self.etp, "cp_mode": self.cp_mode, "imbalance": self.imbalance,
+            "capacity_factor": self.capacity_factor, "dp_shard": self.dp_shard,
+        }  # fmt: skip
+
+    def parts(self, model: ModelSpec) -> list[range]:
+        """Return the layers of each pipeline part, in order."""
+        return layers_per_stage(
+            model, self.pp, self.vpp, counts=self.stage_layers or None, seq=self.seq
+        )
 
 
 def checked_config(
@@ -98,6 +141,10 @@ def checked_config(
     sequence_parallel: bool = False,
     offload_optimizer: bool = False,
     offload_activations: bool = False,
+    stage_layers: Sequence[int] = (),
+    lora_rank: int = 0,
+    lora_targets: Sequence[str] = LORA_TARGETS,
+    **spread: Any,
 ) -> TrainConfig:
     """Return a checked configuration; see :func:`hwsim.train`.
 
@@ -130,15 +177,45 @@ def checked_config(
         optimizer=optimizer, zero_stage=zero_stage,
         sequence_parallel=sequence_parallel, schedule=chosen,
         offload_optimizer=offload_optimizer, offload_activations=offload_activations,
-        **degrees,
+        stage_layers=tuple(stage_layers), lora_rank=lora_rank,
+        lora_targets=tuple(lora_targets), **(spread | degrees),
     )  # fmt: skip
+    _spread(model, config)
     if config.pp > 1 or config.vpp > 1:
         check_pipeline(
             chosen, pp=config.pp, vpp=config.vpp,
             num_microbatches=config.num_microbatches,
             num_layers=len(model.layer_kinds) + 2,
         )  # fmt: skip
+    if config.pp > 1 or config.stage_layers:
+        config.parts(model)
     return config
+
+
+def _spread(model: ModelSpec, config: TrainConfig) -> None:
+    """Check how experts, contexts, states, layers and adapters are laid out."""
+    asked = {
+        "etp": (config.etp, None), "imbalance": (config.imbalance, 1.0),
+        "capacity_factor": (config.capacity_factor, None),
+    }  # fmt: skip
+    for name, (value, usual) in asked.items():
+        if model.moe is None and value != usual:
+            raise InputError(
+                f"{name} is {value!r} but {model.id} has no experts; leave it out"
+            )
+    layout_of(
+        model, tp=config.tp, cp=config.cp, dp=config.dp, pp=config.pp, ep=config.ep,
+        **config.spread,
+    )  # fmt: skip
+    if config.dp_shard is not None and not config.zero_stage:
+        raise InputError(
+            f"dp_shard is {config.dp_shard} but zero_stage 0 shares nothing out; "
+            "use zero_stage 1, 2 or 3"
+        )
+    if config.lora_rank:
+        positive_int("lora_rank", config.lora_rank)
+    if config.lora is not None and not config.lora_targets:
+        raise InputError(f"lora_targets is empty; give some of {', '.join(TARGETS)}")
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:

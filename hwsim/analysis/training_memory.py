@@ -11,7 +11,6 @@ from hwsim.analysis.memory_fit import MemoryFit, memory_fit
 from hwsim.analysis.training_config import RECOMPUTE, TrainConfig
 from hwsim.cost.footprint import Footprint
 from hwsim.cost.footprint_training import stage_footprint
-from hwsim.graph.partition import layers_per_stage
 from hwsim.schedule.pipeline import pipeline_order
 from hwsim.schedule.pipeline_check import in_flight
 from hwsim.specs.device import DeviceSpec
@@ -40,7 +39,7 @@ def step_memory(model: ModelSpec, stack: StackSpec, config: TrainConfig) -> Stag
         layers = range(len(model.layer_kinds))
         whole = stage_footprint(model, layers=layers, first=True, last=True, **common)
         return StageMemory(0, whole)
-    parts = layers_per_stage(model, config.pp, config.vpp, seq=config.seq)
+    parts = config.parts(model)
     order = pipeline_order(
         config.schedule, pp=config.pp, num_microbatches=config.num_microbatches,
         vpp=config.vpp,

@@ -14,7 +14,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval, weighted
 from hwsim.graph.opgraph import OpGraph
-from hwsim.graph.partition import activation_message, layers_per_stage
+from hwsim.graph.partition import activation_message
 from hwsim.graph.stage import StageGraphs, stage_graphs
 from hwsim.graph.training import training_graph
 from hwsim.schedule.pipeline import pipeline_order
@@ -164,15 +164,15 @@ class _Chunk:
     """Graphs of one chunk of one rank, played."""
 
     forward: GraphResult
-    backward: GraphResult
+    backward: GraphResult | None
     weight: GraphResult | None
     reduction: GraphResult | None
 
     @property
     def microbatch(self) -> list[GraphResult]:
         """What one microbatch runs."""
-        found = [self.forward, self.backward]
-        return found if self.weight is None else [*found, self.weight]
+        found = (self.forward, self.backward, self.weight)
+        return [graph for graph in found if graph is not None]
 
 
 class _Pipelined:
@@ -180,9 +180,7 @@ class _Pipelined:
 
     def __init__(self, maker: StepMaker) -> None:
         self.maker, self.config = maker, maker.config
-        self.layers = layers_per_stage(
-            maker.model, self.config.pp, self.config.vpp, seq=self.config.seq
-        )
+        self.layers = self.config.parts(maker.model)
         self._chunks: dict[Any, _Chunk] = {}
         self._updates: dict[Any, GraphResult] = {}
 
@@ -239,8 +237,10 @@ class _Pipelined:
                 weight = run(graphs.weight_gradients, "closed_form")
             # ZeRO 2 and 3 reduce gradients within each microbatch's backward.
             reduction = graphs.reduction if self.config.zero_stage < 2 else None
+            # A table alone has no input's gradient; frozen, none at all.
+            back = run(backward) if backward.blocks else None
             self._chunks[key] = _Chunk(
-                run(graphs.forward), run(backward), weight,
+                run(graphs.forward), back, weight,
                 run(reduction, "closed_form") if reduction else None,
             )  # fmt: skip
         return self._chunks[key]
@@ -269,7 +269,7 @@ class _Pipelined:
         latency, transfer = self._message()
         return PipelineCosts(
             forward=table(lambda c: c.forward.played.makespan),
-            backward=table(lambda c: c.backward.played.makespan),
+            backward=table(lambda c: c.backward.played.makespan if c.backward else 0.0),
             weight=table(lambda c: c.weight.played.makespan if c.weight else 0.0),
             gradients=table(
                 lambda c: c.reduction.played.makespan if c.reduction else 0.0

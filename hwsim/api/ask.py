@@ -127,6 +127,7 @@ def train(
     replications: int | None = None,
     seed: int = 0,
     overrides: Iterable[str] = (),
+    **spread: Any,
 ) -> TrainResult:
     """Predict one optimizer step.
 
@@ -167,6 +168,15 @@ def train(
         Factor on the compute times of each pipeline rank (stragglers).
     replications, seed : int
         Steps to play under jitter, 100 by default; the seed of it.
+    **spread
+        ``etp``: ranks that split each expert, ``tp`` or 1 (``ep`` then shares
+        them over tensor-parallel ranks too); ``dp_shard``: data-parallel ranks
+        that share states out where the others hold copies (HSDP);
+        ``stage_layers``: layers of each pipeline part; ``cp_mode``: ``ring``,
+        ``all_to_all`` or ``all_gather``; ``imbalance``, ``capacity_factor``:
+        rows of the busiest expert rank, and of each expert, over the mean;
+        ``lora_rank`` and ``lora_targets``: adapters trained in place of the
+        model, at ``qkv``, ``out``, ``up``, ``down``, ``head``.
 
     Returns
     -------
@@ -187,6 +197,7 @@ def train(
         sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
         offload_activations=offload_activations, fidelity=fidelity, engine=engine,
         disturbance=Disturbance.of(jitter, slowdown, replications, seed),
+        **spread,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hwsim.cli.options import (
     Trace,
 )
 from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
-from hwsim.cli.quantity import factors, time_of, token_count
+from hwsim.cli.quantity import counts, factors, time_of, token_count
 from hwsim.errors import InputError
 
 Model = Annotated[
@@ -140,6 +140,14 @@ def train(
     sequence_parallel: Annotated[
         bool, typer.Option(help="Shard norms and dropout over tp.")
     ] = False,
+    dp_shard: options.DpShard = None,
+    etp: options.Etp = None,
+    imbalance: options.Imbalance = 1.0,
+    capacity_factor: options.CapacityFactor = None,
+    cp_mode: options.CpMode = "ring",
+    stage_layers: options.StageLayers = None,
+    lora_rank: options.LoraRank = 0,
+    lora_targets: options.LoraTargets = "qkv,out",
     stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     tokens: options.Tokens = None,
@@ -176,7 +184,12 @@ def train(
         sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
         offload_activations=offload_activations, stack=stack, fidelity=fidelity.value,
         jitter=jitter, slowdown=factors("slowdown", slowdown),
-        replications=replications, seed=seed, overrides=set_ or (),
+        replications=replications, seed=seed,
+        dp_shard=dp_shard, etp=etp, imbalance=imbalance,
+        capacity_factor=capacity_factor, cp_mode=cp_mode,
+        stage_layers=counts("stage-layers", stage_layers), lora_rank=lora_rank,
+        lora_targets=tuple(n.strip() for n in lora_targets.split(",") if n.strip()),
+        overrides=set_ or (),
     )  # fmt: skip
     answer: Any = result
     if tokens is not None:

@@ -55,6 +55,44 @@ System = Annotated[
     ),
 ]  # fmt: skip
 
+Etp = Annotated[
+    int | None,
+    typer.Option(
+        help="Ranks that split each expert: tp or 1; with 1, ep counts "
+        "tensor-parallel ranks too.  [default: tp]"
+    ),
+]
+DpShard = Annotated[
+    int | None,
+    typer.Option(
+        help="HSDP: data-parallel ranks that share states out; the others hold "
+        "copies.  [default: all share]"
+    ),
+]
+StageLayers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers of each pipeline part, as 7,8,8,7; the first and the last may "
+        "have 0.  [default: even]"
+    ),
+]
+CpMode = Annotated[
+    str, typer.Option(help="Context parallel: ring, all_to_all or all_gather.")
+]
+Imbalance = Annotated[
+    float, typer.Option(help="Rows of the busiest expert rank over the mean.")
+]
+CapacityFactor = Annotated[
+    float | None,
+    typer.Option(help="Rows that each expert is padded or cut to, over the mean."),
+]
+LoraRank = Annotated[
+    int, typer.Option(help="Train adapters of this rank, not the model; 0: the model.")
+]
+LoraTargets = Annotated[
+    str, typer.Option(help="Where adapters stand: qkv, out, up, down, head.")
+]
+
 _RUN = "Whole run, with --tokens"
 Tokens = Annotated[
     str | None,

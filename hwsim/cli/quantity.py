@@ -27,6 +27,22 @@ def token_count(text: str) -> float:
     return value
 
 
+def counts(name: str, text: str | None) -> tuple[int, ...]:
+    """Return whole numbers from text like ``7,8,8,7``; none of no text.
+
+    Examples
+    --------
+    >>> counts("stage-layers", "0,6,6")
+    (0, 6, 6)
+    """
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and len(word) < 10 for word in words):
+        raise InputError(f"--{name} {text!r} are no whole numbers; write 7,8,8,7")
+    return tuple(map(int, words))
+
+
 def time_of(name: str, text: str | None) -> float | None:
     """Return seconds from text with a unit; ``inf`` is never."""
     if text is None:

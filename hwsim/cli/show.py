@@ -122,6 +122,10 @@ def _train(result: TrainResult) -> None:
         layout += f", ep {c.ep}"
     if c.pp > 1:
         layout += f", {c.schedule}" + (f" of {c.vpp} chunks" if c.vpp > 1 else "")
+    if c.dp_shard is not None:
+        layout += f", states shared by {c.dp_shard} of {c.dp}"
+    if c.lora_rank:
+        layout += f", LoRA of rank {c.lora_rank}"
     _title(
         f"{result.model.name} on {c.devices} x {result.system.device.name}: "
         f"{layout}, global batch {c.global_batch} of {c.seq} tokens "

@@ -52,6 +52,7 @@ def collective_cost(
     calibration: Calibration,
     stride: int = 1,
     direct: float = 0.0,
+    fanout: int = 0,
 ) -> Cost:
     """Return the cost of one collective in one group.
 
@@ -76,6 +77,8 @@ def collective_cost(
         1 for all-reduce kernels of serving frameworks, which read the memory
         of their peers themselves, 2 where they are launched eagerly: only
         learned factors tell them from the library's.
+    fanout : int
+        All-to-all only: see :class:`~hwsim.graph.op.Collective`.
 
     Returns
     -------
@@ -97,7 +100,8 @@ def collective_cost(
     if not used:
         return Cost(zero, zero, {memory: zero}, zero, zero)
     parameters = calibration.collective
-    fixed, rate, ramp = _choices(cast("CollectiveName", op), n, used, parameters)
+    paths = _paths(cast("CollectiveName", op), n, used, fanout)
+    fixed, rate, ramp = _choices(cast("CollectiveName", op), n, used, parameters, paths)
     grown = (size / parameters.ramp_bytes) ** parameters.ramp_exponent
     shape = (-1,) + (1,) * size.ndim
     transfer = rate.reshape(shape) * size + ramp.reshape(shape) * grown
@@ -134,12 +138,16 @@ def p2p_cost(
 
 
 def _choices(
-    op: CollectiveName, n: int, used: tuple[Span, ...], p: CollectiveParameters
+    op: CollectiveName,
+    n: int,
+    used: tuple[Span, ...],
+    p: CollectiveParameters,
+    paths: list[_Path],
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return fixed time, time per byte and ramp of every algorithm x protocol."""
     fixed, rate, ramp = [], [], []
     peers = p.peer_time * (n - 1) if op == "all_to_all" else 0.0
-    for path in _paths(op, n, used):
+    for path in paths:
         for protocol in p.protocols.values():
             hops = sum(
                 count * (span.network.latency + _step(protocol, p, span, path, i))
@@ -169,7 +177,7 @@ def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> floa
     network = span.network
     if path.reducing and path.reducing[i]:
         return p.in_network_efficiency
-    share = p.efficiency[network.kind]
+    share = network.achieved or p.efficiency[network.kind]
     if network.kind == "bus":
         contention = p.bus_contention
         if not network.peer_to_peer:
@@ -179,13 +187,15 @@ def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> floa
     return share
 
 
-def _paths(op: CollectiveName, n: int, used: tuple[Span, ...]) -> list[_Path]:
+def _paths(
+    op: CollectiveName, n: int, used: tuple[Span, ...], fanout: int = 0
+) -> list[_Path]:
     if op == "all_reduce":
         return _all_reduce(n, used)
     if op in {"all_gather", "reduce_scatter"}:
         return [_ring(n, used, 1), _phased(n, used, 1)]
     if op == "all_to_all":
-        return [_all_to_all(n, used)]
+        return [_all_to_all(n, used, fanout)]
     if op == "broadcast":
         chain = tuple(float(s.ring_hops) for s in used)
         tree = tuple(float(s.tree_hops) for s in used)
@@ -228,13 +238,20 @@ def _phased(n: int, used: tuple[Span, ...], rounds: int) -> _Path:
     return _Path(tuple(hops), tuple(loads), phased=True)
 
 
-def _all_to_all(n: int, used: tuple[Span, ...]) -> _Path:
+def _reached(domains: float, draws: int) -> float:
+    """Return the share of copies that are left when a domain gets one of each row."""
+    return float(domains * (1.0 - (1.0 - 1.0 / domains) ** draws) / draws)
+
+
+def _all_to_all(n: int, used: tuple[Span, ...], fanout: int = 0) -> _Path:
     loads = []
     for span in used:
         share = (span.size - 1) * span.inside / n * span.inside
         factor = span.network.oversubscription
         if span.axes:
             share, factor = _torus_all_to_all(span), 1.0
+        if fanout:
+            factor *= _reached(n / span.inside, fanout)
         loads.append(share * factor)
     hops = [0.0] * len(used)
     hops[-1] = float(max((a.hops for a in used[-1].axes), default=1))
@@ -255,7 +272,13 @@ def _send_recv(used: tuple[Span, ...]) -> _Path:
 
 
 def collective_bound(
-    op: str, nbytes: ArrayLike, group_size: int, *, system: SystemSpec, stride: int = 1
+    op: str,
+    nbytes: ArrayLike,
+    group_size: int,
+    *,
+    system: SystemSpec,
+    stride: int = 1,
+    fanout: int = 0,
 ) -> FloatArray:
     """Return the least time on the links at datasheet bandwidth, no latency. [s]
 
@@ -270,6 +293,6 @@ def collective_bound(
         return np.zeros_like(size)
     rates = [
         max(load / span.ring_bandwidth for load, span in zip(p.load, used, strict=True))
-        for p in _paths(cast("CollectiveName", op), n, used)
+        for p in _paths(cast("CollectiveName", op), n, used, fanout)
     ]
     return size * min(rates)

@@ -186,7 +186,7 @@ def _within_window(
 def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, Collective):
         name = "collective_bound" if fidelity == "roofline" else "collective"
-        return (name, op.collective, op.group_size, op.stride)
+        return (name, op.collective, op.group_size, op.stride, op.fanout)
     if isinstance(op, Copy) and op.path != "device":
         return ("host_copy",)
     if fidelity == "roofline":
@@ -201,7 +201,7 @@ def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, MoeExperts):
         return (
             "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
-            op.weight_dtype, op.passes, op.exchanged,
+            op.weight_dtype, op.passes, op.exchanged, op.bias,
         )  # fmt: skip
     if isinstance(op, StateScan):
         return ("scan", op.dtype)
@@ -215,10 +215,7 @@ def _column(ops: Sequence[Op], name: str) -> FloatArray:
 def _cached_share(
     nbytes: FloatArray, context: _Context, usable: float = 0.5
 ) -> FloatArray:
-    """Share of just-written activations that the next operator finds in cache.
-
-    By default half of the cache: the other half holds what it writes itself.
-    """
+    """Share of just-written activations in cache; half of it holds what is written."""
     cache = context.system.device.cache
     if cache is None or not context.warm:
         return np.zeros_like(nbytes)
@@ -275,9 +272,10 @@ def _moe(ops: Sequence[Op], context: _Context) -> Cost:
     names = "experts", "topk", "tp", "ep", "gated", "dtype"
     common: dict[str, Any] = {name: getattr(first, name) for name in names}
     common |= {"device": context.system.device, "calibration": context.calibration}
-    if context.stack.fusion.experts == "library":
+    if context.stack.fusion.experts != "fused":
         cost = expert_products_cost(
-            *shape, **common, backward=first.passes > 1.0,
+            *shape, **common, backward=first.passes > 1.0, bias=first.bias,
+            each=context.stack.fusion.experts == "each",
             sustained_flop=context.sustained_flop,
         )  # fmt: skip
         return product_by(cost, context.stack, first.dtype)
@@ -325,6 +323,7 @@ def _collective(ops: Sequence[Op], context: _Context) -> Cost:
     cost = collective_cost(
         first.collective, _column(ops, "message"), first.group_size,
         system=context.system, calibration=context.calibration, stride=first.stride,
+        fanout=first.fanout,
     )  # fmt: skip
     return collective_by(cost, context.stack)
 
@@ -334,7 +333,7 @@ def _collective_bound(ops: Sequence[Op], context: _Context) -> Cost:
     assert isinstance(first, Collective)
     time = collective_bound(
         first.collective, _column(ops, "message"), first.group_size,
-        system=context.system, stride=first.stride,
+        system=context.system, stride=first.stride, fanout=first.fanout,
     )  # fmt: skip
     return combine(interconnect=time)
 

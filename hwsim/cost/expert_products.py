@@ -8,10 +8,15 @@ from numpy.typing import ArrayLike
 from hwsim.cost.cost import Cost
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.matmul import matmul_cost
-from hwsim.cost.sequence import add
+from hwsim.cost.sequence import add, repeated
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
+
+# Bytes per output value. Forward: weight x bias, sum, join, cast. Backward: two
+# casts, the products with weight and bias and their sums.
+_BIAS_FORWARD = 4.0 + (2.0 + 4.0 + 4.0) + (4.0 + 4.0) + (4.0 + 2.0)
+_BIAS_BACKWARD = (2.0 + 4.0) + (4.0 + 2.0) + 2.0 * (4.0 + 4.0 + 4.0)
 
 
 def expert_products_cost(
@@ -25,6 +30,8 @@ def expert_products_cost(
     ep: int = 1,
     gated: bool = True,
     backward: bool = False,
+    each: bool = False,
+    bias: bool = False,
     device: DeviceSpec,
     calibration: Calibration,
     dtype: str,
@@ -46,6 +53,13 @@ def expert_products_cost(
         out.
     backward : bool
         Gradients of inputs and of weights: two products where forward has one.
+    each : bool
+        Every expert is a product of its own, and where the arithmetic is narrower
+        than 16 bits, kernels of their own cast what the products read: both a copy
+        for products along rows and one for those along columns are written.
+    bias : bool
+        With ``each``: every expert adds a bias to its output, weighted by the
+        router; operators of the framework do so one by one, in fp32.
     sustained_flop : float
         As for :func:`~hwsim.cost.matmul.matmul_cost`. [FLOP]
     """
@@ -57,11 +71,12 @@ def expert_products_cost(
     element, wide = DTYPE_BYTES[dtype], max(DTYPE_BYTES[dtype], 2.0)
 
     def grouped(m: ArrayLike, n: ArrayLike, k: ArrayLike) -> Cost:
-        return matmul_cost(
-            m, n, k, batch=local, device=device, calibration=calibration, dtype=dtype,
-            a_bytes=element, b_bytes=element, c_bytes=wide,
-            sustained_flop=sustained_flop,
+        found = matmul_cost(
+            m, n, k, batch=1 if each else local, device=device,
+            calibration=calibration, dtype=dtype, a_bytes=element, b_bytes=element,
+            c_bytes=wide, sustained_flop=sustained_flop,
         )  # fmt: skip
+        return repeated(found, local) if each else found
 
     products: tuple[Cost, ...]
     if backward:
@@ -73,7 +88,14 @@ def expert_products_cost(
         products = grouped(rows, entering, outer), grouped(rows, outer, inner)
     # Gate times up, and what its gradient reads beside them.
     widths = (2.0 * entering + inner) if backward else entering + inner
-    activation = elementwise_cost(
-        local * rows * widths * wide, device=device, calibration=calibration
-    )
-    return add(*products, activation)
+    passes = [widths * wide]
+    if each and element < wide:
+        read = outer + (entering if backward else inner)
+        passes.append(read * (wide + 2.0 * element))
+    if each and bias:
+        passes.append(outer * (_BIAS_BACKWARD if backward else _BIAS_FORWARD))
+    vectors = [
+        elementwise_cost(local * rows * p, device=device, calibration=calibration)
+        for p in passes
+    ]
+    return add(*products, *vectors)

@@ -132,10 +132,11 @@ def stage_footprint(
         raise InputError(f"in_flight is {in_flight!r}; give a number above 0")
     optimizer_named(optimizer)
     plan = training_plan(
-        model, layer_indices(model, layers), first=first, final=last,
-        micro_batch=micro_batch, seq=seq, dtype=dtype, recompute=recompute,
-        recompute_every=recompute_every, zero_stage=zero_stage, last=True,
-        stack=stack or _ANY, sequence_parallel=sequence_parallel,
+        model, layer_indices(model, layers, alone=first or last),
+        first=first, final=last, micro_batch=micro_batch, seq=seq, dtype=dtype,
+        recompute=recompute, recompute_every=recompute_every,
+        zero_stage=zero_stage, last=True, stack=stack or _ANY,
+        sequence_parallel=sequence_parallel,
         grad_dtype=grad_dtype, decoder_seq=decoder_seq, dropout=dropout, lora=lora,
         offload_activations=offload_activations, check_attention=False, **degrees,
     )  # fmt: skip
@@ -182,8 +183,8 @@ class _Stage:
         if self.plan.zero_stage < stage:
             return held.total
         return (
-            held.dense.total / layout.replicas
-            + held.expert.total / layout.expert_replicas
+            held.dense.total / layout.sharers
+            + held.expert.total / layout.expert_sharers
         )
 
     def _weights(self, trained: Held) -> float:
@@ -213,10 +214,11 @@ class _Stage:
 
     def _widest_layer(self) -> float:
         setting = self.plan.setting
-        return max(
+        found = (
             layer_held(setting.model, setting.shard, setting.layout, kind).total
             for kind, _ in self.plan.kinds()
         )
+        return max(found, default=0.0)
 
     # Activations --------------------------------------------------------------
 
@@ -232,7 +234,7 @@ class _Stage:
         if plan.offload:
             # One layer's activations come or go while another's are in use.
             sizes = [self._layer(k, again=a) for (k, a), _ in plan.groups()]
-            total = min(total, 2 * max(sizes) / self.in_flight)
+            total = min(total, 2 * max(sizes, default=0.0) / self.in_flight)
         return self.in_flight * (total + self._ends()) + widest + self._logits()
 
     def _layer(self, kind: LayerKind, *, again: bool) -> float:
@@ -262,6 +264,7 @@ class _Stage:
         if not plan.final:
             return 0.0
         rows = p.batch * ceil(p.seq_q * plan.loss_share)
+        rows *= plan.setting.model.predicted_tokens
         return 4.0 * rows * plan.setting.shard.vocab
 
     # Communication --------------------------------------------------------------
@@ -270,7 +273,7 @@ class _Stage:
         """Return what is on its way to or from other devices. [B]"""
         plan, setting = self.plan, self.plan.setting
         layout, total = setting.layout, 0.0
-        if plan.zero_stage >= 2 and layout.replicas > 1 and trained.total:
+        if plan.zero_stage >= 2 and layout.sharers > 1 and trained.total:
             # Gradients of a layer and the next, before they are shared out.
             numel = min(2 * self._widest_layer(), trained.total)
             total += numel * DTYPE_BYTES[setting.precision.grad]

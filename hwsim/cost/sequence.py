@@ -27,6 +27,17 @@ def add(*costs: Cost) -> Cost:
     )
 
 
+def repeated(cost: Cost, times: float) -> Cost:
+    """Return the cost of ``times`` runs of one cost, one after the other."""
+    return Cost(
+        time=times * cost.time,
+        compute=times * cost.compute,
+        levels={name: times * part for name, part in cost.levels.items()},
+        interconnect=times * cost.interconnect,
+        overhead=times * cost.overhead,
+    )
+
+
 def interconnect_to_overhead(cost: Cost) -> Cost:
     """Return a cost whose interconnect part is counted as overhead.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from hwsim.graph.communicate import exchange_stream
 from hwsim.graph.gradients import (
     attention_gradient,
     expert_gradient,
@@ -169,7 +170,7 @@ class Backward:
         if not isinstance(op, Matmul):
             return
         quantised = self.setting.precision.quantised and op.dtype != self.w.plain_math
-        if quantised and not self.setting.fusion.quantize:
+        if quantised:
             dy = self.put(self._quantise(step.numel, op.dtype), (dy,))
         self.give(step, self.put(input_gradient(self.w, op), (dy,)))
         if self.frozen and not step.adapter:
@@ -180,8 +181,9 @@ class Backward:
             self.put(gradient_cast(self.w, op, step.bias), (made,))
 
     def _quantise(self, numel: float, dtype: str) -> Op:
+        """Cast a gradient: along rows for inputs, along columns for weights."""
         w = self.w
-        written = replace(w.act(numel), nbytes=numel * w.math_bytes, dtype=dtype)
+        written = replace(w.act(numel), nbytes=numel * w.math_bytes * 2.0, dtype=dtype)
         return Elementwise(
             name="quantize_gradient",
             dtype=self.setting.precision.vector,
@@ -299,8 +301,11 @@ class Backward:
 
     def exchange(self, step: Step, dy: int) -> None:
         """Rows or heads exchanged: the same exchange the other way."""
-        if step.op is not None:
-            self.give(step, self._collective(step.op, dy))
+        if step.op is None:
+            return
+        made = self._collective(step.op, dy)
+        beside = isinstance(step.op, Collective) and step.op.beside
+        self.give(step, dy if beside else made)
 
     def scatter(self, step: Step, dy: int) -> None:
         """Keys gathered from all ranks: sum each rank's part of the gradient."""
@@ -315,7 +320,7 @@ class Backward:
         self.give(step, self.communicate("tokens_gather", "all_gather", step.numel, dy))
 
     def _collective(self, op: Op, dy: int, name: str = "") -> int:
-        axis = op.axis if isinstance(op, Collective) else COMPUTE
+        axis = exchange_stream(op) if isinstance(op, Collective) else COMPUTE
         op = replace(op, name=name or f"{op.name}_gradient", phase="backward")
         return self.put(op, (dy,), axis)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hwsim.graph.op import Collective, CollectiveName, Matmul, Operand
 from hwsim.graph.opgraph import Node
 from hwsim.graph.record import Recorder, Rule
@@ -11,6 +13,17 @@ from hwsim.specs.base import DTYPE_BYTES
 
 class Communicator(Recorder):
     """Appends collectives to a block."""
+
+    def exchange(self, name: str, rows: int, nbytes: float, numel: float) -> int:
+        """Append an all-to-all of rows among the ranks that share the experts."""
+        moe, fusion = self.setting.model.moe, self.setting.fusion
+        op = group_collective(self.setting, "ep", name, "all_to_all", nbytes)
+        if moe is not None and fusion.exchange == "once":
+            op = replace(op, fanout=moe.experts_per_token)
+        op = replace(op, beside=name.endswith("_beside"))
+        return self.put(
+            op, (rows,), "exchange", numel=numel, stream=exchange_stream(op)
+        )
 
     def among(
         self,
@@ -76,8 +89,17 @@ class Communicator(Recorder):
             self.nodes[index] = Node(node.op, source.deps, node.stream)
 
 
+def exchange_stream(op: Collective) -> str:
+    """Return the stream of a collective: what nothing waits for has its own."""
+    return f"{op.axis}_beside" if op.beside else op.axis
+
+
 def group_collective(
-    setting: Setting, axis: str, name: str, collective: CollectiveName, nbytes: float
+    setting: Setting,
+    axis: str,
+    name: str,
+    collective: CollectiveName,
+    nbytes: float,
 ) -> Collective:
     """Return a collective of the context-, data- or expert-parallel group."""
     layout, dtype = setting.layout, setting.precision.act

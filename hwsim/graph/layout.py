@@ -42,6 +42,9 @@ class Layout:
         ``all_to_all``: rows go to the ranks of their experts and come back;
         ``gather``: every rank sees all tokens, works on the rows of its own
         experts, and partial sums are reduced.
+    shards : int
+        Ranks of ``cp * dp`` that share states out between them, adjacent ones;
+        the rest hold copies (hybrid sharding). 0: all of them share.
     """
 
     tp: int = 1
@@ -54,6 +57,19 @@ class Layout:
     imbalance: float = 1.0
     capacity_factor: float | None = None
     expert_mode: ExpertMode = "all_to_all"
+    shards: int = 0
+
+    @property
+    def sharers(self) -> int:
+        """Ranks that share out what ZeRO or FSDP divides, experts apart."""
+        return self.shards or self.replicas
+
+    @property
+    def expert_sharers(self) -> int:
+        """Ranks that share out the same experts' states."""
+        if not self.shards:
+            return self.expert_replicas
+        return max(self.tp * self.shards // (self.etp * self.ep), 1)
 
     @property
     def replicas(self) -> int:
@@ -101,8 +117,15 @@ def layout_of(
     cp_mode: str = "ring",
     imbalance: float = 1.0,
     capacity_factor: float | None = None,
+    dp_shard: int | None = None,
 ) -> Layout:
     """Return the checked layout.
+
+    Parameters
+    ----------
+    dp_shard : int or None
+        Data-parallel ranks that share states out between them; the others
+        hold copies. None: all share.
 
     Raises
     ------
@@ -123,7 +146,7 @@ def layout_of(
         _check_load("capacity_factor", capacity_factor, 0.0)
     found = Layout(
         tp, cp, dp, pp, ep, etp, cp_mode,  # type: ignore[arg-type]
-        float(imbalance), capacity_factor,
+        float(imbalance), capacity_factor, shards=_shards(dp, cp, dp_shard),
     )  # fmt: skip
     _check_experts(model, found)
     _check_heads(model, found)
@@ -171,6 +194,19 @@ def joint_layout(
     return Layout(tp=tp, dp=dp, pp=pp, ep=ep, etp=etp, expert_mode=mode)
 
 
+def _shards(dp: int, cp: int, asked: int | None) -> int:
+    if asked is None:
+        return 0
+    check_positive(dp_shard=asked)
+    if dp % asked:
+        valid = [n for n in range(1, dp + 1) if not dp % n]
+        raise InputError(
+            f"dp_shard {asked} does not divide dp {dp}; use dp_shard "
+            f"{_closest(valid, asked)}"
+        )
+    return 0 if asked == dp else asked * cp
+
+
 def _check_load(name: str, value: float, least: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value < float("inf") or value <= 0.0:
@@ -194,6 +230,13 @@ def _check_experts(model: ModelSpec, layout: Layout) -> None:
             else f"does not divide the {ranks} ranks that may share experts out"
         )
         raise InputError(f"ep {ep} {why}; use ep {_closest(valid, ep)}")
+    inner, spread = layout.tp * layout.shards, layout.etp * ep
+    if inner % spread and spread % inner:
+        raise InputError(
+            f"ep {ep} and the {layout.shards} ranks that share states out "
+            "(dp_shard x cp) do not divide each other; use dp_shard that is a "
+            "multiple of ep, or divides it"
+        )
 
 
 def _check_heads(model: ModelSpec, layout: Layout) -> None:

@@ -16,6 +16,7 @@ TARGETS: dict[str, frozenset[str]] = {
     "down": frozenset({"down"}),
     "head": frozenset({"head"}),
 }
+LORA_TARGETS = ("qkv", "out")  # those of the paper, the attention's
 # Their input is divided among tensor-parallel devices; the others' output is.
 ROW_PARALLEL = frozenset({"out", "down"})
 
@@ -38,7 +39,7 @@ class Lora:
     """
 
     rank: int
-    targets: tuple[str, ...] = ("qkv", "out")
+    targets: tuple[str, ...] = LORA_TARGETS
 
     def __post_init__(self) -> None:
         check_count("lora rank", self.rank, 1)

@@ -96,7 +96,8 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
         rows = w.collective(
             "rows_gather", "all_gather", (rows,), nbytes, "enter", numel * tp
         )
-    y = _experts(w, rows, group, moe)
+    rows = _sorted(w, "sort", rows, group, moe)
+    y = _sorted(w, "unsort", _experts(w, rows, group, moe), group, moe)
     if gathers:
         nbytes = numel * tp * w.act_bytes
         y = w.collective("rows_reduce", "reduce_scatter", (y,), nbytes, "leave", numel)
@@ -154,10 +155,34 @@ def joint_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, bo
 
 
 def _exchange(w: Writer, name: str, rows: int, numel: float) -> int:
-    if w.setting.layout.ep == 1:
+    setting = w.setting
+    if setting.layout.ep == 1:
         return rows
     nbytes = numel * w.act_bytes
-    return w.among("ep", name, "all_to_all", (rows,), nbytes, "exchange", numel)
+    hidden = setting.stack.overlap.ep if setting.training else 0.0
+    if hidden < 1.0:
+        rows = w.exchange(name, rows, (1.0 - hidden) * nbytes, numel)
+    if not hidden:
+        return rows
+    out = w.exchange(f"{name}_beside", rows, hidden * nbytes, numel)
+    w.node_of[out] = w.node_of[rows]
+    return out
+
+
+def _sorted(w: Writer, name: str, rows: int, tokens: float, moe: MoeSpec) -> int:
+    """Append the sort of received rows by expert, where it is a kernel."""
+    setting = w.setting
+    fusion, ep = setting.fusion, setting.layout.ep
+    apart = fusion.experts != "fused" and fusion.exchange == "all_to_all"
+    if not (setting.training and apart and 1 < ep < moe.experts):
+        return rows
+    topk, hidden = moe.experts_per_token, setting.model.hidden
+    numel = tokens * topk / ep * hidden
+    op = MoeDispatch(
+        name=name, dtype=setting.precision.vector, tokens=tokens / ep, columns=hidden,
+        topk=topk, reads=(w.act(numel),), writes=(w.act(numel),),
+    )  # fmt: skip
+    return w.put(op, (rows,), "dispatch", numel=numel)
 
 
 def _spec(w: Writer) -> MoeSpec:
@@ -289,6 +314,7 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
         load=1.0 if layout.whole_experts else layout.load,
         exchanged=layout.expert_mode == "all_to_all",
         gated=moe.gated,
+        bias=moe.expert_bias,
         weight_dtype=weight,
         reads=(
             Operand("activation", traffic.rows * row_bytes, rows_dtype),

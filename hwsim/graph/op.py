@@ -288,6 +288,8 @@ class MoeExperts(Op):
         Products of each weight matrix: 2 in a whole backward pass.
     exchanged : bool
         With ``ep``: rows of other ranks' experts do not come through here.
+    bias : bool
+        Whether each expert adds a bias to its output.
     """
 
     tokens: float
@@ -302,6 +304,7 @@ class MoeExperts(Op):
     load: float = 1.0
     passes: float = 1.0
     exchanged: bool = True
+    bias: bool = False
 
     @property
     def matrices(self) -> int:
@@ -339,7 +342,10 @@ class MoeCombine(Op):
 class Collective(Op):
     """A collective among ``group_size`` devices, ``stride`` apart in rank order.
 
-    ``message`` is the whole buffer as nccl-tests counts it. [B]
+    ``message`` is the whole buffer as nccl-tests counts it. [B] ``fanout`` is
+    the number of destinations that an all-to-all draws for each row, where rows
+    go once to each rank or node; 0: every copy is sent. ``beside``: another
+    microbatch computes meanwhile, and nothing of this one waits.
     """
 
     collective: CollectiveName
@@ -347,6 +353,8 @@ class Collective(Op):
     group_size: int
     stride: int = 1
     axis: str = "tp"
+    fanout: int = 0
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

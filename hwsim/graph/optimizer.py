@@ -73,8 +73,8 @@ class Update:
     def _own(self, dense: float, expert: float) -> float:
         layout = self.setting.layout
         if self.zero_stage:
-            dense /= layout.replicas
-            expert /= layout.expert_replicas
+            dense /= layout.sharers
+            expert /= layout.expert_sharers
         return dense + expert
 
     @property
@@ -141,9 +141,9 @@ def _handed_out(u: Update) -> list[Node]:
     dense, expert = u.trained
     nodes: list[Node] = []
     for name, numel, size, stride in (
-        ("parameters", dense.total, layout.replicas, layout.tp),
+        ("parameters", dense.total, layout.sharers, layout.tp),
         (
-            "expert_parameters", expert.total, layout.expert_replicas,
+            "expert_parameters", expert.total, layout.expert_sharers,
             layout.etp * layout.ep,
         ),
     ):  # fmt: skip
@@ -163,7 +163,7 @@ def _repeated_gradients(u: Update) -> list[Op]:
     ops: list[Op] = []
     if u.tied_ranks > 1 and u.tied:
         stride = layout.stage_stride * (layout.pp - 1) // (u.tied_ranks - 1)
-        nbytes = u.tied * grad / (layout.replicas if u.zero_stage >= 2 else 1)
+        nbytes = u.tied * grad / (layout.sharers if u.zero_stage >= 2 else 1)
         ops.append(
             _collective(
                 u, "table_gradients", "all_reduce", nbytes, "pp", u.tied_ranks,
@@ -187,7 +187,7 @@ def _global_norm(u: Update) -> list[Op]:
     ops = [_gradient_norm(u)]
     groups = [("tp", layout.tp, 1)]
     if u.zero_stage:
-        groups.append(("dp", layout.replicas, layout.tp))
+        groups.append(("dp", layout.sharers, layout.tp))
     elif u.trained.expert.total:
         groups.append(("ep", layout.ep, layout.expert_stride))
     groups.append(("pp", layout.pp, layout.stage_stride))

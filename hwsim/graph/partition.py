@@ -8,7 +8,7 @@ from typing import Literal
 
 from hwsim.errors import InputError
 from hwsim.graph.precision import resolve
-from hwsim.graph.shard import check_positive
+from hwsim.graph.shard import check_count, check_positive
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.parameter_count import layer_parameters
@@ -28,13 +28,16 @@ def layers_per_stage(
     """Return the layers of each of ``pp * vpp`` parts, in pipeline order.
 
     Part i runs on device i % pp. Encoder layers come before decoder layers.
+    The embedding and the head count as layers where there are more parts than
+    layers: they then stand alone, the head first.
 
     Parameters
     ----------
     pp, vpp : int
         Pipeline stages, and parts that each one holds.
     counts : sequence of int or None
-        Layers of each part, if they are given.
+        Layers of each part, if they are given; the first and the last may
+        have none.
     balance : str
         ``even``: as many layers in each part; where that does not come out
         even, work decides. ``flop``: work always decides. The embedding is
@@ -45,14 +48,18 @@ def layers_per_stage(
     Raises
     ------
     InputError
-        If there are more parts than layers, or ``counts`` do not add up.
+        If there are more parts than layers (embedding and head counted), or
+        ``counts`` do not add up.
     """
     check_positive(pp=pp, vpp=vpp)
     layers, parts = len(model.layer_kinds), pp * vpp
-    if parts > layers:
-        raise InputError(_too_many(model, pp, vpp, layers))
     if counts is not None:
         return _ranges(_checked_counts(model, counts, pp, vpp))
+    if parts > layers + 2:
+        raise InputError(_too_many(model, pp, vpp, layers + 2))
+    if parts > layers:
+        empty_first = parts - layers - 1
+        return _ranges([0] * empty_first + [1] * layers + [0])
     if balance not in {"even", "flop"}:
         raise InputError(f"balance is {balance!r}; use even or flop")
     if balance == "even" and layers % parts == 0:
@@ -63,13 +70,13 @@ def layers_per_stage(
 def _too_many(model: ModelSpec, pp: int, vpp: int, layers: int) -> str:
     if vpp == 1:
         return (
-            f"pp {pp} is more than the {layers} layers of {model.id}; "
-            f"use at most pp {layers}"
+            f"pp {pp} is more than the {layers} layers of {model.id}, embedding and "
+            f"head counted; use at most pp {layers}"
         )
     nearest = f"vpp {layers // pp}" if pp <= layers else f"pp {layers} and vpp 1"
     return (
         f"pp {pp} x vpp {vpp} = {pp * vpp} parts are more than the {layers} "
-        f"layers of {model.id}; use at most {nearest}"
+        f"layers of {model.id}, embedding and head counted; use at most {nearest}"
     )
 
 
@@ -83,7 +90,8 @@ def _checked_counts(
             "give one for each"
         )
     for index, count in enumerate(counts):
-        check_positive(**{f"layers of part {index + 1}": count})
+        least = 0 if index in {0, len(counts) - 1} and len(counts) > 1 else 1
+        check_count(f"layers of part {index + 1}", count, least)
     if sum(counts) != layers:
         raise InputError(
             f"the layers of all parts are {sum(counts)}, but {model.id} has "

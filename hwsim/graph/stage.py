@@ -200,6 +200,7 @@ def stage_graphs(
         A pair (start, stop), or the indices of the layers; encoder layers
         are counted first. A stage with several parts (interleaved) takes one
         call for each part, and one with all of its layers for ``update``.
+        None where the embedding or the head stands alone.
     first, last : bool
         Whether the embedding; the last norm, the head and the loss are here.
     micro_batch, seq : int
@@ -225,7 +226,7 @@ def stage_graphs(
         If a dtype, optimizer or kind of recomputation is not known.
     """
     optimizer_named(optimizer)
-    indices = layer_indices(model, layers)
+    indices = layer_indices(model, layers, alone=first or last)
     if pp is None:
         pp = 1 if first and last and len(indices) == len(model.layer_kinds) else 2
     plan = training_plan(
@@ -240,9 +241,12 @@ def stage_graphs(
 
 
 def layer_indices(
-    model: ModelSpec, layers: tuple[int, int] | Sequence[int]
+    model: ModelSpec, layers: tuple[int, int] | Sequence[int], *, alone: bool = False
 ) -> Sequence[int]:
-    """Return the checked indices of a stage's layers."""
+    """Return the checked indices of a stage's layers.
+
+    ``alone``: there may be none, as the embedding or the head is there.
+    """
     count = len(model.layer_kinds)
     if isinstance(layers, tuple):
         if len(layers) != 2:
@@ -251,7 +255,11 @@ def layer_indices(
     else:
         indices = layers
     if not indices:
-        raise InputError("layers is empty; a stage has at least one layer")
+        if alone:
+            return indices
+        raise InputError(
+            "layers is empty; a stage has a layer, the embedding or the head"
+        )
     if min(indices) < 0 or max(indices) >= count or len(set(indices)) < len(indices):
         raise InputError(
             f"layers {min(indices)} to {max(indices)} are not layers of {model.id} "

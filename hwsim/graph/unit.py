@@ -71,7 +71,7 @@ class Plan:
     @property
     def gathers(self) -> bool:
         """Whether parameters are gathered layer by layer."""
-        return self.setting.layout.replicas > 1 and self.zero_stage == 3
+        return self.setting.layout.sharers > 1 and self.zero_stage == 3
 
     @property
     def overlaps(self) -> bool:
@@ -258,6 +258,7 @@ def _head(plan: Plan, p: Pass) -> tuple[Head, Writer]:
         x = outer.select_rows(w, x, rows)
     x = outer.masked_head(w, x, rows) if setting.model.kind == "encoder" else x
     x = w.enter(x, "head_gather", rows)
+    rows *= setting.model.predicted_tokens
     logits = outer.head(w, x, rows, gather=False)
     _, gradient = cross_entropy(w, logits, rows)
     cut = next(i for i, n in enumerate(w.nodes) if n.op.phase == "backward")

@@ -80,6 +80,9 @@ class ModelSpec(CatalogSpec):
         table if ``tied_embeddings``.
     token_types : int
         Rows of the token-type (segment) table.
+    predicted_tokens : int
+        Training: next tokens that every position predicts; each one after the
+        first is a layer (``layers`` counts it) and one more pass of the head.
     pooler : bool
         A dense layer on the first token's output.
     relative_buckets : int
@@ -136,6 +139,7 @@ class ModelSpec(CatalogSpec):
     embedding_norm: bool = False
     qk_norm: Literal["head", "full", "l2"] | None = None
     token_types: Number = 0
+    predicted_tokens: Annotated[int, Field(ge=1, le=16, strict=True)] = 1
     pooler: bool = False
     sliding_window: Tokens | None = None
     full_attention_every: Number = 0

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hwsim.errors import InputError
-from hwsim.specs.base import BytesPerSecond, Count, Name, Seconds, Spec
+from hwsim.specs.base import BytesPerSecond, Count, Fraction, Name, Seconds, Spec
 
 NetworkKind = Literal["switch", "mesh", "torus", "bus", "fat_tree", "dcn"]
 
@@ -53,6 +53,10 @@ class Network(Spec):
         Down-links over up-links of the tree: 1 is non-blocking.
     peer_to_peer : bool
         bus only: devices reach each other without a bounce through host memory.
+    achieved : float or None
+        Share of the bandwidth that large collectives were measured to reach on
+        this very cluster; None: what the device's generation reaches on networks
+        of this kind. [1]
     """
 
     name: Name
@@ -69,6 +73,7 @@ class Network(Spec):
     rail_optimized: bool = False
     oversubscription: Annotated[float, Field(le=1e3)] = 1.0
     peer_to_peer: bool = True
+    achieved: Fraction | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Network:

@@ -82,6 +82,10 @@ class Settings(Spec):
     dp: Count | None = None
     cp: Count | None = None
     ep: Count | None = None
+    etp: Count | None = None
+    dp_shard: Count | None = None
+    lora_rank: Count | None = None
+    lora_targets: Words | None = None
     zero_stage: Literal[0, 1, 2, 3] | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool | None = None
@@ -229,7 +233,7 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         cells |= {
             name: value
             for name, value in rule.fill.given().items()
-            if getattr(run, name) in (None, "")
+            if getattr(run, name) in (None, "", ())
         }
         cells |= rule.change.given()
     assumed = tuple(

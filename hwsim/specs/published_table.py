@@ -20,6 +20,7 @@ TEXTS = (
 COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len",
     "global_batch", "micro_batch", "num_devices", "tp", "pp", "vpp", "dp", "cp", "ep",
+    "etp", "dp_shard", "lora_rank",
 )  # fmt: skip
 NUMBERS = (
     "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
@@ -53,6 +54,8 @@ class PublishedRun:
         The figure as a time [s], rate [1/s], share of the peak, or TFLOP/s.
     offload_optimizer : bool
         Optimizer states are kept on the host; mappings say so.
+    lora_targets : tuple of str
+        Where adapters stand; mappings say so.
     fault : str
         Why the row cannot be used; empty where it can.
     """
@@ -89,6 +92,10 @@ class PublishedRun:
     dp: int | None = None
     cp: int | None = None
     ep: int | None = None
+    etp: int | None = None
+    dp_shard: int | None = None
+    lora_rank: int | None = None
+    lora_targets: tuple[str, ...] = ()
     zero_stage: int | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool = False

@@ -51,6 +51,14 @@ class TrainQuestion(Spec):
     offload_activations: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
+    etp: Count | None = None
+    dp_shard: Count | None = None
+    stage_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = ()
+    cp_mode: Name = "ring"
+    imbalance: Annotated[float, Field(ge=1.0)] = 1.0
+    capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
+    lora_rank: Annotated[int, Field(ge=0, strict=True)] = 0
+    lora_targets: tuple[Name, ...] = ("qkv", "out")
 
 
 class ServeQuestion(Spec):

@@ -29,6 +29,10 @@ class LaunchPolicy(Spec):
     collective : float
         How much longer a collective takes than in the releases that
         calibrations rest on: older protocols, launches one by one. [s]
+    experts : float
+        Training only: host time to issue the forward pass of one layer's routed
+        experts (router, sort, exchange, products and casts of each expert)
+        beyond ``host_time`` of its kernels; backward takes twice as long. [s]
     """
 
     mode: Literal["eager", "graph"] = "graph"
@@ -36,6 +40,7 @@ class LaunchPolicy(Spec):
     step_overhead: Seconds = 0.0
     token_overhead: Seconds = 0.0
     collective: Seconds = 0.0
+    experts: Seconds = 0.0
 
 
 class Fusion(Spec):
@@ -71,11 +76,19 @@ class Fusion(Spec):
     cross_entropy, optimizer : bool
         Loss from logits in one kernel; all parameters' update in one pass.
     quantize : bool
-        The operator before a product writes its quantised input.
+        The operator before a product writes its quantised input; gradients are
+        cast by kernels of their own.
     experts : str
         Routed experts: ``fused``, one serving kernel that sorts, multiplies and
         activates; ``library``, grouped products as good as dense ones, after
-        rows were sorted.
+        rows were sorted, that cast what they read and write; ``each``, one
+        product per expert, and narrow inputs and gradients are cast by kernels
+        of their own, along rows and columns.
+    exchange : str
+        How rows reach the experts of other ranks: ``all_to_all`` sends a copy to
+        each expert, and ranks with several experts sort what they receive;
+        ``once`` sends one copy to each rank, and between nodes one to each node
+        (DeepEP, Hybrid-EP).
     """
 
     attention: Literal["fused", "unfused"] = "fused"
@@ -92,7 +105,8 @@ class Fusion(Spec):
     cross_entropy: bool = False
     optimizer: bool = True
     quantize: bool = False
-    experts: Literal["fused", "library"] = "fused"
+    experts: Literal["fused", "library", "each"] = "fused"
+    exchange: Literal["all_to_all", "once"] = "all_to_all"
 
 
 class Overlap(Spec):
@@ -107,11 +121,17 @@ class Overlap(Spec):
     backward_prefetch : bool
         Sharded parameters of a layer are fetched while the backward of the one
         before it runs, not after it (FSDP: BACKWARD_PRE against POST).
+    ep : float
+        Training with several microbatches: share of the time in which rows are
+        exchanged that another microbatch computes (interleaved forward and
+        backward, DualPipe); what kernels that send take of the device's units
+        is left. [1]
     """
 
     dp: bool = True
     tp: bool = False
     backward_prefetch: bool = True
+    ep: Fraction = 0.0
 
 
 class StackSpec(CatalogSpec):

@@ -97,6 +97,21 @@ def time_of(op, nbytes, n, system, calibration, stride=1):
     ).time
 
 
+@pytest.mark.parametrize(("draws", "left"), [(1, 1.0), (8, 4 * (1 - 0.75**8) / 8)])
+def test_rows_go_once_to_each_rank_and_node(plain, draws, left):
+    """Of eight copies among four nodes, 4 (1 - (3/4)^8) are sent."""
+    given = {"system": cluster(), "calibration": plain}
+    every = collective_cost("all_to_all", 1e10, 32, **given)
+    once = collective_cost("all_to_all", 1e10, 32, fanout=draws, **given)
+    assert once.interconnect == pytest.approx(left * every.interconnect)
+
+
+def test_what_a_cluster_was_measured_to_reach_counts(plain):
+    whole = time_of("all_gather", 1e10, 32, cluster(), plain)
+    part = time_of("all_gather", 1e10, 32, cluster(achieved=0.25), plain)
+    assert whole < part < 4.01 * whole
+
+
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_ring_all_reduce_is_the_closed_form(plain, n):
     nbytes = np.array([1e3, 1e6, 1e9])

@@ -66,3 +66,29 @@ def test_rows_of_other_ranks_cost_nothing_once_exchanged() -> None:
     assert fused(True, 8) < fused(False, 8)
     # The same rows on each rank, of ever more ranks.
     assert fused(True, 64) == pytest.approx(fused(True, 8), rel=0.35)
+
+
+def test_experts_one_by_one_cost_their_tails_and_casts() -> None:
+    long = {"sustained_flop": 1e15}
+    together, apart = cost(**long), cost(each=True, **long)
+    assert together <= apart < 1.6 * together
+    # Forward writes, sums, joins and casts in fp32: 28 bytes an output value.
+    values = TOKENS * 8 / 8 * HIDDEN
+    added = cost(each=True, bias=True, **long) - apart
+    assert added == pytest.approx(28 * values / (DEVICE.bandwidth * 0.9), rel=0.2)
+    assert cost(bias=True, **long) == together
+
+
+def test_narrow_inputs_are_cast_along_rows_and_columns() -> None:
+    def narrow(each: bool) -> float:
+        return float(
+            expert_products_cost(
+                TOKENS, FFN, HIDDEN, experts=8, topk=8, ep=8, device=DEVICE,
+                calibration=CALIBRATION, dtype="fp8", each=each,
+            ).time
+        )  # fmt: skip
+
+    # One expert a rank: the casts alone are apart, two bytes read, two written.
+    values = TOKENS * (HIDDEN + FFN)
+    added = narrow(True) - narrow(False)
+    assert added == pytest.approx(4 * values / (DEVICE.bandwidth * 0.9), rel=0.2)

@@ -13,8 +13,9 @@ from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.stage import stage_graphs
 from hwsim.graph.training import training_graph
 from hwsim.graph.verify import verify
-from hwsim.specs.catalogs import load_model
+from hwsim.specs.catalogs import load_model, load_stack
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import Fusion, Overlap, StackSpec
 from tests.strategies.graphs import FUSED, SEPARATE, stack_with
 
 MODES = ("ring", "all_to_all", "all_gather")
@@ -162,6 +163,60 @@ def test_rows_are_exchanged_and_gradients_divided() -> None:
         n.op for _, _, n, _ in shared.distinct() if isinstance(n.op, OptimizerUpdate)
     )
     assert update.numel == MIXTRAL.num_parameters / 8
+
+
+def stack(*, exchange: Any = "all_to_all", ep: float = 0.0) -> StackSpec:
+    overlap, chosen = Overlap(ep=ep), Fusion(experts="each", exchange=exchange)
+    return load_stack("megatron-core").model_copy(
+        update={"fusion": chosen, "overlap": overlap}
+    )
+
+
+def test_rows_are_sorted_where_every_expert_gets_its_copy() -> None:
+    def names(exchange: str) -> list[str]:
+        graph = train(MIXTRAL, dp=4, ep=4, stack=stack(exchange=exchange))
+        return [n.op.name for _, _, n, _ in graph.distinct()]
+
+    assert {"sort", "unsort", "sort_gradient"} <= set(names("all_to_all"))
+    assert not any("sort" in name for name in names("once"))
+    graph = train(MIXTRAL, dp=4, ep=4, stack=stack(exchange="once"))
+    fanout = {
+        n.op.fanout
+        for _, _, n, _ in graph.distinct()
+        if isinstance(n.op, Collective) and n.op.collective == "all_to_all"
+    }
+    assert fanout == {MIXTRAL.moe.experts_per_token} if MIXTRAL.moe else False
+
+
+def test_exchanges_beside_another_microbatch_move_the_same_bytes() -> None:
+    def rows(ep: float) -> list[float]:
+        graph = train(MIXTRAL, dp=4, ep=4, stack=stack(ep=ep))
+        return [row[2] for row in sent(graph, "ep") if row[1] == "all_to_all"]
+
+    alone, beside = rows(0.0), rows(0.75)
+    assert sum(beside) == pytest.approx(sum(alone))
+    assert len(beside) == 2 * len(alone)
+    graph = train(MIXTRAL, dp=4, ep=4, stack=stack(ep=1.0))
+    streams = {
+        n.stream
+        for _, _, n, _ in graph.distinct()
+        if isinstance(n.op, Collective) and n.op.collective == "all_to_all"
+    }
+    assert streams == {"ep_beside"}
+
+
+def test_each_predicted_token_passes_the_head() -> None:
+    one = load_model("mixtral-8x7b")
+    two = one.model_copy(update={"predicted_tokens": 2})
+    heads = [
+        sum(
+            n.op.flop
+            for _, _, n, _ in train(m).distinct()
+            if n.op.name.startswith("head")
+        )
+        for m in (one, two)
+    ]
+    assert heads[1] == pytest.approx(2 * heads[0])
 
 
 def test_uneven_and_padded_experts() -> None:

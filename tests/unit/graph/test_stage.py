@@ -171,12 +171,12 @@ def test_even_and_uneven_stages() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"pp": 13}, "use at most pp 12"),
+        ({"pp": 15}, "use at most pp 14"),
         ({"pp": 4, "vpp": 4}, "use at most vpp 3"),
-        ({"pp": 13, "vpp": 2}, "use at most pp 12 and vpp 1"),
+        ({"pp": 15, "vpp": 2}, "use at most pp 14 and vpp 1"),
         ({"pp": 2, "counts": [6, 5]}, "make the last part 6"),
         ({"pp": 2, "counts": [12]}, "2 parts"),
-        ({"pp": 2, "counts": [12, 0]}, "layers of part 2"),
+        ({"pp": 3, "counts": [6, 0, 6]}, "layers of part 2"),
         ({"pp": 2, "counts": [20, 5]}, "give fewer"),
         ({"pp": 0}, "pp is 0"),
         ({"pp": 2, "balance": "fair"}, "even or flop"),
@@ -185,6 +185,25 @@ def test_even_and_uneven_stages() -> None:
 def test_bad_partitions_are_named(kwargs: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         layers_per_stage(load_model("gpt-2-124m"), **kwargs)
+
+
+def test_embedding_and_head_count_as_layers_where_parts_are_many() -> None:
+    model = load_model("gpt-2-124m")
+    assert [len(r) for r in layers_per_stage(model, 7, 2)] == [0, *[1] * 12, 0]
+    assert [len(r) for r in layers_per_stage(model, 13)] == [*[1] * 12, 0]
+    assert [len(r) for r in layers_per_stage(model, 2, counts=[0, 12])] == [0, 12]
+    parts = layers_per_stage(model, 14)
+    given = {"micro_batch": 1, "seq": 64, "stack": FUSED, "pp": 14}
+    stages = [
+        stage_graphs(model, layers=r, first=i == 0, last=i == 13, **given)
+        for i, r in enumerate(parts)
+    ]
+    assert [b.name for b in stages[0].forward.blocks] == ["embedding"]
+    assert [b.name for b in stages[-1].forward.blocks] == ["head"]
+    assert stages[0].held.total == (50_257 + 1024) * 768
+    whole = training_graph(model, last=False, micro_batch=1, seq=64, stack=FUSED)
+    total = sum(s.forward.flop + s.backward.flop for s in stages)
+    assert total == pytest.approx(whole.flop, rel=1e-9)
 
 
 def test_messages_between_stages() -> None:
@@ -219,7 +238,7 @@ def test_recompute_every_second_layer() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"layers": (0, 0)}, InputError, "layers is empty"),
+        ({"layers": (0, 0), "first": False}, InputError, "layers is empty"),
         ({"layers": (8, 14)}, InputError, "it has 0 to 11"),
         ({"layers": [1, 1]}, InputError, "once each"),
         ({"layers": (1, 2, 3)}, InputError, "give .start, stop."),

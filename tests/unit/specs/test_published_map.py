@@ -82,7 +82,7 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
         ),
         (
             {"source": "bigscience / Megatron + Deepspeed ZeRO", "device": "V100-32GB"},
-            "deepspeed",
+            "deepspeed-2021",
             "jean-zay-v100",
         ),
         (

@@ -120,7 +120,8 @@ def test_overlap_as_documented(stacks: dict[str, StackSpec]) -> None:
     assert stacks["megatron-core"].overlap.dp
     hidden_tp = {name for name, stack in stacks.items() if stack.overlap.tp}
     assert hidden_tp == {
-        "megatron-core", "nemo", "nemo-graphs", "maxtext", "xla-inference",
+        "megatron-core", "nemo", "nemo-deepep", "nemo-scoped-graphs",
+        "nemo-scoped-hybridep", "nemo-graphs", "maxtext", "xla-inference",
     }  # fmt: skip
 
 
