@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hwsim.analysis.resolve import changed, changed_system, parsed
+from hwsim.analysis.resolve import ENGINE, TARGETS, changed, changed_system, parsed
 from hwsim.errors import InputError, nearest
 from hwsim.specs.assumed import labelled
+from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.override import apply_overrides
+from hwsim.specs.scenario import TrainQuestion
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -53,13 +57,29 @@ class Case:
 
     def changed(self, overrides: Iterable[str]) -> Case:
         """Return the question with figures of its specs replaced."""
-        changes = parsed(overrides)
+        changes = parsed(overrides, self.targets)
+        mine = [change for change in changes if change.target == ENGINE]
+        options = dict(self.options)
+        if mine:
+            options[ENGINE] = apply_overrides(self.engine, mine)
         return replace(
             self,
+            options=options,
             model=changed(self.model, "model", changes),
             system=changed_system(self.system, changes),
             stack=changed(self.stack, "stack", changes),
         )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What overrides may change: a service has an engine too."""
+        return (*TARGETS, ENGINE) if self.task == "serve" else TARGETS
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The serving engine of a service."""
+        engine = self.options.get(ENGINE, "vllm-v1")
+        return engine if isinstance(engine, EngineSpec) else load_engine(engine)
 
     def with_options(self, **options: Any) -> Case:
         """Return the question with other arguments."""
@@ -84,6 +104,21 @@ class Case:
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool | dict)
+
+
+def known_options(task: Task, ask: Ask) -> dict[str, Any]:
+    """Return the options of a task and their defaults, None where there is none."""
+    kinds = inspect.Parameter
+    found = {
+        name: None if p.default is kinds.empty else p.default
+        for name, p in inspect.signature(ask).parameters.items()
+        if p.kind is not kinds.VAR_KEYWORD
+        and name not in {"model", "system", "overrides", "progress", "stack"}
+    }
+    if task == "train":  # what it passes on as it is given
+        fields = TrainQuestion.model_fields.items()
+        found = {name: f.get_default() for name, f in fields} | found
+    return found
 
 
 def figure_of(result: Any, key: str) -> float:

@@ -17,6 +17,7 @@ from hwsim.specs.system import SystemSpec, single_device_system
 
 S = TypeVar("S", bound=Spec)
 TARGETS = ("device", "system", "model", "stack")
+ENGINE = "engine"  # of services alone
 
 
 # Figures that stand in specs for reference: no cost model reads them.
@@ -29,7 +30,7 @@ UNREAD = (
 def unread(overrides: Iterable[str]) -> list[str]:
     """Return the overrides that no time or memory figure depends on."""
     found = []
-    for change in parsed(overrides):
+    for change in parsed(overrides, (*TARGETS, ENGINE)):
         key = ".".join((change.target, *change.path))
         latency = key.startswith("device.memory.") and key.endswith(".latency")
         if latency or any(key == u or key.startswith(f"{u}.") for u in UNREAD):
@@ -48,7 +49,9 @@ def default_dtype(device: DeviceSpec) -> str:
     return device.dtypes[0]
 
 
-def parsed(overrides: Iterable[str]) -> list[Override]:
+def parsed(
+    overrides: Iterable[str], targets: Iterable[str] = TARGETS
+) -> list[Override]:
     """Parse ``--set`` texts."""
     if isinstance(overrides, str):
         overrides = [overrides]
@@ -59,7 +62,7 @@ def parsed(overrides: Iterable[str]) -> list[Override]:
                 f"override {text!r} is not text; write for example "
                 '"device.memory.hbm.bandwidth=x2"'
             )
-    return [parse_override(text, TARGETS) for text in overrides]
+    return [parse_override(text, targets) for text in overrides]
 
 
 def changed(spec: S, target: str, changes: Sequence[Override]) -> S:

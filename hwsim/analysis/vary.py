@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwsim.analysis.case import Case
-from hwsim.analysis.resolve import TARGETS
+from hwsim.analysis.case import Case, known_options
 from hwsim.errors import InputError, SpecError, nearest
 from hwsim.specs.base import Spec, dimension_of, iter_figures
 from hwsim.specs.override import canonical_path
@@ -47,7 +46,7 @@ class Parameter:
     @property
     def is_option(self) -> bool:
         """Whether it is an option of the question, not a figure of a spec."""
-        return self.key.partition(".")[0] not in TARGETS
+        return "." not in self.key
 
     @property
     def unit(self) -> str:
@@ -94,7 +93,7 @@ def parameter(case: Case, key: str) -> Parameter:
     """
     key = short_names(case).get(key, key.replace("-", "_"))
     target, _, rest = key.partition(".")
-    if target not in TARGETS:
+    if target not in case.targets or not rest:
         return _option(case, key)
     spec = _spec(case, target)
     path = canonical_path(spec, tuple(rest.split(".")))
@@ -142,15 +141,9 @@ def _option(case: Case, key: str) -> Parameter:
 
 
 def _known_options(case: Case) -> dict[str, Any]:
-    import inspect
-
-    found = {
-        name: None if p.default is inspect.Parameter.empty else p.default
-        for name, p in inspect.signature(case.ask).parameters.items()
-    }
-    for name in ("model", "system", "overrides", "progress", "engine", "stack"):
-        if case.task != "serve" or name != "engine":
-            found.pop(name, None)
+    found = known_options(case.task, case.ask)
+    if case.task != "serve":
+        found.pop("engine", None)
     return found
 
 

@@ -36,6 +36,7 @@ _PRECISIONS = ("dtype", "weight_dtype", "kv_dtype")
 _LAYOUTS = (
     "tp", "dp", "pp", "vpp", "cp", "ep", "devices", "replicas", "schedule",
     "zero_stage", "sequence_parallel", "micro_batch", "global_batch",
+    "attention_dp", "etp", "dp_shard", "stage_layers", "cp_mode",
 )  # fmt: skip
 Take = Mapping[str, bool]  # whether a group comes from B
 

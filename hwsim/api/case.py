@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwsim.analysis.case import TASKS, Case, Task
+from hwsim.analysis.case import TASKS, Case, Task, known_options
 from hwsim.analysis.resolve import default_dtype, resolve
 from hwsim.api.ask import infer, train
 from hwsim.api.serving import serve
@@ -37,17 +36,22 @@ def case_of(
     **options: Any,
 ) -> Case:
     """Return a question with its specs loaded, its arguments checked by name."""
-    asked = checked_task(task)
+    asked, overrides = checked_task(task), _texts(overrides)
     ask = ASKS[asked]
     check_options(asked, options)
     loaded, resolved, software = resolve(
-        model, system, stack or _stack(asked, options), overrides
+        model, system, stack or _stack(asked, options), ()
     )
     given = {k: v for k, v in options.items() if v is not None}
     given.setdefault("dtype", default_dtype(resolved.device))
     if asked != "serve":
         given.setdefault("engine", "closed_form")
-    return Case(asked, loaded, resolved, software, ask, given, label)
+    case = Case(asked, loaded, resolved, software, ask, given, label)
+    return case.changed(overrides) if overrides else case
+
+
+def _texts(overrides: Iterable[str]) -> list[str]:
+    return [overrides] if isinstance(overrides, str) else list(overrides)
 
 
 def checked_task(task: str) -> Task:
@@ -59,7 +63,7 @@ def checked_task(task: str) -> Task:
 
 def check_options(task: Task, options: Mapping[str, Any]) -> None:
     """Refuse arguments that the function which answers does not take."""
-    known = set(inspect.signature(ASKS[task]).parameters) - {"overrides", "progress"}
+    known = known_options(task, ASKS[task])
     wrong = [name for name in options if name not in known]
     if wrong:
         raise UnknownNameError(f"option of {task}", wrong[0], known)

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwsim.analysis.resolve import default_dtype, named, resolve
+from hwsim.analysis.resolve import (
+    ENGINE,
+    TARGETS,
+    changed,
+    default_dtype,
+    named,
+    parsed,
+    resolve,
+)
 from hwsim.analysis.serving import ServeResult, checked_traffic, run_serving
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
@@ -123,13 +131,17 @@ def serve(
             None if trace is None else Path(named("trace", trace)).expanduser(),
         )
     )  # fmt: skip
+    changes = parsed(overrides, (*TARGETS, ENGINE))
     served = engine if isinstance(engine, EngineSpec) else load_engine(engine)
+    served = changed(served, ENGINE, changes)
     served = _changed(
         served, max_num_seqs=max_num_seqs, chunked_prefill=chunked_prefill,
         max_num_batched_tokens=max_num_batched_tokens,
     )  # fmt: skip
     software = served.stack if stack is None else stack
-    loaded, resolved, software = resolve(model, system, software, overrides)
+    loaded, resolved, software = resolve(
+        model, system, software, [c.label for c in changes if c.target != ENGINE]
+    )
     return run_serving(
         loaded, resolved, software, served, traffic, tp=tp, pp=pp, ep=ep,
         attention_dp=attention_dp, replicas=replicas, router=router,

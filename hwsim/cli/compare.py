@@ -13,6 +13,7 @@ import typer
 from hwsim.cli import ask, serve
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, note, note_unread, save
+from hwsim.cli.quantity import counts, factors
 from hwsim.cli.table import comparison_tables
 from hwsim.errors import InputError, UnknownNameError
 
@@ -33,6 +34,13 @@ _LEFT_OUT = {
     "infer": {"trace"},
     "train": {"trace", "seed"} | _WHOLE_RUN,
     "serve": set(),
+}
+# Options that are text on the command line alone.
+_READ: dict[str, Callable[[str], Any]] = {
+    "slo": serve.slo_of,
+    "slowdown": lambda text: factors("slowdown", text),
+    "stage_layers": lambda text: counts("stage-layers", text),
+    "lora_targets": lambda text: tuple(filter(None, map(str.strip, text.split(",")))),
 }
 _PANELS = {"infer": "Inference", "train": "Training", "serve": "Serving"}
 
@@ -110,8 +118,9 @@ def task_options(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
             option = name.replace("_", "-")
             raise InputError(f"--{option} is no option of {task}; leave it out")
     found = dict(given)
-    if isinstance(found.get("slo"), str):
-        found["slo"] = serve.slo_of(found["slo"])
+    for name, read in _READ.items():
+        if isinstance(found.get(name), str):
+            found[name] = read(found[name])
     if task == "serve" and found.get("requests") is None and not found.get("trace"):
         found["requests"] = 2000
     return found

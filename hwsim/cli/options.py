@@ -15,7 +15,8 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="What-if: replace a figure, as in device.memory.hbm.bandwidth=4.8TB/s, "
-        "=x2 or =+10%. Targets: device, system, model, stack. Repeatable.",
+        "=x2 or =+10%. Targets: device, system, model, stack; of a service, engine. "
+        "Repeatable.",
     ),
 ]
 Trace = Annotated[

@@ -13,6 +13,7 @@ from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
 from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
 from hwsim.cli.quantity import time_of
 from hwsim.errors import InputError
+from hwsim.specs.assumed import labelled
 
 if TYPE_CHECKING:
     from hwsim.analysis.serving import ServeResult
@@ -303,7 +304,7 @@ def show_service(result: ServeResult) -> None:
     out = console()
     out.print(
         f"[bold]{result.model.name} on {result.config.replicas} x "
-        f"{result.config.layout.devices} x {result.system.device.name}[/bold]: "
+        f"{result.config.layout.devices} x {labelled(result.system)}[/bold]: "
         f"{result.engine.name}"
     )
     rows: list[list[str]] = []

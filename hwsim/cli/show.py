@@ -15,6 +15,7 @@ from hwsim.analysis.training_run import TrainingRun
 from hwsim.analysis.training_spread import PERCENTILES, StepSpread
 from hwsim.cli.output import console, table
 from hwsim.report import format as fmt
+from hwsim.specs.assumed import labelled
 
 
 def answer(result: Any, *, json: bool) -> None:
@@ -85,7 +86,7 @@ def _infer(result: InferResult) -> None:
     c = result.config
     devices = f"{c.tp} x " if c.tp > 1 else ""
     _title(
-        f"{result.model.name} on {devices}{result.system.device.name}: "
+        f"{result.model.name} on {devices}{labelled(result.system)}: "
         f"batch {c.batch}, {c.prompt} prompt and {c.output} output tokens, {c.dtype}"
     )
     ends = result.interval_90 or {}
@@ -127,7 +128,7 @@ def _train(result: TrainResult) -> None:
     if c.lora_rank:
         layout += f", LoRA of rank {c.lora_rank}"
     _title(
-        f"{result.model.name} on {c.devices} x {result.system.device.name}: "
+        f"{result.model.name} on {c.devices} x {labelled(result.system)}: "
         f"{layout}, global batch {c.global_batch} of {c.seq} tokens "
         f"({c.num_microbatches} microbatches of {c.micro_batch}), {c.dtype}"
     )
@@ -181,7 +182,7 @@ def _whole_run(run: TrainingRun) -> None:
 
 
 def _op(result: OpResult) -> None:
-    _title(f"{result.op.name} in {result.op.dtype} on {result.system.device.name}")
+    _title(f"{result.op.name} in {result.op.dtype} on {labelled(result.system)}")
     time = result.time_s
     rows = [
         ("time", fmt.seconds(time, 4),

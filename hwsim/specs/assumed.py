@@ -8,6 +8,7 @@ from typing import Any
 OVERRIDE = "override "
 HYPOTHETICAL = "hypothetical"
 MARK = " (assumed)"
+_LONGEST = 120  # of a name
 
 
 def assumed_changes(specs: Iterable[Any]) -> tuple[str, ...]:
@@ -29,8 +30,13 @@ def assumed_changes(specs: Iterable[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def marked(name: str) -> str:
+    """Return a name that says that figures behind it were made up."""
+    fits = len(name) + len(MARK) <= _LONGEST
+    return name + MARK if fits and not name.endswith(MARK) else name
+
+
 def labelled(system: Any) -> str:
     """Return a system's device by name, marked where figures were made up."""
     name = str(system.device.name)
-    made_up = assumed_changes((system, system.device))
-    return name + MARK if made_up else name
+    return marked(name) if assumed_changes((system, system.device)) else name

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from hwsim.errors import InputError, SpecError, UnknownNameError, nearest
 from hwsim.registry import search_paths
 from hwsim.resources import expanded
-from hwsim.specs.assumed import HYPOTHETICAL
+from hwsim.specs.assumed import HYPOTHETICAL, marked
 from hwsim.specs.base import UNITS_REQUIRED, CatalogSpec, Spec
 
 S = TypeVar("S", bound=CatalogSpec)
@@ -242,7 +242,8 @@ class Catalog:
         if not isinstance(base, str):
             raise SpecError(f"{path}: based_on", f"{base!r} is not a name")
         parent = self._resolved(self.find(base), (*seen, path))
-        own = table.pop("sources", None) or [_assumed(path, _changed(table))]
+        given = table.pop("sources", None)
+        own = given or [_assumed(path, _changed(table))]
         if not isinstance(own, list):
             raise SpecError(
                 f"{path}: sources", "is not a list of tables", "[[sources]]"
@@ -256,6 +257,8 @@ class Catalog:
         parent.pop("aliases", None)
         merged = _merge(parent, table)
         merged["sources"] = [*own, *parent.get("sources", ())]
+        if not given and isinstance(merged["name"], str):
+            merged["name"] = marked(merged["name"])
         return merged
 
 

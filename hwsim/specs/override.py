@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from hwsim.errors import InputError, SpecError, nearest
-from hwsim.specs.assumed import OVERRIDE
+from hwsim.specs.assumed import OVERRIDE, marked
 from hwsim.specs.base import Spec, dimension_of
 from hwsim.specs.load import spec_error
 from hwsim.units import Dimension, parse_quantity
@@ -75,6 +75,8 @@ def apply_overrides(spec: S, overrides: Iterable[Override]) -> S:
         return spec
     table = _mutable(spec.model_dump())
     changed = {_apply(spec, table, override): override for override in overrides}
+    if isinstance(table.get("name"), str):
+        table["name"] = marked(table["name"])
     try:
         return type(spec).model_validate(table)
     except ValidationError as error:

@@ -236,7 +236,9 @@ def test_a_nameless_variant_does_not_pass_for_its_parent(tmp_path: Path) -> None
     )
     device = load_device(write(tmp_path, text, "faster.toml"))
     assert device.id == "faster"
-    assert device.name == f"{load_device('h100-80gb-sxm').name}, changed in faster"
+    assert device.name == (
+        f"{load_device('h100-80gb-sxm').name}, changed in faster (assumed)"
+    )
 
 
 def test_a_variant_may_name_its_own_source(tmp_path: Path) -> None:
