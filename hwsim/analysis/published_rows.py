@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,11 @@ from hwsim.analysis.published_flop import (
 from hwsim.analysis.training import TrainResult, run_training
 from hwsim.analysis.training_config import TrainConfig
 from hwsim.cost.evaluate import Fidelity
-from hwsim.errors import HwsimError, InputError
-from hwsim.specs.catalogs import load_stack, load_system
+from hwsim.errors import HwsimError, InputError, UnknownNameError
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.catalogs import load_device, load_stack, load_system
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.given_names import given_system
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.published_map import MappedRun
 from hwsim.specs.published_model import run_model
@@ -32,7 +35,7 @@ DTYPE_WORDS = {
     "amp": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8-cs": "fp8",
     "fp8-ds": "fp8", "fp8-sc": "fp8", "fp8-mx": "fp8", "fp8_full": "fp8",
     "mxfp8": "fp8", "fp8_e4m3": "fp8", "amp_fp8": "fp8", "nvfp4": "fp4",
-    "mxfp4": "fp4",
+    "mxfp4": "fp4", "float8": "fp8", "e4m3": "fp8", "16": "fp16", "32": "fp32",
 }  # fmt: skip
 _DEFAULT_DTYPES = ("bf16", "fp16", "fp32")
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -41,6 +44,8 @@ _PARALLEL = {
     "cp": "context parallelism", "ep": "expert parallelism",
 }  # fmt: skip
 _RECOMPUTE = ("none", "selective", "full")
+ANY_FAMILY = "decoder"  # of models that no name tells apart
+ROUNDED = 0.5  # most that a batch is changed to suit the ranks, of itself
 MICRO_BATCHES = tuple(2**i for i in range(7))
 
 
@@ -100,7 +105,7 @@ class RunPredictor:
     def predict(self, mapped: MappedRun) -> RunPrediction:
         """Return the prediction of a row, or why there is none."""
         run = mapped.run
-        reason = run.fault or mapped.unanswered
+        reason = mapped.unanswered or run.fault
         if not reason and not run.figure:
             reason = "the row gives neither a step time nor a rate or utilisation"
         if reason:
@@ -120,6 +125,8 @@ class RunPredictor:
                 notes = (*notes, f"micro_batch = {micro}")
             run = dataclasses.replace(run, micro_batch=micro)
         model = run_model(dataclasses.replace(mapped, run=run))
+        if model.family == ANY_FAMILY:
+            notes = (*notes, "architecture = usual decoder")
         system = run_system(mapped, run)
         stack = load_stack(mapped.stack or "default-training")
         run, more = _with_dtype(run, system.device)
@@ -127,9 +134,7 @@ class RunPredictor:
         if mapped.mean_seq is not None:
             asked = dataclasses.replace(run, seq_len=mapped.mean_seq)
             notes = (*notes, f"computed sequence = {mapped.mean_seq}")
-        result = self._fastest(
-            model, system, stack, asked, choose_vpp=mapped.choose_vpp
-        )
+        result = self._sharded(mapped, model, system, stack, asked)
         chosen = _chosen(run, result)
         measured, scale = measured_figure(run), figure_scale(mapped, run, model, result)
         rate = run.figure != "iter_time_s"
@@ -148,6 +153,27 @@ class RunPredictor:
             result=result,
             assumed=(*mapped.assumed, *notes, *more, *chosen),
         )
+
+    def _sharded(
+        self,
+        mapped: MappedRun,
+        model: ModelSpec,
+        system: SystemSpec,
+        stack: StackSpec,
+        run: PublishedRun,
+    ) -> TrainResult:
+        """Return the run, its states shared out where it would not fit otherwise."""
+        stages = [run.zero_stage or 0]
+        if run.zero_stage is None and (run.dp or 1) > 1:
+            stages = [0, 1, 3]
+        for stage in stages:
+            result = self._fastest(
+                model, system, stack, dataclasses.replace(run, zero_stage=stage),
+                choose_vpp=mapped.choose_vpp,
+            )  # fmt: skip
+            if result.fits:
+                break
+        return result
 
     def _fastest(
         self,
@@ -228,9 +254,10 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
         what = "seq_len" if run.seq_len is None else "global_batch"
         raise InputError(f"{what} is not given")
     unit = dp * (run.micro_batch or 1)
-    if batch % unit and batch > unit:
+    near = max(round(batch / unit), 1) * unit
+    if batch % unit and abs(near - batch) <= ROUNDED * batch:
         # A published batch is often a round number of tokens.
-        batch = round(batch / unit) * unit
+        batch = near
         notes.append(f"global_batch = {batch}")
     etp = run.etp
     inner = dp * degrees["cp"]
@@ -263,9 +290,10 @@ def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
     devices = run.num_devices or 1
     name = mapped.system
     if name is None:
-        if devices == 1:
-            return load_system(run.device)
-        raise InputError(f"no usual system of {devices} x {run.device!r} is known")
+        try:
+            return given_system(load_device(run.device_id), devices)
+        except UnknownNameError:
+            raise InputError(f"device {run.device!r} is not in the catalog") from None
     system = load_system(name)
     if devices > system.num_devices:
         per_node = system.devices_per_node
@@ -278,9 +306,16 @@ def _with_dtype(
 ) -> tuple[PublishedRun, tuple[str, ...]]:
     word = run.dtype.casefold()
     if word:
-        return dataclasses.replace(run, dtype=DTYPE_WORDS.get(word, word)), ()
+        return dataclasses.replace(run, dtype=_matrix_dtype(word)), ()
     dtype = next((d for d in _DEFAULT_DTYPES if d in device.compute.matrix), "fp32")
     return dataclasses.replace(run, dtype=dtype), (f"dtype = {dtype}",)
+
+
+def _matrix_dtype(cell: str) -> str:
+    """Return the narrowest dtype that a cell names: matrices are multiplied in it."""
+    words = [cell, *re.findall(r"[a-z0-9]+", cell)]
+    known = [d for w in words if (d := DTYPE_WORDS.get(w, w)) in DTYPE_BYTES]
+    return min(known, key=DTYPE_BYTES.__getitem__, default=cell)
 
 
 def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,14 +365,21 @@ def _recompute(run: PublishedRun) -> Iterable[str]:
     for known in reversed(_RECOMPUTE):
         if word.startswith(known):
             return (known,)
-    if word in {"no", "false"}:
+    if word in {"no", "false", "off", "0"}:
         return ("none",)
+    if re.search(r"yes|true|\bon\b|checkpoint|recompute|block|uniform|all", word):
+        return ("full",)
     raise InputError(f"recompute {run.recompute!r} is not known")
 
 
 def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
     """Return what was chosen where the row is blank."""
-    names = ["micro_batch", "recompute", *(("vpp",) if (run.pp or 1) > 1 else ())]
+    names = [
+        "micro_batch",
+        "recompute",
+        "zero_stage",
+        *(("vpp",) if (run.pp or 1) > 1 else ()),
+    ]
     found = ((n, getattr(result.config, n, None)) for n in names)
     return tuple(
         f"{n} = {value}"

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hwsim.errors import HwsimError, SpecError
+from hwsim.errors import SpecError
 from hwsim.specs.base import CatalogSpec, Count, Name, Spec, Text
-from hwsim.specs.catalogs import load_device
 from hwsim.specs.load import Catalog, fold, load_spec
 from hwsim.specs.published_table import PublishedRun
 
@@ -56,8 +55,10 @@ class Condition(Spec):
     def holds(self, run: PublishedRun) -> bool:
         """Whether a row fits."""
         for name in ("source", "model", "device", "dtype", "recompute", "notes"):
-            wanted = getattr(self, name)
-            if wanted and not contains(getattr(run, name), wanted):
+            wanted, cell = getattr(self, name), getattr(run, name)
+            if wanted and name == "device":
+                cell = f"{cell} {run.device_id}"
+            if wanted and not contains(cell, wanted):
                 return False
         if self.not_model and contains(run.model, self.not_model):
             return False
@@ -144,14 +145,14 @@ class Family(Spec):
     Attributes
     ----------
     match : tuple of str
-        The row's model contains one of these.
+        The row's model contains one of these; none means any model.
     vocab : int
         Where the row gives none.
     fields : dict
         Other fields of :class:`~hwsim.specs.model.ModelSpec`.
     """
 
-    match: Words
+    match: Words = ()
     vocab: Count
     fields: dict[Name, Any] = Field(default_factory=dict)
 
@@ -266,13 +267,12 @@ def _last(rules: list[Rule], name: str) -> Any:
 
 def _family(run: PublishedRun, fitting: list[PublishedMap]) -> Family | None:
     families = [family for m in reversed(fitting) for family in m.families]
-    return next((f for f in families if contains(run.model, f.match)), None)
+    return next(
+        (f for f in families if not f.match or contains(run.model, f.match)), None
+    )
 
 
 def _system(run: PublishedRun, fitting: list[PublishedMap]) -> str | None:
-    try:
-        device = load_device(run.device).id
-    except HwsimError:
-        device = fold(run.device)
+    device = fold(run.device_id)
     found = [m.systems[device] for m in fitting if device in m.systems]
     return found[-1] if found else None

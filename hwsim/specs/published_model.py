@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hwsim.errors import InputError, UnknownNameError
+from hwsim.errors import InputError
 from hwsim.specs.base import Source
-from hwsim.specs.catalogs import load_model
 from hwsim.specs.load import spec_error
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.published_map import Family, MappedRun
+from hwsim.specs.published_names import published_model
 from hwsim.specs.published_table import PublishedRun
 
 SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn")
@@ -35,19 +35,10 @@ def run_model(mapped: MappedRun) -> ModelSpec:
     """
     run = mapped.run
     for name in (mapped.model, run.model):
-        model = _catalog(name)
+        model = published_model(name) if name else None
         if model is not None and _agrees(model, run):
             return _for_run(model, run)
     return _for_run(_built(mapped), run)
-
-
-def _catalog(name: str | None) -> ModelSpec | None:
-    if not name or "/" in name or name.endswith((".toml", ".json")):
-        return None
-    try:
-        return load_model(name)
-    except UnknownNameError:
-        return None
 
 
 def _agrees(model: ModelSpec, run: PublishedRun) -> bool:
@@ -105,7 +96,7 @@ def _built(mapped: MappedRun) -> ModelSpec:
             f"model {run.model!r} is not in the catalog, and the columns do not say "
             "how many experts it has"
         )
-    models = [_model(_fields(run, family, c)) for c in _candidates(family)]
+    models = [_model(_fields(run, family, c)) for c in _candidates(run, family)]
     if run.params_b is None:
         return models[0]
     # The parameter count tells a gated from a plain feed-forward block, and
@@ -124,8 +115,10 @@ def _built(mapped: MappedRun) -> ModelSpec:
     return models[best]
 
 
-def _candidates(family: Family) -> Iterator[dict[str, Any]]:
+def _candidates(run: PublishedRun, family: Family) -> Iterator[dict[str, Any]]:
     gated = bool(family.fields.get("gated_ffn", False))
+    if not family.match and run.ffn in {None, 4 * (run.hidden or 0)}:
+        gated = False  # a gated block of as much work is narrower
     tied = bool(family.fields.get("tied_embeddings", False))
     for gate in (gated, not gated):
         for tie in (tied, not tied):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from hwsim.errors import SpecError, nearest
 from hwsim.specs.measurement_file import raw_table
 from hwsim.specs.measurement_table import BadRow
+from hwsim.specs.published_names import published_device
+from hwsim.specs.published_units import MOST_SEQUENCES, cell_number, headline
 
 TEXTS = (
     "source", "model", "device", "recompute", "dtype", "flash_attention", "metric",
@@ -30,8 +31,6 @@ COLUMNS = (*TEXTS, *COUNTS, *NUMBERS, "zero_stage", "sequence_parallel")
 REQUIRED = ("model", "device", "num_devices")
 # What is compared, the first that is given: see ``PublishedRun.figure``.
 FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
-_SECONDS = {"s": 1.0, "seconds": 1.0, "ms": 1e-3}
-_NUMBER = re.compile(r"[-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _WORDS = {
     "yes": True, "true": True, "1": True, "on": True,
     "no": False, "false": False, "0": False, "off": False,
@@ -106,6 +105,11 @@ class PublishedRun:
     mfu: float | None = None
     tokens_per_s_per_device: float | None = None
     fault: str = ""
+
+    @property
+    def device_id(self) -> str:
+        """The catalog's id of the device; the cell itself where it has none."""
+        return published_device(self.device)
 
     @property
     def figure(self) -> str:
@@ -187,48 +191,48 @@ def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
         fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
     except ValueError as error:
         faults.append(f"sequence_parallel: {error}")
+    if fields.get("global_batch"):
+        fields["global_batch"] = _in_sequences(
+            fields["global_batch"], cells["global_batch"], fields.get("seq_len")
+        )
     if not faults and not any(fields[name] for name in FIGURES):
         fields |= _headline(fields)
-    return PublishedRun(file, number, **fields, fault="; ".join(faults))
+    return PublishedRun(file, number, **{"fault": "; ".join(faults), **fields})
 
 
-def _headline(fields: Mapping[str, Any]) -> dict[str, float]:
-    """Return the headline figure as one of the columns, where it is one."""
-    value, unit = fields.get("value"), str(fields["unit"]).casefold()
+def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headline figure as one of the columns; else what is wrong."""
+    value, unit = fields.get("value"), str(fields["unit"])
     if value is None:
         return {}
-    if unit in _SECONDS:
-        return {"iter_time_s": value * _SECONDS[unit]}
-    share = 1.0
-    if "whole system" in unit or not unit.endswith(("device", "gpu", "chip")):
-        share = 1.0 / (fields.get("num_devices") or 1)
-    if unit.startswith("token"):
-        return {"tokens_per_s_per_device": value * share}
-    if unit.startswith(("sequence", "sample", "sentence")) and fields.get("seq_len"):
-        return {"tokens_per_s_per_device": value * share * fields["seq_len"]}
-    if unit.startswith("tflop"):
-        return {"tflops_per_device": value}
-    if unit == "fraction" and "mfu" in str(fields["metric"]).casefold():
-        return {"mfu": value}
-    return {}
+    metric, devices = str(fields["metric"]), fields.get("num_devices") or 1
+    found = headline(value, unit, metric, devices, fields.get("seq_len"))
+    if found is not None:
+        return {found.column: found.value}
+    what = f"unit {unit!r} of metric {metric!r} is not known"
+    remedy = "write for example s, tokens/s/device, sequences/s or TFLOP/s/device"
+    return {"fault": f"{what}; {remedy}"}
 
 
 def _number(name: str, cell: str) -> float | int | None:
     """Return the first number of a cell; words after it are remarks."""
-    if cell.casefold() in {"", "na", "n/a", "nan", "-", "none", "unknown"}:
+    value = cell_number(name, cell)
+    if value is None:
         return None
-    found = _NUMBER.match(cell.lstrip("~≈ "))
-    if found is None:
-        raise ValueError(f"{cell!r} is not a number")
-    value = float(found[0].replace(",", "").replace("_", ""))
     least = 0 if name == "zero_stage" else 1
     if name in NUMBERS:
         if not (math.isfinite(value) and value > 0.0):
             raise ValueError(f"{cell!r} is not above zero")
         return value
-    if not value.is_integer() or not least <= value <= 1e12:
+    if not float(value).is_integer() or not least <= value <= 1e12:
         raise ValueError(f"{cell!r} is not a whole number of at least {least}")
     return int(value)
+
+
+def _in_sequences(batch: int, cell: str, seq_len: int | None) -> int:
+    """Return a batch that may be printed in tokens."""
+    tokens = "tok" in cell.casefold() or batch >= MOST_SEQUENCES
+    return max(round(batch / seq_len), 1) if tokens and seq_len else batch
 
 
 def _flag(cell: str) -> bool | None:

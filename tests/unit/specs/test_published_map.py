@@ -156,7 +156,6 @@ def test_mixture_widths_in_words(cell: str) -> None:
     ("cells", "message"),
     [
         ({"model": "GPT-99B"}, "layers, hidden, heads of it is not given"),
-        ({"model": "zzz", **SHAPE}, "architecture of model 'zzz' is not known"),
         (
             {"model": "GPT-8x9B", "ffn_words": "2048 per expert", **SHAPE},
             "how many experts",
@@ -166,6 +165,25 @@ def test_mixture_widths_in_words(cell: str) -> None:
 def test_what_cannot_be_built_says_why(cells: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run_model(mapped(run(**cells), MAPPINGS))
+
+
+def test_a_name_that_says_nothing_is_a_usual_decoder() -> None:
+    """Width four times the hidden size, or none given: no gate."""
+    shape = {"layers": 32, "hidden": 4096, "heads": 32, "vocab": 32_000}
+    plain = run_model(mapped(run(model="zzz", **shape), MAPPINGS))
+    gated = run_model(mapped(run(model="", ffn=11_008, **shape), MAPPINGS))
+    assert (plain.ffn, plain.gated_ffn) == (4 * 4096, False)
+    assert gated.gated_ffn
+    assert gated.num_parameters == pytest.approx(6.74e9, rel=0.01)
+
+
+def test_rules_know_devices_by_any_name() -> None:
+    found = mapped(run(device="v5e-256", num_devices=256), MAPPINGS)
+    assert found.stack == "maxtext"
+    assert found.system == "tpu-v5e-256-x32"
+    lora = mapped(run(model="Llama-2-70B LoRA"), MAPPINGS)
+    assert lora.run.lora_rank == 16
+    assert run_model(lora).id == "llama-2-70b"
 
 
 def test_other_networks_are_out_of_scope() -> None:

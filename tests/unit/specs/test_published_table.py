@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from hwsim.errors import SpecError
+from hwsim.specs.published_names import published_device
 from hwsim.specs.published_table import read_published
+from hwsim.specs.published_units import headline
 
 HEAD = (
     "source,model,seq_len,device,num_devices,zero_stage,ffn,metric,value,unit,"
@@ -104,3 +106,75 @@ def test_a_table_of_something_else_is_refused(
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="does not exist"):
         read_published([tmp_path / "none.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("NVIDIA H100-SXM5-80GB", "h100-80gb-sxm"),
+        ("H100 80GB HBM3", "h100-80gb-sxm"),
+        ("8xH100", "h100-80gb-sxm"),
+        ("DGX A100", "a100-80gb-sxm"),
+        ("NVIDIA A100 40GB", "a100-40gb-sxm"),
+        ("A100 (80GB)", "a100-80gb-sxm"),
+        ("Tesla V100", "v100-sxm2-32gb"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("Intel Gaudi 2", "gaudi2"),
+        ("TPU v5p-128", "tpu-v5p"),
+        ("TPUv3", "tpu-v3"),
+        ("Cloud TPU v5 lite", "tpu-v5e"),
+        ("Trillium", "tpu-v6e"),
+        ("trn2.48xlarge", "trainium2"),
+        ("GB200 NVL72", "gb200"),
+        ("Fast Chip 9", "Fast Chip 9"),
+    ],
+)
+def test_devices_by_the_names_that_tables_print(name: str, device: str) -> None:
+    assert published_device(name) == device
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "metric", "found"),
+    [
+        (4000.0, "tok/s/GPU", "tps", ("tokens_per_s_per_device", 4000.0)),
+        (80.0, "ktokens/s", "throughput", ("tokens_per_s_per_device", 10_000.0)),
+        (32.0, "images/sec", "throughput", ("tokens_per_s_per_device", 2048.0)),
+        (60.0, "samples per minute", "x", ("tokens_per_s_per_device", 64.0)),
+        (2.0, "sequences/s/device", "x", ("tokens_per_s_per_device", 1024.0)),
+        (3.1, "s/step", "step time", ("iter_time_s", 3.1)),
+        (3100.0, "ms", "", ("iter_time_s", 3.1)),
+        (0.5, "steps/s", "", ("iter_time_s", 2.0)),
+        (410.0, "TFLOPS", "", ("tflops_per_device", 410.0)),
+        (0.41, "PFLOP/s/GPU", "", ("tflops_per_device", 410.0)),
+        (3.28, "PFLOP/s", "", ("tflops_per_device", 410.0)),
+        (41.0, "%", "MFU", ("mfu", 0.41)),
+        (0.41, "", "mfu", ("mfu", 0.41)),
+        (41.0, "%", "HFU", None),
+        (5.0, "tokens/joule", "", None),
+        (5.0, "tokens/s/node", "", None),
+        (5.0, "", "", None),
+    ],
+)
+def test_headline_units(value, unit, metric, found) -> None:
+    answer = headline(value, unit, metric, 8, 512)
+    if found is None:
+        assert answer is None
+    else:
+        assert (answer.column, pytest.approx(answer.value)) == found
+
+
+def test_cells_as_papers_write_them(tmp_path: Path) -> None:
+    head = "model,device,num_devices,params_b,seq_len,global_batch,mfu,iter_time_s\n"
+    cells = 'llama-7b,A100,"1,024",6.7B,4k,4M tokens,45 %,3100 ms'
+    run = read_published([table(tmp_path, cells, head=head)]).runs[0]
+    assert not run.fault
+    assert (run.num_devices, run.params_b, run.seq_len) == (1024, 6.7, 4096)
+    assert run.global_batch == round(4e6 / 4096)
+    assert (run.mfu, run.iter_time_s) == (0.45, 3.1)
+
+
+def test_an_unknown_unit_is_named(tmp_path: Path) -> None:
+    head = "model,device,num_devices,metric,value,unit\n"
+    row = "llama-7b,A100,8,speed,12,furlongs"
+    run = read_published([table(tmp_path, row, head=head)]).runs[0]
+    assert "unit 'furlongs' of metric 'speed' is not known" in run.fault

@@ -1,0 +1,183 @@
+"""Numbers and headline figures as papers and tables print them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+_NUMBER = re.compile(
+    r"([-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([kKmMgGbBtT](?![A-Za-z0-9]))?"
+)
+_BLANK = {"", "na", "n/a", "nan", "-", "none", "unknown", "?"}
+_SCALE = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+_TIMES = {
+    "us": 1e-6, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "s": 1.0, "sec": 1.0,
+    "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hr": 3600.0,
+    "hour": 3600.0, "day": 86_400.0,
+}  # fmt: skip
+_DEVICES = {
+    "device", "gpu", "chip", "accelerator", "hpu", "card", "gcd", "core", "tpu",
+    "rank", "a100", "h100",
+}  # fmt: skip
+_STEPS = {"step", "iteration", "iter", "it", "batch", "update"}
+_SAMPLES = {
+    "sequence", "seq", "sample", "sentence", "example", "image", "img", "prompt",
+}  # fmt: skip
+_TOKENS = {"token", "tok"}
+_FLOP = re.compile(r"^([kmgtpe]?)flops?$")
+_PREFIX = {"": 1e-12, "k": 1e-9, "m": 1e-6, "g": 1e-3, "t": 1.0, "p": 1e3, "e": 1e6}
+# Batches of more sequences than this are counts of tokens.
+MOST_SEQUENCES = 500_000
+
+
+def number(cell: str) -> float | None:
+    """Return the first number of a cell, suffix applied; words after are remarks.
+
+    Raises
+    ------
+    ValueError
+        If the cell does not begin with a number.
+
+    Examples
+    --------
+    >>> number("1,024 sequences"), number("4M tokens"), number("n/a")
+    (1024.0, 4000000.0, None)
+    """
+    if cell.casefold() in _BLANK:
+        return None
+    found = _NUMBER.match(cell.lstrip("~≈ "))
+    if found is None:
+        raise ValueError(f"{cell!r} is not a number")
+    value = float(found[1].replace(",", "").replace("_", ""))
+    return value * _SCALE.get((found[2] or "").casefold(), 1.0)
+
+
+def cell_number(name: str, cell: str) -> float | None:
+    """Return the number of a cell as its column means it.
+
+    Lengths in ``k`` are powers of two, parameters are in billions, a share
+    above 1.5 is in percent, times may have a unit.
+
+    Raises
+    ------
+    ValueError
+        If it is no number.
+
+    Examples
+    --------
+    >>> cell_number("seq_len", "8k"), cell_number("mfu", "40%")
+    (8192.0, 0.4)
+    >>> cell_number("params_b", "7B"), cell_number("params_b", "350M")
+    (7.0, 0.35)
+    """
+    value = number(cell)
+    if value is None or not math.isfinite(value):
+        return value
+    if name == "seq_len" and re.search(r"\d\s*[kK](?![A-Za-z])", cell):
+        return value * 1.024 if value % 1000 == 0 else value
+    if name == "params_b":
+        return value / 1e9 if value >= 1e5 else value
+    if name == "mfu":
+        return value / 100.0 if value > 1.5 or "%" in cell else value
+    if name == "iter_time_s":
+        unit = re.sub(r"^[^a-zA-Z]*", "", cell).strip().casefold()
+        return value * _TIMES.get(unit.rstrip("."), 1.0)
+    return value
+
+
+class Headline(NamedTuple):
+    """A headline figure as a column of the table has it."""
+
+    column: str
+    value: float
+
+
+def headline(
+    value: float, unit: str, metric: str, devices: int, seq_len: int | None
+) -> Headline | None:
+    """Return a headline figure as time, rate per device, TFLOP/s or MFU.
+
+    Parameters
+    ----------
+    unit, metric : str
+        As printed; the metric says what a blank unit or ``%`` is of.
+    devices : int
+        That a figure of the whole system is shared by.
+    seq_len : int or None
+        Tokens of a sequence, which a rate of sequences needs.
+
+    Returns
+    -------
+    Headline or None
+        None where the unit is not known.
+
+    Examples
+    --------
+    >>> headline(1200.0, "samples/min", "throughput", 8, 512)
+    Headline(column='tokens_per_s_per_device', value=1280.0)
+    """
+    words = _words(unit or metric)
+    if not words:
+        return None
+    what, *per = words
+    share = unit.strip() in {"", "%"} or what in {"fraction", "percent", "mfu"}
+    if share and re.search(r"mfu|model flops? utili[sz]ation", metric.casefold()):
+        return Headline("mfu", cell_number("mfu", f"{value}{unit.strip()[:1]}") or 0.0)
+    each = 1.0 if any(word in _DEVICES for word in per) else 1.0 / devices
+    if "whole" in per or "total" in per or "node" in per:
+        each = 1.0 / devices if "node" not in per else math.nan
+    if math.isnan(each):
+        return None
+    if what in _TIMES and all(word in _STEPS for word in per):
+        return Headline("iter_time_s", value * _TIMES[what])
+    if flop := _FLOP.match(what):
+        # Rates of work are told per device, but for those of whole systems.
+        whole = (flop[1] in {"p", "e"} and each != 1.0) or "whole" in per
+        return Headline(
+            "tflops_per_device", value * _PREFIX[flop[1]] * (each if whole else 1.0)
+        )
+    return _rate(value, what, per, each, seq_len)
+
+
+def _rate(
+    value: float, what: str, per: list[str], each: float, seq_len: int | None
+) -> Headline | None:
+    seconds = next((_TIMES[word] for word in per if word in _TIMES), None)
+    scale = 1.0
+    if what[:1] in _SCALE and what[1:] in _TOKENS | _SAMPLES:
+        scale, what = _SCALE[what[0]], what[1:]
+    if seconds is None:
+        return None
+    if what in _STEPS:
+        return Headline("iter_time_s", seconds / value)
+    if what in _TOKENS:
+        return Headline("tokens_per_s_per_device", value * scale * each / seconds)
+    if what in _SAMPLES and seq_len:
+        rate = value * scale * seq_len * each / seconds
+        return Headline("tokens_per_s_per_device", rate)
+    return None
+
+
+def _words(unit: str) -> list[str]:
+    """Return a unit's quantity, and what it is per."""
+    text = unit.casefold().replace("tok/s", "token/s").replace("tps", "token/s")
+    text = text.replace("whole system", "whole").replace("%", "percent")
+    text = re.sub(r"\bper\b|[/(),·*-]|_per_", " / ", text.replace("^", ""))
+    text = re.sub(r"[_\d]+", " ", text)
+    found = [_singular(word) for word in text.replace("/", " ").split()]
+    return [
+        word for word in found if word not in {"of", "the", "each", "and", "second^"}
+    ]
+
+
+def _singular(word: str) -> str:
+    word = word.rstrip(".")
+    known = _STEPS | _SAMPLES | _TOKENS | _DEVICES | set(_TIMES)
+    for ending in ("", "s", "es"):
+        if word.endswith(ending) and word[: len(word) - len(ending)] in known:
+            return word[: len(word) - len(ending)]
+    batches = {"secs": "sec", "batches": "batch", "ktokens": "ktoken"}
+    if word[:1] in _SCALE and word[1:].rstrip("s") in _TOKENS | _SAMPLES:
+        return word.rstrip("s")
+    return batches.get(word, word)
