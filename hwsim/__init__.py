@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hwsim.api.compare import compare
     from hwsim.api.live import live_check
     from hwsim.api.plan import plan_train
+    from hwsim.api.plan_serve import plan_serve
     from hwsim.api.present import roofline, write_report, write_reports
     from hwsim.api.saved import (
         SavedResult,
@@ -78,6 +79,7 @@ _HOMES = {
     ),
     "hwsim.api.serving": ("serve",),
     "hwsim.api.plan": ("plan_train",),
+    "hwsim.api.plan_serve": ("plan_serve",),
     "hwsim.api.catalog": (
         "device_ids",
         "load_device",
@@ -169,6 +171,7 @@ __all__ = [
     "measure_cpu",
     "model_ids",
     "op",
+    "plan_serve",
     "plan_train",
     "question",
     "results_frame",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hwsim.analysis.plan_search import Job, Part, Runner, look_through
@@ -14,7 +14,19 @@ PATIENCE = 15.0  # for the scheduler and a first worker. [s]
 
 
 def on_cluster(address: str) -> Runner:
-    """Return a runner that has jobs looked through by a cluster.
+    """Return a runner that has jobs of a training plan done by a cluster."""
+    mapped = cluster_map(address)
+
+    def run(jobs: Iterable[Job]) -> Iterator[Part]:
+        return (part for _, part in mapped(look_through, jobs))
+
+    return run
+
+
+def cluster_map(address: str) -> Callable[[Any, Iterable[Any]], Iterator[Any]]:
+    """Return what has work done on a cluster: pairs of item and answer.
+
+    Pairs come as they are done.
 
     Parameters
     ----------
@@ -35,19 +47,19 @@ def on_cluster(address: str) -> Runner:
 
     distributed: Any = installed  # its functions have no types
 
-    def run(jobs: Iterable[Job]) -> Iterator[Part]:
+    def mapped(work: Any, items: Iterable[Any]) -> Iterator[Any]:
         client = _client(distributed, address)
         try:
-            futures = [
-                client.submit(look_through, job, pure=False, retries=RETRIES)
-                for job in jobs
-            ]
-            for future in distributed.as_completed(futures, loop=client.loop):
-                yield _result(distributed, future)
+            items_of = {
+                client.submit(work, item, pure=False, retries=RETRIES): item
+                for item in items
+            }
+            for future in distributed.as_completed(items_of, loop=client.loop):
+                yield items_of[future], _result(distributed, future)
         finally:
             client.close()
 
-    return run
+    return mapped
 
 
 def _client(distributed: Any, address: str) -> Any:
@@ -69,15 +81,14 @@ def _client(distributed: Any, address: str) -> Any:
     return client
 
 
-def _result(distributed: Any, future: Any) -> Part:
+def _result(distributed: Any, future: Any) -> Any:
     try:
-        part: Part = future.result()
+        return future.result()
     except (distributed.KilledWorker, ImportError) as error:
         raise HwsimError(
             f"the cluster could not do its part ({_line(error)}); its workers need "
             "this version of hwsim and enough memory"
         ) from None
-    return part
 
 
 def _line(error: BaseException) -> str:

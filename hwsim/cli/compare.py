@@ -13,7 +13,7 @@ import typer
 from hwsim.cli import ask, serve
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, note, note_unread, save
-from hwsim.cli.quantity import counts, factors
+from hwsim.cli.quantity import counts, factors, limits_of
 from hwsim.cli.table import comparison_tables
 from hwsim.errors import InputError, UnknownNameError
 
@@ -37,7 +37,7 @@ _LEFT_OUT = {
 }
 # Options that are text on the command line alone.
 _READ: dict[str, Callable[[str], Any]] = {
-    "slo": serve.slo_of,
+    "slo": limits_of,
     "slowdown": lambda text: factors("slowdown", text),
     "stage_layers": lambda text: counts("stage-layers", text),
     "lora_targets": lambda text: tuple(filter(None, map(str.strip, text.split(",")))),

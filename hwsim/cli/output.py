@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
+from hwsim.errors import InputError
 from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
 
@@ -112,3 +113,11 @@ def trace_text(result: Any) -> str:
         ]
         at += graph.time_s
     return trace_json(records, result=type(result).__name__)
+
+
+def check_parquet() -> None:
+    """Refuse to promise a Parquet file that cannot be written."""
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise InputError("--parquet needs pyarrow; pip install pyarrow, or use --csv")

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwsim.cli import plan_serve
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
-from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
-from hwsim.cli.quantity import time_of, token_count
+from hwsim.cli.output import (
+    check_outputs,
+    check_parquet,
+    console,
+    note,
+    note_unread,
+    save,
+    table,
+)
+from hwsim.cli.quantity import integers, time_of, token_count, whole_number
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 from hwsim.units import DIMENSIONS, format_quantity, parse_quantity
@@ -28,7 +37,9 @@ _LAYOUT = "Layout: hold parts of it to some values"
 _LIMITS = "Limits"
 
 plan_app = typer.Typer(
-    name="plan", help="Find the best layout of a job.", no_args_is_help=True
+    name="plan",
+    help="Find the best layout of a job, or deployment of a service.",
+    no_args_is_help=True,
 )
 
 
@@ -39,6 +50,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: hwsim plan train llama-3.1-70b -s dgx-h100-ndr-64 "
         "--devices 512 --global-batch 1024 --seq 4096",
     )(train)
+    plan_serve.register(plan_app)
     app.add_typer(plan_app)
 
 
@@ -149,12 +161,12 @@ def train(
 
     check_outputs(out, csv, parquet)
     if parquet is not None:
-        _check_parquet()
+        check_parquet()
     choices: dict[str, Any] = {
         "tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep, "dp": dp,
         "micro_batch": micro_batch, "zero_stage": zero_stage,
     }  # fmt: skip
-    choices = {name: _numbers(name, text) for name, text in choices.items()}
+    choices = {name: integers(name, text) for name, text in choices.items()}
     choices["recompute"] = _words(recompute)
     choices["schedule"] = _words(schedule)
     for name in ("offload_optimizer", "offload_activations"):
@@ -185,7 +197,7 @@ def _counts(text: str | None) -> list[int] | None:
     for part in text.split(","):
         match = _DEVICES.match(part.strip())
         if match is None:
-            found.append(_number("devices", part))
+            found.append(whole_number("devices", part))
             continue
         low, high = int(match[1]), int(match[2])
         if low < 1 or high < low or match[3] == "0":
@@ -199,22 +211,6 @@ def _counts(text: str | None) -> list[int] | None:
     return found
 
 
-def _number(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        option = name.replace("_", "-")
-        raise InputError(
-            f"--{option} {text!r} is not a whole number; write 8 or a list 4,8"
-        ) from None
-
-
-def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    return tuple(_number(name, part) for part in text.split(","))
-
-
 def _words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(w.strip() for w in text.split(","))
 
@@ -226,13 +222,6 @@ def _quantity(name: str, text: str | None, dimension: str) -> float | None:
         return parse_quantity(text, DIMENSIONS[dimension])
     except ValueError as error:
         raise InputError(f"--{name}: {error}") from None
-
-
-def _check_parquet() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise InputError("--parquet needs pyarrow; pip install pyarrow, or use --csv")
 
 
 class _Bar(AbstractContextManager["_Bar"]):

@@ -28,11 +28,11 @@ class Meter:
         if self._told:
             sys.stderr.write("\r\x1b[K")
 
-    def show(self, done: int, total: int) -> None:
+    def show(self, done: int, total: int, what: str | None = None) -> None:
         """Say how far it is, a few times a second."""
         now = time.monotonic()
         if not self._live or now - self._begun < _PATIENCE or now - self._told < 0.2:
             return
         self._told = now
-        sys.stderr.write(f"\r{done:,} of {total:,} {self._what}\x1b[K")
+        sys.stderr.write(f"\r{done:,} of {total:,} {what or self._what}\x1b[K")
         sys.stderr.flush()

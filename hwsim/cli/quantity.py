@@ -64,3 +64,38 @@ def factors(name: str, text: str | None) -> tuple[float, ...]:
         raise InputError(
             f"--{name} {text!r} is not a list of factors; write 1,1,1.1,1"
         ) from None
+
+
+def whole_number(name: str, text: str) -> int:
+    """Return a whole number typed for an option."""
+    try:
+        return int(text)
+    except ValueError:
+        option = name.replace("_", "-")
+        raise InputError(
+            f"--{option} {text!r} is not a whole number; write 8 or a list 4,8"
+        ) from None
+
+
+def integers(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Return whole numbers with commas between; None where nothing is given."""
+    if text is None:
+        return None
+    return tuple(whole_number(name, part) for part in text.split(","))
+
+
+def limits_of(text: str | None) -> dict[str, float]:
+    """Return limits in seconds from text like ``ttft.p99=500ms,tpot=40ms``."""
+    found: dict[str, float] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        key, equals, value = (p.strip() for p in part.partition("="))
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = time_of("slo", value or None) or 0.0
+        if not equals or not seconds > 0:
+            raise InputError(f"--slo {part!r} is not a limit; write ttft=500ms")
+        found[key] = seconds
+    return found

@@ -11,7 +11,7 @@ import typer
 
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
 from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
-from hwsim.cli.quantity import time_of
+from hwsim.cli.quantity import limits_of
 from hwsim.errors import InputError
 from hwsim.specs.assumed import labelled
 
@@ -195,7 +195,7 @@ def serve(
         router=router, engine=engine,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
         chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
-        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=slo_of(slo),
+        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=limits_of(slo),
         seed=seed, overrides=set_ or (), progress=meter.show,
     )  # fmt: skip
     meter.close()
@@ -229,23 +229,6 @@ class _Meter:
         """Wipe the line."""
         if self._live:
             sys.stderr.write("\r\x1b[K")
-
-
-def slo_of(text: str | None) -> dict[str, float]:
-    """Return limits in seconds from text like ``ttft=500ms,tpot=40ms``."""
-    found: dict[str, float] = {}
-    for part in (text or "").split(","):
-        key, equals, value = (p.strip() for p in part.partition("="))
-        if not part.strip():
-            continue
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = time_of("slo", value or None) or 0.0
-        if not equals or not seconds > 0:
-            raise InputError(f"--slo {part!r} is not a limit; write ttft=500ms")
-        found[key] = seconds
-    return found
 
 
 def _check_table(out: Path | None) -> None:

@@ -45,6 +45,7 @@ PUBLIC = [
     "measure_cpu",
     "model_ids",
     "op",
+    "plan_serve",
     "plan_train",
     "question",
     "results_frame",

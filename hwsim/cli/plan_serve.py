@@ -1,0 +1,279 @@
+"""``hwsim plan serve``: the deployment of a service."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
+from hwsim.cli.output import (
+    check_outputs,
+    check_parquet,
+    console,
+    note,
+    note_unread,
+    save,
+    table,
+)
+from hwsim.cli.progress import Meter
+from hwsim.cli.quantity import integers, limits_of
+from hwsim.report import format as fmt
+
+if TYPE_CHECKING:
+    from hwsim.analysis.serve_plan import ServePlan
+    from hwsim.analysis.serve_plan_confirm import Confirmed
+
+_TRAFFIC = "Traffic"
+_CHOICES = "What to choose from"
+_SHOWN_REASONS = 6
+
+
+def register(plan_app: typer.Typer) -> None:
+    """Add the command to those that plan."""
+    plan_app.command(
+        "serve",
+        epilog="Example: hwsim plan serve llama-3.1-8b -s h100 -s l40s --rate 20 "
+        "--slo ttft.p99=500ms,tpot.p99=40ms --precision bf16,fp8",
+    )(serve)
+
+
+def _some(text: str) -> Any:
+    return typer.Option(help=text, metavar="A,B,…", rich_help_panel=_CHOICES)
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model: id, alias, .toml file or Hugging Face config.json.",
+            show_default=False,
+        ),
+    ],
+    system: Annotated[
+        list[str],
+        typer.Option("--system", "-s", help="System or device. Repeatable."),
+    ],
+    slo: Annotated[
+        str,
+        typer.Option(
+            help="Limits: ttft.p99=500ms,tpot.p99=40ms; of ttft, tpot, itl, e2e; "
+            "mean, p50, p90, p99."
+        ),
+    ],
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests per second, all together.", rich_help_panel=_TRAFFIC
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Trace to replay, CSV or JSONL.", rich_help_panel=_TRAFFIC),
+    ] = None,
+    input_len: Annotated[
+        str, typer.Option(help="Tokens of prompts.", rich_help_panel=_TRAFFIC)
+    ] = "lognormal:1000",
+    output_len: Annotated[
+        str, typer.Option(help="Tokens of answers.", rich_help_panel=_TRAFFIC)
+    ] = "lognormal:250",
+    arrival: Annotated[
+        str,
+        typer.Option(help="poisson, gamma, deterministic.", rich_help_panel=_TRAFFIC),
+    ] = "poisson",
+    burstiness: Annotated[
+        float,
+        typer.Option(
+            help="gamma: squared variation of gaps.", rich_help_panel=_TRAFFIC
+        ),
+    ] = 1.0,
+    engine: Annotated[str, _some("Serving engines.")] = "vllm-v1",
+    precision: Annotated[
+        str | None,
+        _some(
+            "DTYPE[/WEIGHTS[/KV]]: bf16,fp8,bf16/int4.  [default: bf16 if it has it]"
+        ),
+    ] = None,
+    tp: Annotated[str | None, _some("Tensor-parallel degrees.")] = None,
+    pp: Annotated[str | None, _some("Pipeline stages.")] = None,
+    ep: Annotated[str | None, _some("Expert-parallel ranks.")] = None,
+    attention_dp: Annotated[str | None, _some("Attention-parallel groups.")] = None,
+    max_num_seqs: Annotated[str | None, _some("Limits on running requests.")] = None,
+    max_replicas: Annotated[
+        int, typer.Option(help="Most replicas.", rich_help_panel=_CHOICES)
+    ] = 1000,
+    router: Annotated[
+        str, typer.Option(help="How requests go to replicas.")
+    ] = "least_outstanding",
+    margin: Annotated[
+        float, typer.Option(help="Share of each limit to leave unused: 0.1.")
+    ] = 0.0,
+    price: Annotated[
+        float | None, typer.Option(help="USD per device and hour.")
+    ] = None,
+    simulate: Annotated[
+        int, typer.Option(help="How many to simulate for each objective.")
+    ] = 6,
+    requests: Annotated[
+        int, typer.Option(help="Least requests of a simulation.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="Of arrivals and lengths.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Work on a Dask scheduler's workers: tcp://host:8786.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    fidelity: Fidelity = FidelityChoice.auto,
+    set_: Set = None,
+    json: Json = False,
+    out: Out = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write confirmed deployments here as CSV.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write them here as Parquet (needs pyarrow).")
+    ] = None,
+) -> None:
+    """Find the cheapest, fastest and most frugal deployment that meets limits.
+
+    Ctrl-C ends the search and answers with the best so far.
+    """
+    import hwsim
+
+    check_outputs(out, csv, parquet)
+    if parquet is not None:
+        check_parquet()
+    degrees: dict[str, Any] = {
+        "tp": tp, "pp": pp, "ep": ep, "attention_dp": attention_dp,
+        "max_num_seqs": max_num_seqs,
+    }  # fmt: skip
+    held: dict[str, Any] = {name: integers(name, t) for name, t in degrees.items()}
+    with Meter("deployments") as meter:
+        plan = hwsim.plan_serve(
+            model, system, slo=limits_of(slo), rate=rate, trace=trace,
+            input_len=input_len, output_len=output_len, arrival=arrival,
+            burstiness=burstiness, engine=_words(engine),
+            precision=None if precision is None else _words(precision),
+            router=router, margin=margin, max_replicas=max_replicas,
+            simulate=simulate, requests=requests, price=price, fidelity=fidelity.value,
+            seed=seed, cluster=cluster, overrides=set_ or (),
+            progress=lambda what, done, all_: meter.show(done, all_, what),
+            **held,
+        )  # fmt: skip
+    if plan.interrupted:
+        note("interrupted: the best of what was simulated so far")
+    for fault in plan.passed_over:
+        note(f"note: passed over: {fault}")
+    if json:
+        sys.stdout.write(plan.to_json() + "\n")
+    else:
+        _answer(plan)
+    note_unread(set_)
+    _save(plan, out, csv, parquet)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _answer(plan: ServePlan) -> None:
+    limits = ", ".join(
+        f"{key}.{stat} {fmt.seconds(limit)}" for (key, stat), limit in plan.slo.items()
+    )
+    console().print(
+        f"[bold]plan: {plan.model.id}, {plan.demand.rate:g} requests/s, {limits}[/bold]"
+    )
+    console().print(table(None, None, _headline(plan)))
+    _ranking(plan)
+    _curve(plan)
+    for line in _rejections(plan):
+        console().print(f"• {line}", markup=False)
+
+
+def _headline(plan: ServePlan) -> list[tuple[str, str, str]]:
+    named = "cheapest" if plan.priced else "fewest devices"
+    rows = [_deployment(named, plan.cheapest), _deployment("fastest", plan.fastest)]
+    if plan.frugal is not None:
+        rows.append(_deployment("least energy", plan.frugal))
+    for check in plan.cheapest.checks:
+        sure = "also" if check.model_upper <= check.limit else "not"
+        rows.append(
+            (f"{named}: {check.key}.{check.stat}", fmt.seconds(check.value),
+             f"limit {fmt.seconds(check.limit)}, {check.margin:.0%} left; {sure} at "
+             f"the upper end of the 90 % interval ({fmt.seconds(check.model_upper)})")
+        )  # fmt: skip
+    rows.append(
+        ("looked at", f"{plan.candidates:,} deployments",
+         f"{len(plan.steady):,} fit in memory, {len(plan.confirmed)} confirmed; "
+         f"closed form {fmt.seconds(plan.search_s)}, "
+         f"simulation {fmt.seconds(plan.simulate_s)}")
+    )  # fmt: skip
+    return rows
+
+
+def _deployment(name: str, c: Confirmed) -> tuple[str, str, str]:
+    money = "" if c.hourly != c.hourly else (
+        f"{c.hourly:,.2f} USD/h, {c.usd_per_million_tokens:.3g} USD per million tokens"
+    )  # fmt: skip
+    energy = c.result.energy_j_per_token
+    drawn = "" if energy is None else f"{energy:.3g} J per token"
+    told = f"{c.replicas} x ({c.choice})"
+    return name, told, ", ".join(part for part in (money, drawn) if part)
+
+
+def _ranking(plan: ServePlan) -> None:
+    columns = (
+        "system", "engine", "precision", "tp", "pp", "ep", "adp", "seqs", "replicas",
+        "devices", "USD/h", "ttft p99", "tpot p99", "J/token", "busy",
+    )  # fmt: skip
+    rows = []
+    for c in plan.confirmed:
+        layout, result = c.choice.layout, c.result
+        energy = result.energy_j_per_token
+        rows.append(
+            [c.choice.system.id, c.choice.engine.id, str(c.choice.precision)]
+            + [str(v) for v in (layout.tp, layout.pp, layout.ep, layout.attention_dp,
+                                c.choice.engine.max_num_seqs, c.replicas, c.devices)]
+            + ["–" if c.hourly != c.hourly else f"{c.hourly:,.2f}"]
+            + [fmt.seconds(result.ttft_s["p99"]), fmt.seconds(result.tpot_s["p99"])]
+            + ["–" if energy is None else f"{energy:.3g}", f"{result.utilisation:.0%}"]
+        )  # fmt: skip
+    console().print(table("Deployments that meet the limits", columns, rows))
+
+
+def _curve(plan: ServePlan) -> None:
+    if not plan.curve:
+        return
+    rows = [
+        [f"{p['rate_rps']:g}", f"{p['goodput_rps']:.4g}", fmt.seconds(p["ttft_p99_s"]),
+         fmt.seconds(p["tpot_p99_s"]), "yes" if p["stable"] else "no"]
+        for p in plan.curve
+    ]  # fmt: skip
+    title = "The first of them at other rates: requests/s that meet the limits"
+    columns = ("rate", "goodput", "ttft p99", "tpot p99", "keeps up")
+    console().print(table(title, columns, rows))
+
+
+def _rejections(plan: ServePlan) -> list[str]:
+    rows = [f"not {r.choice}: {r.why}" for r in plan.rejected]
+    more = len(rows) - _SHOWN_REASONS
+    tail = [f"and {more} more (--json has them)"] if more > 0 else []
+    return rows[:_SHOWN_REASONS] + tail
+
+
+def _save(
+    plan: ServePlan, out: Path | None, csv: Path | None, parquet: Path | None
+) -> None:
+    from hwsim.report.write import write_atomic
+
+    save(plan, out)
+    if csv is not None:
+        write_atomic(csv, plan.table.to_csv(index=False))
+        note(f"wrote {csv}")
+    if parquet is not None:
+        plan.table.to_parquet(parquet, index=False)
+        note(f"wrote {parquet}")
