@@ -104,10 +104,11 @@ def phi3(c: Config) -> Fields:
 
 def gemma(c: Config) -> Fields:
     """Return the fields of a ``gemma`` config: tied, gated GELU."""
-    return rms_decoder(c, kv_heads=16, head_dim=256) | _gemma_common(c)
+    return rms_decoder(c, kv_heads=16, head_dim=256) | gemma_common(c)
 
 
-def _gemma_common(c: Config) -> Fields:
+def gemma_common(c: Config) -> Fields:
+    """Return the fields that all Gemma configs share."""
     keys = ("hidden_activation", "hidden_act")
     return {
         "activation": c.activation(*keys, default="gelu"),
@@ -118,7 +119,7 @@ def _gemma_common(c: Config) -> Fields:
 
 def gemma2(c: Config) -> Fields:
     """Return the fields of a ``gemma2`` config: every second layer windowed."""
-    fields = rms_decoder(c, kv_heads=4, head_dim=256) | _gemma_common(c)
+    fields = rms_decoder(c, kv_heads=4, head_dim=256) | gemma_common(c)
     window = c.count("sliding_window", default=4096)
     windows = c.windows(fields["layers"], window, every=2)
     return fields | {"norms_per_layer": 4} | windows
@@ -128,7 +129,7 @@ def gemma3(c: Config) -> Fields:
     """Return the fields of a ``gemma3_text`` config: one full layer in six."""
     full = {"vocab_size": 262_208, "num_attention_heads": 8} | dict(c.table)
     c = Config(full, c.where)
-    fields = rms_decoder(c, kv_heads=4, head_dim=256) | _gemma_common(c)
+    fields = rms_decoder(c, kv_heads=4, head_dim=256) | gemma_common(c)
     window = c.count("sliding_window", default=4096)
     pattern = ("sliding_window_pattern", "_sliding_window_pattern")
     every = c.count(*pattern, default=6, most=MAX_LAYERS)

@@ -9,6 +9,7 @@ from hwsim.specs.huggingface_config import MAX_LAYERS, Config, windows_except
 from hwsim.specs.huggingface_decoders import (
     Fields,
     attention_bias,
+    gemma_common,
     qwen_windows,
     rms_decoder,
 )
@@ -200,9 +201,45 @@ def llama4(c: Config) -> Fields:
     )
 
 
+def gemma4(c: Config) -> Fields:
+    """Return the fields of a ``gemma4_text`` config: other heads in full layers."""
+    for key, what in (
+        ("hidden_size_per_layer_input", "embeddings of each layer"),
+        ("num_kv_shared_layers", "layers that share keys and values"),
+    ):
+        if c.count(key, default=0, least=0):
+            raise c.fault(key, f"{what} are not supported")
+    fields = rms_decoder(c, kv_heads=4, head_dim=256) | gemma_common(c)
+    windows = c.windows(
+        fields["layers"], c.count("sliding_window", default=512), every=6
+    )
+    fields |= windows | {"norms_per_layer": 4, "qk_norm": "head"}
+    if windows:
+        rope = c.table_at("rope_parameters").table_at("full_attention")
+        fields["full_attention"] = {
+            "kv_heads": c.count(
+                "num_global_key_value_heads", default=fields["kv_heads"]
+            ),
+            "head_dim": c.count("global_head_dim", default=512),
+            "shared_kv": c.flag("attention_k_eq_v", default=False),
+            "rotary_fraction": rope.fraction("partial_rotary_factor", default=0.25),
+        }
+    if not c.flag("enable_moe_block", default=False):
+        return fields
+    moe = {
+        "experts": c.count("num_experts"),
+        "experts_per_token": c.count("top_k_experts", "num_experts_per_tok"),
+        "expert_ffn": c.count("moe_intermediate_size", "expert_intermediate_size"),
+        "shared_experts": 1,
+        "shared_ffn": fields["ffn"],
+    }
+    return fields | {"moe": moe}
+
+
 MOE_DECODERS: Final[dict[str, Callable[[Config], Fields]]] = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
+    "gemma4_text": gemma4,
     "glm4_moe": glm4_moe,
     "gpt_oss": gpt_oss,
     "kimi_k2": deepseek_v3,

@@ -34,6 +34,27 @@ LATENT = {
 # Figures of the public config.json files, and the published counts; None where
 # only a rounded count is published: the catalog's own must be the same.
 CONFIGS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "gemma-4-26b-a4b": (
+        rms(
+            "gemma4_text", 30, 2816, 16, 2112, 262144, **kv(8), head_dim=256,
+            global_head_dim=512, num_global_key_value_heads=2, attention_k_eq_v=True,
+            sliding_window=1024, hidden_activation="gelu_pytorch_tanh", **TIED,
+            layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 5,
+            enable_moe_block=True, num_experts=128, top_k_experts=8,
+            moe_intermediate_size=704, hidden_size_per_layer_input=0,
+            num_kv_shared_layers=0,
+        ),
+        None,
+    ),
+    "gemma-4-31b": (
+        rms(
+            "gemma4_text", 60, 5376, 32, 21504, 262144, **kv(16), head_dim=256,
+            global_head_dim=512, num_global_key_value_heads=4, attention_k_eq_v=True,
+            sliding_window=1024, hidden_activation="gelu_pytorch_tanh", **TIED,
+            enable_moe_block=False,
+        ),
+        None,
+    ),
     "mamba2-130m": (
         {
             "model_type": "mamba2", "num_hidden_layers": 24, "hidden_size": 768,

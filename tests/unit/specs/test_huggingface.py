@@ -22,7 +22,7 @@ SHAPE = (
     "ffn_bias", "position", "position_rows", "rotary_fraction", "tied_embeddings",
     "output_head", "head_bias", "parallel_block", "norms_per_layer", "final_norm",
     "embedding_norm", "qk_norm", "token_types", "pooler", "moe", "mla",
-    "attention_sinks", "pattern", "ssm",
+    "attention_sinks", "pattern", "ssm", "full_attention",
 )  # fmt: skip
 
 
@@ -176,6 +176,12 @@ def test_hybrids_with_two_branches_a_layer(tmp_path: Path) -> None:
 def test_faults_of_hybrids(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         variant(tmp_path, "nemotron-3-nano", **change)
+
+
+@pytest.mark.parametrize("key", ["hidden_size_per_layer_input", "num_kv_shared_layers"])
+def test_small_gemma4_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SpecError, match=f"{key}.*not supported"):
+        variant(tmp_path, "gemma-4-31b", **{key: 4})
 
 
 def test_folder_and_name(tmp_path: Path) -> None:

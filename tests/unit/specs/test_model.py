@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from hwsim.errors import InputError
+from hwsim.specs.catalogs import load_model
 from hwsim.specs.load import dump_json
 from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.parameter_count import layer_parameters, moe_parameters
@@ -238,3 +239,25 @@ def test_groups_and_layers_add_up(model: ModelSpec) -> None:
     assert by_layer == by_group
     assert by_layer + model.num_embedding_parameters <= model.num_parameters
     assert model.num_active_parameters <= model.num_parameters
+
+
+def test_full_layers_may_have_other_heads() -> None:
+    """Gemma 4: wider heads, fewer keys, values from the keys' matrix."""
+    model = load_model("gemma-4-31b")
+    local, full = (kind for kind, _ in model.layer_groups())
+    assert model.heads_at(local).projected == 32 * 256 + 2 * 16 * 256
+    assert model.heads_at(full).projected == 32 * 512 + 4 * 512
+    assert model.cached_values(full) == 2 * 4 * 512
+    assert model.num_parameters == pytest.approx(30.7e9, rel=1e-3)
+
+
+def test_other_heads_need_windows() -> None:
+    fields = load_model("gemma-4-31b").model_dump()
+    with pytest.raises(ValueError, match="sliding_window"):
+        ModelSpec.model_validate(
+            fields | {"sliding_window": None, "full_attention_every": 0}
+        )
+    with pytest.raises(ValueError, match=r"full_attention\.kv_heads"):
+        ModelSpec.model_validate(
+            fields | {"full_attention": {"kv_heads": 5, "head_dim": 512}}
+        )
