@@ -22,7 +22,7 @@ import numpy as np
 
 from hwsim.analysis.check import dtype_on
 from hwsim.analysis.serve_plan_space import Choice
-from hwsim.analysis.serving_run import Capacity, capacity_of
+from hwsim.analysis.serving_pool import Capacity, capacity_of
 from hwsim.analysis.step_cost import Deployment
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -152,7 +152,7 @@ def steady_state(choice: Choice, demand: Demand, fidelity: Fidelity) -> Steady:
     layout, precision, engine = choice.layout, choice.precision, choice.engine
     dtype_on(choice.system.device, precision.dtype)
     group = choice.system.subsystem(layout.devices)
-    capacity = capacity_of(choice.model, group, choice.stack, engine, _Asked(choice))
+    capacity = capacity_of(choice.model, group, choice.stack, engine, layout, precision)
     deployment = Deployment(
         choice.model, choice.system, choice.stack, engine, layout, precision.dtype,
         precision.weight_dtype, precision.kv_dtype, fidelity, demand.longest,
@@ -181,13 +181,3 @@ def steady_state(choice: Choice, demand: Demand, fidelity: Fidelity) -> Steady:
         {k: v * stages + engine.request_overhead for k, v in prompts.items()},
         float(steps[0]), capacity,
     )  # fmt: skip
-
-
-class _Asked:
-    """What memory is worked out from, as a service's configuration has it."""
-
-    def __init__(self, choice: Choice) -> None:
-        self.layout = choice.layout
-        self.dtype = choice.precision.dtype
-        self.weight_dtype = choice.precision.weight_dtype
-        self.kv_dtype = choice.precision.kv_dtype

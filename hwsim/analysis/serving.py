@@ -11,75 +11,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hwsim.analysis.check import context_within, dtype_on, known_dtype, positive_int
+from hwsim.analysis.check import dtype_on
 from hwsim.analysis.result import Result
+from hwsim.analysis.serving_ask import (
+    PrefillAsked,
+    ServeConfig,
+    check_lengths,
+    check_model,
+    checked_config,
+    checked_engine,
+    checked_replicas,
+    checked_traffic,
+)
 from hwsim.analysis.serving_details import (
     quantiles_of,
     request_runs,
     step_interval,
     traffic_words,
 )
-from hwsim.analysis.serving_layout import ReplicaLayout, checked_layout
-from hwsim.analysis.serving_run import Capacity, Run, capacity_of, play, saturated_rate
+from hwsim.analysis.serving_handover import Before, describe, handover_between
+from hwsim.analysis.serving_layout import checked_layout
+from hwsim.analysis.serving_pool import Capacity, Pool, pool_of, tabulated
+from hwsim.analysis.serving_run import Run, play
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
-from hwsim.errors import InputError
-from hwsim.schedule.batching import policy_named
 from hwsim.sim.arrivals import Arrivals, draw_requests
-from hwsim.sim.serving_cluster import router_named
 from hwsim.sim.serving_records import gap_quantiles
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.traffic import ARRIVALS, Traffic
+from hwsim.specs.traffic import Traffic
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-SLO_KEYS = ("ttft", "tpot", "e2e")
 _SHARED = 8192  # tokens of a request that every table reaches
 _SUSPECT = 0.8  # busier than this, the stable maximum is worked out
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """What is asked: layout of a replica, engine by id, dtypes by name, traffic."""
-
-    tp: int
-    pp: int
-    ep: int
-    attention_dp: int
-    replicas: int
-    router: str
-    engine: str
-    dtype: str
-    weight_dtype: str
-    kv_dtype: str
-    seed: int
-    slo: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields."""
-        return dict(vars(self))
-
-    @property
-    def layout(self) -> ReplicaLayout:
-        """How the devices of a replica share the model."""
-        return ReplicaLayout(self.tp, self.pp, self.ep, self.attention_dp)
-
-    @property
-    def devices(self) -> int:
-        """Devices of all replicas."""
-        return self.replicas * self.layout.devices
-
-    @property
-    def groups(self) -> int:
-        """Groups of all replicas, each with requests and memory of its own."""
-        return self.replicas * self.layout.attention_dp
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,20 +142,26 @@ class ServeResult(Result):
     @property
     def utilisation(self) -> float:
         """Share of the time in which replicas ran steps."""
-        return _ratio(self.run.sums.busy_time, self.config.groups * self.duration_s)
+        return self.run.pools[0].utilisation
 
     @property
     def kv_occupancy(self) -> dict[str, float]:
         """Share of blocks in use: mean over time, and at most."""
-        sums, blocks = self.run.sums, self.capacity.blocks
-        span = self.duration_s * self.config.groups * blocks
-        return {"mean": _ratio(sums.block_time, span), "max": sums.peak_blocks / blocks}
+        return self.run.pools[0].kv_occupancy
 
     @property
     def energy_j_per_token(self) -> float | None:
         """Energy of all devices, idle time included, per output token. [J]"""
         energy = self.run.energy
         return None if energy is None else _ratio(energy, float(self.run.outputs.sum()))
+
+    @property
+    def prefill_pool(self) -> dict[str, Any] | None:
+        """What the replicas did that run prompts only; None without them."""
+        if len(self.run.pools) < 2:
+            return None
+        moving = _summary(self.run.moving[self.run.outputs > 1])
+        return {**self.run.pools[1].to_dict(), "kv_transfer_s": moving}
 
     @property
     def stable(self) -> bool | None:
@@ -218,7 +195,7 @@ class ServeResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""
-        run, sums = self.run, self.run.sums
+        run = self.run
         return {
             **self.header(),
             "model": self.model.id,
@@ -243,14 +220,15 @@ class ServeResult(Result):
             "stable": self.stable,
             "stable_rate_rps": self.stable_rate,
             "utilisation": self.utilisation,
-            "mean_batch": _ratio(sums.decode_slots, sums.busy_time),
+            "mean_batch": run.pools[0].mean_batch,
             "preemptions": int(run.preemptions),
             "kv_occupancy": self.kv_occupancy,
             "kv_blocks": self.capacity.blocks,
             "kv_tokens": self.capacity.tokens,
             "energy_j_per_token": self.energy_j_per_token,
-            "engine_steps": sums.steps,
-            "simulated_events": sums.events,
+            "engine_steps": sum(p.sums.steps for p in run.pools),
+            "simulated_events": sum(p.sums.events for p in run.pools),
+            "prefill_pool": self.prefill_pool,
             "wall_s": self.wall_s,
             "simulated_requests_per_wall_s": _ratio(run.outputs.size, self.wall_s),
         }
@@ -289,130 +267,64 @@ def run_serving(
     progress: Callable[[int, int], None] | None = None,
     arrivals: Arrivals | None = None,
     tables: Callable[[Deployment], TableOf] = step_table,
+    prefill: PrefillAsked | None = None,
 ) -> ServeResult:
     """Serve traffic, or given arrivals; see :func:`hwsim.serve`."""
     traffic = checked_traffic(traffic)
-    _check_model(model)
+    check_model(model)
     layout = checked_layout(model, system, tp, pp, ep, attention_dp)
-    config = _checked(
+    config = checked_config(
         system, engine, layout, replicas, router, dtype, weight_dtype, kv_dtype,
-        slo or {}, seed,
+        slo or {}, seed, fidelity,
     )  # fmt: skip
-    group = system.subsystem(layout.devices)
-    capacity = capacity_of(model, group, stack, engine, config)
-    longest = min(capacity.tokens, model.max_context or capacity.tokens)
+    pool = pool_of(model, system, stack, engine, layout, config.replicas, config)
+    first = None if prefill is None else _prefill_pool(model, prefill, config)
+    capacity = pool.capacity
+    held = min(p.capacity.tokens for p in (pool, first) if p is not None)
     if arrivals is None:
         rng = np.random.default_rng(config.seed)
+        longest = min(held, model.max_context or held)
         arrivals = draw_requests(traffic, rng, longest)
-    _check_lengths(model, arrivals, capacity)
+    check_lengths(model, arrivals, held)
     # Rounded up, so that runs with other seeds share their tables.
     longest_asked = int((arrivals.inputs + arrivals.outputs).max())
     most = max(_SHARED, 1 << (longest_asked - 1).bit_length())
-    deployment = Deployment(
-        model, system, stack, engine, layout, dtype, config.weight_dtype,
-        config.kv_dtype, fidelity, most,
-    )  # fmt: skip
-    table, power = tables(deployment)
+    pool, before = tabulated(pool, model, config, most, tables), None
+    if first is not None and prefill is not None:
+        first = tabulated(first, model, config, most, tables)
+        handover, rate = handover_between(first, pool, fidelity, prefill.kv_bandwidth)
+        before = Before(first, prefill.router, handover, rate)
+        config = replace(config, prefill=describe(before))
     begun = time.perf_counter()
-    run, complete = play(
-        arrivals, table, power, engine, capacity, config, traffic, progress
-    )
+    run, complete = play(arrivals, pool, config.router, traffic, progress, before)
     wall = time.perf_counter() - begun
     stable = None
-    if run.rate is not None and run.busy_share(config.groups) > _SUSPECT:
-        one = saturated_rate(arrivals, table, engine, capacity, layout)
-        stable = one * config.replicas
+    if run.rate is not None and run.busiest > _SUSPECT:
+        stable = _stable_rate(arrivals, pool, first)
     return ServeResult(
-        model, group, stack, engine, config, traffic,
+        model, pool.group, stack, engine, config, traffic,
         resolved_fidelity(system.device, fidelity), run, capacity, stable, wall,
         complete,
     )  # fmt: skip
 
 
-def checked_traffic(traffic: Traffic) -> Traffic:
-    """Refuse traffic that says too little or contradicts itself."""
-    if traffic.arrival not in ARRIVALS:
-        raise InputError(
-            f"arrival {traffic.arrival!r} is unknown; choose {', '.join(ARRIVALS)}"
-        )
-    if not 0.0 < traffic.burstiness <= 1e3:
-        raise InputError(f"burstiness is {traffic.burstiness}; give 0 to 1000")
-    closed = traffic.concurrency is not None
-    if traffic.rate is not None and closed:
-        raise InputError("rate and concurrency exclude each other; give one of them")
-    if traffic.rate is not None and not traffic.rate > 0:
-        raise InputError(f"rate is {traffic.rate}; give requests per second above 0")
-    if closed:
-        positive_int("concurrency", traffic.concurrency)
-    if traffic.trace is not None:
-        if traffic.rate is not None:
-            raise InputError("a trace brings its own arrivals; leave rate out")
-        return traffic
-    if traffic.rate is None and not closed:
-        raise InputError(
-            "how requests arrive is missing; give rate, concurrency or a trace"
-        )
-    count = positive_int("requests", traffic.requests)
-    if count > 10**8:
-        raise InputError(f"requests is {count}; give at most {10**8}")
-    return replace(traffic, requests=count)
-
-
-def _check_model(model: ModelSpec) -> None:
-    if model.kind != "decoder":
-        raise InputError(f"{model.id} is no decoder; only decoders are served")
-
-
-def _checked(
-    system: SystemSpec,
-    engine: EngineSpec,
-    layout: ReplicaLayout,
-    replicas: Any,
-    router: str,
-    dtype: str,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
-    slo: Mapping[str, float],
-    seed: Any,
-) -> ServeConfig:
-    replicas = positive_int("replicas", replicas)
-    if replicas > 10**4:
-        raise InputError(f"replicas is {replicas}; give at most {10**4}")
-    policy_named(engine.policy)
-    router_named(router)
-    if engine.policy == "mixed" and engine.max_num_batched_tokens < engine.max_num_seqs:
-        raise InputError(
-            f"max_num_batched_tokens {engine.max_num_batched_tokens} is less than "
-            f"max_num_seqs {engine.max_num_seqs}: not every sequence could get a "
-            "token; raise the first or lower the second"
-        )
-    for key, limit in slo.items():
-        if key not in SLO_KEYS or not 0 < limit < math.inf:
-            raise InputError(
-                f"slo {key}={limit}: choose {', '.join(SLO_KEYS)}, in seconds above 0"
-            )
-    dtype_on(system.device, dtype)
-    wide = dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
-    return ServeConfig(
-        layout.tp, layout.pp, layout.ep, layout.attention_dp, replicas, router,
-        engine.id, dtype,
-        known_dtype("weight_dtype", weight_dtype or dtype),
-        known_dtype("kv_dtype", kv_dtype or wide),
-        positive_int("seed", seed, minimum=0), dict(slo),
-    )  # fmt: skip
-
-
-def _check_lengths(model: ModelSpec, arrivals: Arrivals, capacity: Capacity) -> None:
-    """Refuse requests that could never be served, naming the longest."""
-    tokens = arrivals.inputs + arrivals.outputs
-    worst = int(tokens.argmax())
-    what = (
-        f"request {worst + 1} ({arrivals.inputs[worst]} in, "
-        f"{arrivals.outputs[worst]} out)"
+def _stable_rate(arrivals: Arrivals, pool: Pool, first: Pool | None) -> float:
+    """Return the most requests per second that no pool falls behind at. [1/s]"""
+    if first is None:
+        return pool.saturated_rate(arrivals)
+    return min(
+        first.saturated_rate(arrivals, prompts_only=True),
+        pool.saturated_rate(arrivals, handed=True),
     )
-    context_within(model, int(tokens[worst]), what)
-    if tokens[worst] > capacity.tokens:
-        raise InputError(
-            f"{what} needs {tokens[worst]} tokens of KV cache, but a replica holds "
-            f"{capacity.tokens}; raise tp, or store keys and values in fp8 (kv_dtype)"
-        )
+
+
+def _prefill_pool(model: ModelSpec, asked: PrefillAsked, config: ServeConfig) -> Pool:
+    layout = checked_layout(
+        model, asked.system, asked.tp, asked.pp, asked.ep, asked.attention_dp
+    )
+    replicas = checked_replicas("prefill replicas", asked.replicas)
+    checked_engine(asked.engine, asked.router)
+    dtype_on(asked.system.device, config.dtype)
+    return pool_of(
+        model, asked.system, asked.stack, asked.engine, layout, replicas, config
+    )

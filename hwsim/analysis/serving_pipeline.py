@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hwsim.analysis.serving_layout import ReplicaLayout, slowest_stage
 from hwsim.analysis.serving_table import StepTable, TablePower
-from hwsim.sim.serving import Part
+from hwsim.sim.serving_cost import Part
 from hwsim.sim.serving_records import StepPower
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec

@@ -1,4 +1,4 @@
-"""Playing a service: memory for keys and values, replicas, columns of results."""
+"""Playing a service: pools of replicas, columns of results."""
 
 from __future__ import annotations
 
@@ -11,91 +11,74 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from hwsim.analysis.memory_fit import memory_fit
-from hwsim.analysis.serving_layout import ReplicaLayout
-from hwsim.cost.footprint_serving import serving_memory
-from hwsim.errors import InputError
-from hwsim.graph.precision import resolve
-from hwsim.schedule.batching import policy_named
+from hwsim.analysis.serving_handover import Before
+from hwsim.analysis.serving_pool import Capacity, Pool
 from hwsim.sim.arrivals import Arrivals
-from hwsim.sim.serving import Replica, StepCost
-from hwsim.sim.serving_batch import Limits
 from hwsim.sim.serving_cluster import Cluster, Engine, router_named
-from hwsim.sim.serving_joint import JointReplica
-from hwsim.sim.serving_records import Requests, StepLog, StepPower, StepSums
-from hwsim.specs.engine import EngineSpec
-from hwsim.specs.model import ModelSpec
-from hwsim.specs.stack import StackSpec
-from hwsim.specs.system import SystemSpec
+from hwsim.sim.serving_records import Requests, StepSums
+from hwsim.sim.serving_service import Fleet, Rules, Service
 from hwsim.specs.traffic import Traffic
-from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-_SAMPLE = 3000  # requests of the run that finds the saturated rate
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """Blocks of one replica, and how many tokens of one request they hold."""
+@dataclass(frozen=True)
+class PoolRun:
+    """What one pool of replicas did.
 
-    blocks: int
-    block_size: int
+    Attributes
+    ----------
+    sums : StepSums
+        Over all its steps.
+    groups : int
+        Groups with queue and memory of their own.
+    present : float
+        Time that they were there, all together. [s]
+    energy : float or None
+        Of its devices, while they were there. [J]
+    """
+
+    name: str
+    sums: StepSums
+    capacity: Capacity
+    groups: int
+    present: float
+    energy: float | None
 
     @property
-    def tokens(self) -> int:
-        """Tokens that all blocks hold."""
-        return self.blocks * self.block_size
+    def utilisation(self) -> float:
+        """Share of the time in which groups ran steps."""
+        return self.sums.busy_time / self.present if self.present > 0 else math.nan
 
+    @property
+    def mean_batch(self) -> float:
+        """Running requests that decode, over the time in steps."""
+        busy = self.sums.busy_time
+        return self.sums.decode_slots / busy if busy > 0 else math.nan
 
-def capacity_of(
-    model: ModelSpec,
-    group: SystemSpec,
-    stack: StackSpec,
-    engine: EngineSpec,
-    config: Any,
-) -> Capacity:
-    """Return the blocks that weights and activations leave on each device.
+    @property
+    def kv_occupancy(self) -> dict[str, float]:
+        """Share of blocks in use: mean over time, and at most."""
+        blocks, span = self.capacity.blocks, self.present * self.capacity.blocks
+        mean = self.sums.block_time / span if span > 0 else math.nan
+        return {"mean": mean, "max": self.sums.peak_blocks / blocks}
 
-    Raises
-    ------
-    InputError
-        If there is no room for a single block.
-    """
-    layout = config.layout
-    # Windowed layers keep their window only: a block is as large as it is on
-    # average over a long context.
-    long = max(model.max_context or 8192, engine.block_size)
-    stages = serving_memory(
-        model, layout.joint(model), tokens=engine.max_num_batched_tokens,
-        sequences=engine.max_num_seqs, context=long,
-        precision=resolve(config.dtype, config.kv_dtype, config.weight_dtype),
-        flash=stack.fusion.attention == "fused",
-    )  # fmt: skip
-    needed = max(stage.needed for stage in stages)
-    fit, size = memory_fit(needed, group.device, stack, ()), engine.block_size
-    # A stage of states alone: sequences grow for nothing.
-    endless = engine.max_num_seqs * -(-long // size)
-    blocks = min(
-        int((fit.usable - s.needed) // (s.kv_token * size))
-        if s.kv_token
-        else endless * (s.needed < fit.usable)
-        for s in stages
-    )
-    if blocks < 1:
-        states = any(stage.states for stage in stages)
-        raise InputError(
-            f"{model.id} leaves no memory for keys and values on "
-            f"{layout.devices} x {group.device.id}: weights, activations"
-            f"{' and states' if states else ''} take "
-            f"{format_quantity(needed, 'B')} of {format_quantity(fit.usable, 'B')} "
-            "per device; raise tp, or store weights in fp8 or int4 (weight_dtype)"
-            f"{', or lower max_num_seqs' if states else ''}"
-        )
-    return Capacity(blocks, engine.block_size)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {
+            "utilisation": self.utilisation,
+            "mean_batch": self.mean_batch,
+            "kv_occupancy": self.kv_occupancy,
+            "kv_blocks": self.capacity.blocks,
+            "kv_tokens": self.capacity.tokens,
+            "engine_steps": self.sums.steps,
+            "prefill_tokens": self.sums.prefill_tokens,
+            "energy_j": self.energy,
+        }
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,10 @@ class Run:
         Times. [s]
     inputs, outputs, replica, preempted : ndarray of int
         Tokens; who served it; how often it was preempted.
+    moving : ndarray
+        Time that keys and values of each were on their way. [s]
+    pools : tuple of PoolRun
+        Replicas that answer; those that run prompts only, if there are any.
     asked : int
         Requests there were.
     rate : float or None
@@ -123,7 +110,8 @@ class Run:
     outputs: IntArray
     replica: IntArray
     preempted: IntArray
-    sums: StepSums
+    moving: FloatArray
+    pools: tuple[PoolRun, ...]
     asked: int
     rate: float | None
     energy: float | None
@@ -156,130 +144,128 @@ class Run:
         gaps = np.where(self.outputs > 1, self.outputs - 1, np.nan)
         return (self.finish - self.first) / gaps
 
-    def busy_share(self, replicas: int) -> float:
-        """Return the share of time that replicas (groups) run steps."""
-        span = replicas * self.duration
-        return self.sums.busy_time / span if span > 0 else 0.0
+    @property
+    def sums(self) -> StepSums:
+        """Sums over the steps of the replicas that answer."""
+        return self.pools[0].sums
+
+    @property
+    def busiest(self) -> float:
+        """Share of the time in which the busier pool runs steps."""
+        return max(p.utilisation for p in self.pools) if self.finish.size else 0.0
 
     def frame(self) -> pd.DataFrame:
         """Return one row per request."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {
-                "arrival_s": self.arrival,
-                "input_tokens": self.inputs,
-                "output_tokens": self.outputs,
-                "replica": self.replica,
-                "preemptions": self.preempted,
-                "first_token_s": self.first,
-                "finish_s": self.finish,
-                "ttft_s": self.ttft,
-                "tpot_s": self.tpot,
-                "e2e_s": self.e2e,
-            }
-        )
-
-
-def _limits(engine: EngineSpec, capacity: Capacity, layout: ReplicaLayout) -> Limits:
-    return Limits(
-        engine.max_num_seqs, engine.max_num_batched_tokens * layout.pp,
-        engine.chunked_prefill,
-        capacity.blocks, capacity.block_size,
-        math.ceil(engine.watermark * capacity.blocks), engine.reserve,
-        engine.intake_interval, engine.wait_steps,
-        engine.wait_share * engine.max_num_batched_tokens * layout.pp,
-    )  # fmt: skip
-
-
-def engine_of(
-    requests: Requests,
-    table: StepCost,
-    engine: EngineSpec,
-    capacity: Capacity,
-    layout: ReplicaLayout,
-    power: StepPower | None = None,
-    index: int = 0,
-) -> Engine:
-    """Return one replica that serves requests of these columns."""
-    policy, limits = policy_named(engine.policy), _limits(engine, capacity, layout)
-    groups = [
-        Replica(requests, table, policy, limits, StepLog(power), index=index)
-        for _ in range(layout.attention_dp)
-    ]
-    return groups[0] if len(groups) == 1 else JointReplica(groups)
+        columns = {
+            "arrival_s": self.arrival,
+            "input_tokens": self.inputs,
+            "output_tokens": self.outputs,
+            "replica": self.replica,
+            "preemptions": self.preempted,
+            "first_token_s": self.first,
+            "finish_s": self.finish,
+            "ttft_s": self.ttft,
+            "tpot_s": self.tpot,
+            "e2e_s": self.e2e,
+        }
+        if len(self.pools) > 1:
+            columns["kv_transfer_s"] = self.moving
+        return pd.DataFrame(columns)
 
 
 def play(
     arrivals: Arrivals,
-    table: StepCost,
-    power: StepPower | None,
-    engine: EngineSpec,
-    capacity: Capacity,
-    config: Any,
+    pool: Pool,
+    router: str,
     traffic: Traffic,
     progress: Callable[[int, int], None] | None,
+    before: Before | None = None,
 ) -> tuple[Run, bool]:
-    """Play the requests; an interrupt ends the run and keeps what is done."""
-    requests = Requests(
-        arrivals.inputs.tolist(), arrivals.outputs.tolist(), arrivals.arrival,
-        engine.request_overhead,
-    )  # fmt: skip
-    replicas = [
-        engine_of(requests, table, engine, capacity, config.layout, power, i)
-        for i in range(config.replicas)
-    ]
+    """Play the requests; an interrupt ends the run and keeps what is done.
+
+    Parameters
+    ----------
+    before : Before or None
+        Replicas that run prompts only, and how their keys and values move.
+    """
+    overhead = pool.engine.request_overhead
+    size = arrivals.inputs.size
+    inputs, outputs = arrivals.inputs.tolist(), arrivals.outputs.tolist()
+    requests = Requests(inputs, outputs, arrivals.arrival, overhead)
+    engines = pool.engines(requests)
+    env, rules = simpy.Environment(), Rules(traffic.concurrency)
+    played = [(pool, engines)]
 
     def tell(_: float) -> None:
         if progress is not None:
-            left = sum([r.outstanding for r in replicas])
-            progress(max(len(requests) - left, 0), len(requests))
+            left = sum([r.outstanding for r in engines])
+            progress(max(size - left, 0), size)
 
-    cluster = Cluster(
-        simpy.Environment(), replicas, router_named(config.router), tell
-    )  # fmt: skip
+    fleet = Fleet(engines, router_named(router), requests)
     complete = True
     try:
-        cluster.run(requests, traffic.concurrency)
+        if before is not None:
+            opening = before.pool.engine.request_overhead
+            first = Requests(inputs, [1] * size, arrivals.arrival, opening)
+            door = Fleet(before.pool.engines(first), router_named(before.router), first)
+            played.append((before.pool, door.engines))
+            service = Service(env, fleet, rules, door, before.handover)
+            if progress is not None:
+                service.progress = lambda _: progress(size - service.left, size)
+            service.run()
+        else:
+            cluster = Cluster(env, engines, fleet.router, tell)
+            cluster.run(requests, traffic.concurrency)
     except KeyboardInterrupt:
         complete = False
-    return _collect(requests, replicas, power, traffic), complete
+    return _collect(requests, played, traffic), complete
 
 
 def _collect(
-    requests: Requests,
-    replicas: list[Engine],
-    power: StepPower | None,
-    traffic: Traffic,
+    requests: Requests, played: list[tuple[Pool, list[Engine]]], traffic: Traffic
 ) -> Run:
-    sums = StepSums()
-    logs = [log for replica in replicas for log in replica.logs]
-    for log in logs:
-        sums.merge(log.flush())
-    # Groups in lock step all count the steps that they run together.
-    sums.steps *= len(replicas) / len(logs)
-    sums.events = sums.events * len(replicas) // len(logs)
     finish = np.array(requests.finish)
-    done = ~np.isnan(finish)
-    columns = [
-        np.array(c)[done] for c in (requests.arrival, requests.first, requests.finish)
+    done = ~np.isnan(finish) & (np.frombuffer(requests.status, np.uint8) == 0)
+    times = [
+        np.array(c)[done]
+        for c in (requests.arrival, requests.first, requests.finish, requests.moving)
     ]
     whole = [
         np.array(c, dtype=np.int64)[done]
         for c in (requests.inputs, requests.outputs, requests.replica,
                   requests.preemptions)
     ]  # fmt: skip
-    energy = None
-    if power is not None and done.any():
-        span = float(columns[2].max() - columns[0].min())
-        slack = max(span * len(logs) - sums.busy_time, 0.0)
-        energy = sums.energy + slack * power.idle
-    arrival, first, last = columns
-    inputs, outputs, replica_of, preempted = whole
+    span = float(times[2].max() - times[0].min()) if done.any() else 0.0
+    names = ("", "prefill")
+    pools = tuple(
+        _pool_run(name, pool, engines, span)
+        for name, (pool, engines) in zip(names, played, strict=False)
+    )
+    energies = [p.energy for p in pools if p.energy is not None]
+    energy = sum(energies) if len(energies) == len(pools) and done.any() else None
+    inputs, outputs, replica, preempted = whole
+    arrival, first, last, moving = times
     return Run(
-        arrival, first, last, inputs, outputs, replica_of, preempted, sums,
+        arrival, first, last, inputs, outputs, replica, preempted, moving, pools,
         len(requests), _rate(requests, traffic), energy,
     )  # fmt: skip
+
+
+def _pool_run(name: str, pool: Pool, engines: list[Engine], span: float) -> PoolRun:
+    sums = StepSums()
+    logs = [log for engine in engines for log in engine.logs]
+    for log in logs:
+        sums.merge(log.flush())
+    # Groups in lock step all count the steps that they run together.
+    sums.steps *= len(engines) / len(logs)
+    sums.events = sums.events * len(engines) // len(logs)
+    present, energy = span * len(logs), None
+    if pool.power is not None:
+        slack = max(present - sums.busy_time, 0.0)
+        energy = sums.energy + slack * pool.power.idle
+    return PoolRun(name, sums, pool.capacity, len(logs), present, energy)
 
 
 def _rate(requests: Requests, traffic: Traffic) -> float | None:
@@ -289,31 +275,3 @@ def _rate(requests: Requests, traffic: Traffic) -> float | None:
         return traffic.rate
     span = requests.arrival[-1] - requests.arrival[0]
     return (len(requests) - 1) / span if span > 0 else math.inf
-
-
-def saturated_rate(
-    arrivals: Arrivals,
-    table: StepCost,
-    engine: EngineSpec,
-    capacity: Capacity,
-    layout: ReplicaLayout,
-) -> float:
-    """Return the requests per second of one replica that never waits for any.
-
-    A sample of the requests stands in its queue from the start; the middle of
-    the completions counts.
-    """
-    count = arrivals.inputs.size
-    most = 4 * engine.max_num_seqs * layout.attention_dp
-    take = np.arange(max(_SAMPLE, most)) % count
-    requests = Requests(
-        arrivals.inputs[take].tolist(), arrivals.outputs[take].tolist(),
-        np.zeros(take.size),
-    )  # fmt: skip
-    replica = engine_of(requests, table, engine, capacity, layout)
-    replica.preload(range(take.size))
-    replica.advance(math.inf)
-    ends = np.sort(np.array(requests.finish))
-    low, high = int(0.2 * take.size), int(0.8 * take.size)
-    span = float(ends[high] - ends[low])
-    return (high - low) / span if span > 0 else take.size / float(ends[-1])

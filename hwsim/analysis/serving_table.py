@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hwsim.sim.serving import Part
+from hwsim.sim.serving_cost import Part
 from hwsim.sim.serving_records import StepPower
 
 FloatArray = npt.NDArray[np.float64]

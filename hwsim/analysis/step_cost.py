@@ -29,7 +29,7 @@ from hwsim.graph.inference import Part, decode_graph, prefill_graph
 from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.precision import resolve
-from hwsim.sim.serving import StepCost
+from hwsim.sim.serving_cost import StepCost
 from hwsim.sim.serving_records import StepPower
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import calibration_for

@@ -19,7 +19,7 @@ from hwsim.analysis.serve_plan import (
 )
 from hwsim.analysis.serve_plan_confirm import Confirmer, parse_limits
 from hwsim.analysis.serve_plan_space import DEGREES, Precision, Space, degrees
-from hwsim.analysis.serving import checked_traffic
+from hwsim.analysis.serving_ask import checked_traffic
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.device import DeviceSpec

@@ -10,15 +10,19 @@ from typing import Any
 from hwsim.analysis.resolve import (
     ENGINE,
     TARGETS,
+    as_system,
     changed,
+    changed_system,
     default_dtype,
     named,
     parsed,
     resolve,
 )
-from hwsim.analysis.serving import ServeResult, checked_traffic, run_serving
+from hwsim.analysis.serving import ServeResult, run_serving
+from hwsim.analysis.serving_ask import PrefillAsked, checked_traffic
 from hwsim.cost.evaluate import Fidelity
-from hwsim.errors import InputError
+from hwsim.errors import InputError, UnknownNameError
+from hwsim.specs.catalogs import load_stack
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.model import ModelSpec
@@ -45,6 +49,7 @@ def serve(
     attention_dp: int = 1,
     replicas: int = 1,
     router: str = "round_robin",
+    prefill: Mapping[str, Any] | None = None,
     engine: str | EngineSpec = "vllm-v1",
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
@@ -95,6 +100,13 @@ def serve(
         Replicas behind the router.
     router : str
         ``round_robin`` or ``least_outstanding``.
+    prefill : mapping or None
+        Replicas that run prompts only, the others then decode: ``replicas``,
+        ``tp``, ``pp``, ``ep``, ``attention_dp``, ``router``, ``system``,
+        ``engine``, ``max_num_seqs``, ``max_num_batched_tokens``,
+        ``chunked_prefill``; what is left out is as for the others, degrees
+        and replicas are 1. ``kv_bandwidth`` [B/s] of each device's transfers
+        is the system's network's unless given.
     engine : str or EngineSpec
         Serving engine; the next three override what it says.
     dtype, weight_dtype, kv_dtype : str or None
@@ -148,7 +160,45 @@ def serve(
         dtype=dtype or default_dtype(resolved.device),
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, fidelity=fidelity, slo=slo,
         seed=seed, progress=progress,
+        prefill=_prefill(prefill, resolved, software, served, overrides),
     )  # fmt: skip
+
+
+_PREFILL = {"replicas", "tp", "pp", "ep", "attention_dp", "router", "kv_bandwidth"}
+_PREFILL_LIMITS = {"max_num_seqs", "max_num_batched_tokens", "chunked_prefill"}
+
+
+def _prefill(
+    asked: Mapping[str, Any] | None,
+    system: SystemSpec,
+    stack: StackSpec,
+    engine: EngineSpec,
+    overrides: Iterable[str],
+) -> PrefillAsked | None:
+    """Return the replicas for prompts, as the others are unless said."""
+    if asked is None:
+        return None
+    fields = {name: value for name, value in asked.items() if value is not None}
+    known = _PREFILL | _PREFILL_LIMITS | {"system", "engine", "stack"}
+    for name in fields:
+        if name not in known:
+            raise UnknownNameError("prefill option", name, sorted(known))
+    if "system" in fields:
+        system = changed_system(as_system(fields.pop("system")), parsed(overrides))
+    if "engine" in fields:
+        given = fields.pop("engine")
+        engine = given if isinstance(given, EngineSpec) else load_engine(given)
+        stack = load_stack(engine.stack)
+    if "stack" in fields:
+        given = fields.pop("stack")
+        stack = given if isinstance(given, StackSpec) else load_stack(given)
+    limits = {n: fields.pop(n) for n in _PREFILL_LIMITS if n in fields}
+    bandwidth = _number("kv_bandwidth", fields.pop("kv_bandwidth", None))
+    if bandwidth is not None and not 0 < bandwidth < float("inf"):
+        raise InputError(f"kv_bandwidth is {bandwidth}; give bytes per second above 0")
+    return PrefillAsked(
+        system, stack, _changed(engine, **limits), kv_bandwidth=bandwidth, **fields
+    )
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -99,3 +99,11 @@ def limits_of(text: str | None) -> dict[str, float]:
             raise InputError(f"--slo {part!r} is not a limit; write ttft=500ms")
         found[key] = seconds
     return found
+
+
+def bandwidth_of(option: str, text: str) -> float:
+    """Return bytes per second from text with a unit."""
+    try:
+        return parse_quantity(text, DIMENSIONS["bandwidth"])
+    except ValueError as error:
+        raise InputError(f"--{option}: {error}") from None

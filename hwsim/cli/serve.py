@@ -11,7 +11,19 @@ import typer
 
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
 from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
-from hwsim.cli.quantity import limits_of
+from hwsim.cli.quantity import bandwidth_of, limits_of
+from hwsim.cli.serve_options import (
+    KvBandwidth,
+    PrefillAttentionDp,
+    PrefillEngine,
+    PrefillEp,
+    PrefillPp,
+    PrefillReplicas,
+    PrefillSeqs,
+    PrefillSystem,
+    PrefillTokens,
+    PrefillTp,
+)
 from hwsim.errors import InputError
 from hwsim.specs.assumed import labelled
 
@@ -158,6 +170,16 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    prefill_replicas: PrefillReplicas = None,
+    prefill_tp: PrefillTp = None,
+    prefill_pp: PrefillPp = None,
+    prefill_ep: PrefillEp = None,
+    prefill_attention_dp: PrefillAttentionDp = None,
+    prefill_system: PrefillSystem = None,
+    prefill_engine: PrefillEngine = None,
+    prefill_max_num_seqs: PrefillSeqs = None,
+    prefill_max_num_batched_tokens: PrefillTokens = None,
+    kv_bandwidth: KvBandwidth = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="Arithmetic.  [default: bf16 if it has it]"),
@@ -187,12 +209,18 @@ def serve(
     check_outputs(out)
     _check_table(out)
     meter = _Meter()
+    prefill = _prefill(
+        kv_bandwidth, replicas=prefill_replicas, tp=prefill_tp, pp=prefill_pp,
+        ep=prefill_ep, attention_dp=prefill_attention_dp, system=prefill_system,
+        engine=prefill_engine, max_num_seqs=prefill_max_num_seqs,
+        max_num_batched_tokens=prefill_max_num_batched_tokens,
+    )  # fmt: skip
     result = ask(
         model, system, rate=rate, input_len=input_len, output_len=output_len,
         requests=10_000 if requests is None and trace is None else requests,
         arrival=arrival, burstiness=burstiness, concurrency=concurrency, trace=trace,
         tp=tp, pp=pp, ep=ep, attention_dp=attention_dp, replicas=replicas,
-        router=router, engine=engine,
+        router=router, engine=engine, prefill=prefill,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
         chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
         kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=limits_of(slo),
@@ -211,6 +239,22 @@ def serve(
         _write_table(result, out)
     if not result.complete:
         raise typer.Exit(INTERRUPTED)
+
+
+def _prefill(bandwidth: str | None, **asked: Any) -> dict[str, Any] | None:
+    """Return the replicas for prompts; None where there are none."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    if bandwidth is not None:
+        given["kv_bandwidth"] = bandwidth_of("kv-bandwidth", bandwidth)
+    if not given:
+        return None
+    if "replicas" not in given:
+        first = "kv-bandwidth" if bandwidth else f"prefill-{next(iter(given))}"
+        raise InputError(
+            f"--{first.replace('_', '-')} is for replicas that run prompts only; say "
+            "how many with --prefill-replicas"
+        )
+    return given
 
 
 class _Meter:
@@ -301,6 +345,8 @@ def show_service(result: ServeResult) -> None:
 
 
 def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
+    from hwsim.report import format as fmt
+
     kv = d["kv_occupancy"]
     busiest = f"at most {kv['max']:.0%} of {d['kv_tokens']:,} tokens per replica"
     lines = [
@@ -311,6 +357,11 @@ def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
         ("KV cache", f"{kv['mean']:.0%}", busiest),
         ("preemptions", f"{d['preemptions']:,}", ""),
     ]  # fmt: skip
+    if d["prefill_pool"] is not None:
+        pool = d["prefill_pool"]
+        moved = fmt.seconds(pool["kv_transfer_s"]["mean"])
+        lines.append(("prefill pool", f"{pool['utilisation']:.0%} busy",
+                      f"keys and values move in {moved}"))  # fmt: skip
     if d["goodput_rps"] is not None:
         good = d["goodput_rps"] / d["requests_per_s"]
         lines.append(("goodput", f"{d['goodput_rps']:.4g} /s", f"{good:.1%} of all"))

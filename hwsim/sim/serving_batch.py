@@ -7,6 +7,7 @@ step takes.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ class Limits:
     ----------
     wait_tokens : float
         Tokens of a step for which waiting prompts do not wait any longer.
+    swap_time : float or None
+        Per block; preempted requests keep their blocks in the host's memory,
+        and the next step waits while they go, and when they come. [s]
     """
 
     max_num_seqs: int
@@ -37,6 +41,7 @@ class Limits:
     intake_interval: int = 1
     wait_steps: int = 0
     wait_tokens: float = 0.0
+    swap_time: float | None = None
 
 
 class Batch:
@@ -72,6 +77,7 @@ class Batch:
         self.counter = 0  # decode steps so far
         self.running = 0  # requests with a slot
         self.outstanding = 0
+        self.coming = 0  # requests whose keys and values are on their way
         self._size = max(len(requests), 1)
         self._ends: list[int] = []  # heap of (counter at the end, request)
         self._ends_at: dict[int, int] = {}
@@ -83,6 +89,7 @@ class Batch:
         self._done = 0  # finished but holding their slots
         self._marks: list[list[float]] = []  # [time of last token, requests]
         self._lost: dict[int, float] = {}  # time of last token, if preempted
+        self._stall = 0.0  # that the next step waits for swapped blocks
 
     def _preempt(self) -> None:
         """Send the request that was admitted last back to the queue's head."""
@@ -99,10 +106,43 @@ class Batch:
             requests.generated[victim] = requests.outputs[victim] - left
             self._lost[victim] = self._unmark()
             self._drop(victim)
+            if self.limits.swap_time is not None:
+                requests.handed[victim] = 2
+                self._swapped(victim)
         requests.preemptions[victim] += 1
         self.pages.claims -= self._claim.pop(victim)
         self.running -= 1
         self.queue.appendleft(victim)
+
+    def _swapped(self, request: int) -> None:
+        """Let the next step wait while a request's blocks move."""
+        context = self.requests.inputs[request] + self.requests.generated[request]
+        self._stall += self.pages.blocks(context) * (self.limits.swap_time or 0.0)
+
+    def _resume(self, request: int) -> None:
+        """Let an admitted request decode whose keys and values are there."""
+        requests, pages = self.requests, self.pages
+        had = requests.generated[request]
+        context = requests.inputs[request] + had
+        pages.held -= pages.blocks(context)
+        if requests.handed[request] == 2:
+            self._swapped(request)
+        requests.handed[request] = 0
+        active = pages.count - self._done
+        if active and not self._marks:
+            self._marks.append([self.now, active])
+        since = self._lost.pop(request, requests.first[request])
+        self._marks.append([since, 1])
+        self._decode(request, context, requests.outputs[request] - had)
+
+    def _decode(self, request: int, context: int, left: int) -> None:
+        """Let a request decode from so much context, for so many tokens."""
+        base, end = context - self.counter, self.counter + left
+        self._base[request] = base
+        self._base_sum += base
+        self._ends_at[request] = end
+        heappush(self._ends, end * self._size + request)
+        self.pages.add(base)
 
     def _unmark(self) -> float:
         """Return when the one who came last had its last token."""
@@ -191,18 +231,60 @@ class Batch:
                 self._done_at_once(request)
             self._leave(request)
             return
-        base = target + 1 - self.counter
-        end = self.counter + left
-        self._base[request] = base
-        self._base_sum += base
-        self._ends_at[request] = end
-        heappush(self._ends, end * self._size + request)
-        pages.add(base)
+        self._decode(request, target + 1, left)
 
     def _done_at_once(self, request: int) -> None:
         """Free the slot of a static batch's request that has a single token."""
         self.pages.claims -= self._claim.pop(request)
         self.running -= 1
+
+    # -- taken out early ---------------------------------------------------
+
+    def _discard(self, request: int) -> None:
+        """Take a request that holds a slot out, before its last token."""
+        requests, pages = self.requests, self.pages
+        self.outstanding -= 1
+        self._lost.pop(request, None)
+        if self._partial is not None and self._partial[0] == request:
+            context = requests.inputs[request] + requests.generated[request]
+            pages.held -= pages.blocks(context)
+            self._partial = None
+        elif self.policy.holds:
+            del self._ends_at[request]
+            self._done += 1
+            if not self._ends_at:
+                self._release()
+            return
+        else:
+            if self._marks:
+                self._marks[0][1] -= 1
+                if not self._marks[0][1]:
+                    self._marks.pop(0)
+            self._drop(request)
+        pages.claims -= self._claim.pop(request)
+        self.running -= 1
+
+    def _empty(self) -> list[int]:
+        """Lose all requests, and what was kept of them; return them."""
+        lost = [*(r for r in self._order if self._unfinished(r)), *self.queue]
+        self.queue.clear()
+        self._release()
+        self._ends.clear()
+        self._ends_at.clear()
+        self._lost.clear()
+        self._marks = []
+        self._partial, self._stall = None, 0.0
+        self.outstanding = 0
+        return lost
+
+    def _unfinished(self, request: int) -> bool:
+        """Whether it has a slot and not yet its last token."""
+        return request in self._claim and math.isnan(self.requests.finish[request])
+
+    def load(self) -> tuple[int, float]:
+        """Return sequences that decode, and tokens of their contexts."""
+        batch = self.pages.count
+        return batch, self._base_sum + batch * self.counter
 
     def _to_completion(self) -> int:
         ends, size, known = self._ends, self._size, self._ends_at

@@ -17,8 +17,9 @@ from typing import Any
 import simpy
 
 from hwsim.errors import UnknownNameError
-from hwsim.sim.serving import SAME_TIME, Replica
+from hwsim.sim.serving import Replica
 from hwsim.sim.serving_joint import JointReplica
+from hwsim.sim.serving_plan import SAME_TIME
 from hwsim.sim.serving_records import Requests
 
 #: What routers choose among.
@@ -38,7 +39,7 @@ def least_outstanding(replicas: Sequence[Engine], request: int) -> Engine:  # no
 
 
 def _outstanding(replica: Engine) -> int:
-    return replica.outstanding
+    return replica.outstanding + replica.coming
 
 
 ROUTERS: dict[str, Router] = {

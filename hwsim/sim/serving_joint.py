@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from hwsim.sim.serving import SAME_TIME, Replica
+from hwsim.sim.serving import Replica
+from hwsim.sim.serving_plan import SAME_TIME
 from hwsim.sim.serving_records import StepLog
 
 _INF = math.inf
@@ -32,6 +33,7 @@ class JointReplica:
         self.cost, self.policy = groups[0].cost, groups[0].policy
         self.requests, self.index = groups[0].requests, groups[0].index
         self.now, self.end = 0.0, _INF
+        self.coming = 0
         self._steps, self._time, self._growth = 0, 0.0, 0.0
         self._idle = self._between = self._prompt_step = False
 
@@ -54,6 +56,34 @@ class JointReplica:
     def logs(self) -> list[StepLog]:
         """What its groups keep of their steps."""
         return [group.log for group in self.groups]
+
+    @property
+    def waiting(self) -> int:
+        """Requests in its queues."""
+        return sum([len(g.queue) for g in self.groups])
+
+    def abort(self, request: int, time: float) -> None:
+        """Take a request out at the end of the step that runs, or a queue."""
+        group = next(g for g in self.groups if g.has(request))
+        group.abort(request, math.inf)
+        if self._idle:
+            self.plan()
+        elif not self._prompt_step:
+            group.now, group.end = self.now, self.end
+            group.hold(self._steps, self._time, self._growth)
+            group.cut(time)
+            self._steps, self.end = group.planned()
+
+    def fail(self, time: float) -> list[int]:
+        """Stop at once; return the requests that are lost with its memory."""
+        lost = []
+        for group in self.groups:
+            group.now = self.now
+            group.waste(time, busy=self.end < _INF and not self._idle)
+            lost += group.halt(time)
+        self.now, self.end = max(time, self.now), _INF
+        self._idle = self._between = self._prompt_step = False
+        return lost
 
     def submit(self, request: int) -> None:
         """Take a request that enters a queue now or, before the run, later."""
@@ -91,6 +121,7 @@ class JointReplica:
             group.choose()
         if any(g.has_prompts for g in self.groups):
             self._time = self.cost.joint([g.part() for g in self.groups])
+            self._time += max(g.take_stall() for g in self.groups)
             self._steps, self._prompt_step = 1, True
             self.end = self.now + self._time
         elif any(g.running for g in self.groups):
@@ -122,6 +153,10 @@ class JointReplica:
         if steps > 1 and not self.policy.holds:
             for group in self.groups:
                 steps = group.pages.steps_that_fit(group.counter, steps)
+        stall = max(g.take_stall() for g in self.groups)
+        if stall:
+            steps, time = 1, time + stall
+            self._time = time
         self._steps = steps
         self.end = self.now + steps * time + self._growth * (steps * (steps - 1) // 2)
         for group in self.groups:

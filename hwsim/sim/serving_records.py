@@ -27,7 +27,16 @@ class Requests:
         When it arrives, enters the queue, has its first and its last token;
         NaN until then. [s]
     generated : array of int
-        Tokens it had when it was last preempted.
+        Tokens it had when it was last preempted, or came from elsewhere.
+    handed : bytearray
+        1: its keys and values came over a network; 2: they are in the host's
+        memory. It decodes as soon as it is admitted.
+    status : bytearray
+        0 if it was not given up; else why.
+    retries : array of int
+        How often it began anew because its replica failed.
+    moving : array of float
+        How long its keys and values were on their way. [s]
     """
 
     def __init__(
@@ -48,11 +57,20 @@ class Requests:
         self.finish = array("d", unknown.tobytes())
         zeros = np.zeros(size, dtype=np.int64).tobytes()
         self.generated = array("q", zeros)
+        self.handed, self.status = bytearray(size), bytearray(size)
+        self.retries = array("q", zeros)
+        self.moving = array("d", np.zeros(size).tobytes())
         self.preemptions = array("q", zeros)
         self.replica = array("q", zeros)
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def restart(self, request: int, time: float) -> None:
+        """Let a request that lost everything enter a queue again."""
+        self.generated[request] = self.handed[request] = 0
+        self.first[request] = self.finish[request] = math.nan
+        self.ready[request] = time + self.overhead
 
     def arrive(self, request: int, time: float) -> None:
         """Set the arrival of a request that was waiting for another."""

@@ -19,6 +19,7 @@ from hwsim.sim.serving_batch import Limits
 from hwsim.sim.serving_cluster import Cluster, router_named
 from hwsim.sim.serving_joint import JointReplica
 from hwsim.sim.serving_records import Requests, StepLog
+from hwsim.sim.serving_service import Fleet, Rules, Service
 
 SAME_TIME = 1e-9
 
@@ -74,6 +75,7 @@ class One:
     target: int = 0
     claim: int = 0
     decoding: bool = False
+    handed: int = 0
     times: list[float] = field(default_factory=list)
     preempted: int = 0
 
@@ -88,7 +90,7 @@ class PlainEngine:
     def __init__(self, everyone, cost, policy, limits):
         self.coming, self.waiting, self.running = list(everyone), [], []
         self.cost, self.policy, self.limits = cost, policy, limits
-        self.now, self.steps, self.block_time = 0.0, 0, 0.0
+        self.now, self.steps, self.block_time, self.stall = 0.0, 0, 0.0, 0.0
         self.decoded, self.waited = math.inf, 0
 
     def blocks(self, tokens):
@@ -106,10 +108,16 @@ class PlainEngine:
         while not self.policy.holds and self.used() > self.limits.num_blocks:
             fine = False
             victim = self.running.pop()
+            if victim.decoding and self.limits.swap_time is not None:
+                victim.handed = 2
+                self.swapped(victim)
             victim.decoding, victim.prefilled = False, 0
             victim.preempted += 1
             self.waiting.insert(0, victim)
         return fine
+
+    def swapped(self, r):
+        self.stall += self.blocks(r.inp + r.generated) * self.limits.swap_time
 
     def admissible(self, r):
         limits = self.limits
@@ -150,29 +158,40 @@ class PlainEngine:
                 budget -= chunks[-1][1]
         if not room or (self.policy.holds and self.running):
             return chunks
-        if not chunks and self.lets_wait(decoding, budget):
-            return chunks
+        if chunks or not self.lets_wait(decoding, budget):
+            self.admit(chunks, budget, decoding)
+        return chunks
+
+    def admit(self, chunks, budget, decoding):
+        mixed = self.policy.mixed
         while self.waiting and budget > 0:
             r = self.waiting[0]
             whole = r.inp + r.generated
             long = not self.limits.chunked and whole > budget
             if len(self.running) >= self.limits.max_num_seqs:
                 break
-            if long and (chunks or (mixed and decoding)):
+            if not r.handed and long and (chunks or (mixed and decoding)):
                 break
             if not self.admissible(r):
                 break
             self.waited = 0
             self.running.append(self.waiting.pop(0))
+            if r.handed:
+                if r.handed == 2:
+                    self.swapped(r)
+                r.handed, r.decoding = 0, True
+                budget -= mixed
+                continue
             chunks.append((r, whole if long else min(whole, budget), 0))
             budget = 0 if long else budget - chunks[-1][1]
-        return chunks
 
     def lets_wait(self, decoding, budget):
         limits = self.limits
         slots = limits.max_num_seqs - len(self.running)
         tokens = sum(r.inp + r.generated for r in self.waiting[:slots])
         if not (limits.wait_steps and decoding and tokens):
+            return False
+        if self.waiting[0].handed:
             return False
         enough = min(tokens, budget) + decoding >= limits.wait_tokens
         if enough or self.waited >= limits.wait_steps:
@@ -193,6 +212,8 @@ class PlainEngine:
             time = self.cost.mixed(sizes, len(stepping), contexts)
         else:
             time = self.cost.decode(len(stepping), contexts)[0]
+        time += self.stall
+        self.stall = 0.0
         self.block_time += time * self.used()
         self.now += time
         self.steps += 1
@@ -255,6 +276,9 @@ class PlainJoint:
             time = engines[0].cost.joint(parts)
         else:
             time = engines[0].cost.decode(max(map(len, stepping)), max(contexts))[0]
+        time += max(e.stall for e in engines)
+        for e in engines:
+            e.stall = 0.0
         self.now += time
         self.steps += 1
         for e, s, c in zip(engines, stepping, chunks, strict=True):
@@ -292,6 +316,43 @@ def fast_joint_serve(scenario, cost, groups):
     cluster = Cluster(simpy.Environment(), [engine], router_named("round_robin"))
     cluster.run(requests)
     return requests, engine, had
+
+
+def fast_disagg_serve(scenario, cost, *, prompts, answers, handover, concurrency=None):
+    """Serve prompts and answers apart; return both columns and who moved when."""
+    inputs, outputs, ready, policy, limits = scenario
+    arrival = None if concurrency else np.array(ready, dtype=float)
+    requests = Requests(inputs, outputs, arrival)
+    first = Requests(inputs, [1] * len(inputs), arrival)
+
+    def pool(columns, count):
+        return [
+            Replica(columns, cost, policy, limits, StepLog(), index=i)
+            for i in range(count)
+        ]
+
+    fleet = Fleet(pool(requests, answers), router_named("least_outstanding"), requests)
+    door = Fleet(pool(first, prompts), router_named("round_robin"), first)
+    service = Service(simpy.Environment(), fleet, Rules(concurrency), door, handover)
+    service.had = [[] for _ in fleet.engines]
+    for engine, mine in zip(fleet.engines, service.had, strict=True):
+        engine.enqueue = _noting(engine.enqueue, mine)
+    service.run()
+    return requests, first, service
+
+
+def plain_answers(numbers, scenario, cost, requests):
+    """Serve, one step at a time, requests whose keys and values come ready."""
+    inputs, outputs, _, policy, limits = scenario
+    everyone = {}
+    for i in numbers:
+        one = One(i, inputs[i], outputs[i], requests.ready[i], generated=1, handed=1)
+        one.times.append(requests.first[i])
+        everyone[i] = one
+    engine = PlainEngine(list(everyone.values()), cost, policy, limits)
+    while engine.coming or engine.waiting or engine.running:
+        engine.step()
+    return everyone, engine
 
 
 def _noting(enqueue, mine):
@@ -348,5 +409,6 @@ def scenarios(draw, most=12):
         draw(st.integers(0, 2)), 1.0 if policy.holds else reserve,
         draw(st.sampled_from([1, 1, 1, 2, 7])), draw(st.sampled_from([0, 0, 1, 9])),
         draw(st.sampled_from([0.5, 1.0])) * tokens,
+        draw(st.sampled_from([None, None, 0.0, 1e-3])),
     )  # fmt: skip
     return inputs, outputs, ready, policy, limits

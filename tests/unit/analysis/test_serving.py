@@ -302,6 +302,53 @@ def test_a_closed_loop_has_no_rate_and_keeps_its_clients():
     assert present == pytest.approx(8, rel=0.05)
 
 
+def apart(**changed):
+    asked = {"rate": 20.0, "requests": 400, "replicas": 2, "input_len": "fixed:1000",
+             "output_len": "fixed:100", "prefill": {"replicas": 2}}  # fmt: skip
+    return serve("llama-3.1-8b", "dgx-h100", **(asked | changed))
+
+
+def test_prompts_apart_keep_gaps_short_and_move_what_they_should():
+    together = apart(replicas=4, prefill=None)
+    found = apart(prefill={"replicas": 2, "kv_bandwidth": 10e9})
+    assert found.itl_s["p99"] < together.itl_s["p99"]
+    pool = found.prefill_pool
+    # 8 key-value heads of 128, keys and values, 32 layers, two bytes each.
+    alone = 1000 * 2 * 8 * 128 * 32 * 2 / 10e9
+    assert pool["kv_transfer_s"]["p50"] == pytest.approx(alone, rel=1e-6)
+    assert pool["kv_transfer_s"]["p99"] > alone
+    assert pool["prefill_tokens"] == 400 * 1000
+    assert found.to_dict()["config"]["prefill"]["replicas"] == 2
+    assert found.run.sums.prefill_tokens == 0
+    assert found.requests["kv_transfer_s"].min() == pytest.approx(alone, rel=1e-6)
+    own = apart()  # over NVLink
+    assert own.prefill_pool["kv_transfer_s"]["p50"] < 0.2 * alone
+    assert together.prefill_pool is None
+
+
+def test_pools_apart_are_as_strong_as_the_weaker():
+    busy = apart(rate=500.0)
+    assert busy.stable is False
+    assert busy.requests_per_s < 1.2 * busy.stable_rate
+    assert apart(rate=2.0).stable is True
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"replicas": 8}, InputError, "no network is known"),
+        ({"prefill": {"system": "dgx-a100-80gb"}}, InputError, "dgx-a100"),
+        ({"prefill": {"replicas": 0}}, InputError, "prefill replicas is 0"),
+        ({"prefill": {"tp": 3}}, InputError, "tp 3"),
+        ({"prefill": {"tops": 3}}, UnknownNameError, "tops"),
+        ({"prefill": {"kv_bandwidth": -1.0}}, InputError, "kv_bandwidth"),
+    ],
+)  # fmt: skip
+def test_pools_apart_that_cannot_be(changed, error, message):
+    with pytest.raises(error, match=message):
+        apart(**changed)
+
+
 @pytest.mark.parametrize("engine", ["vllm-v0", "sglang", "tensorrt-llm", "static"])
 def test_every_engine_answers_all(engine):
     found = answer(engine=engine, requests=200)
