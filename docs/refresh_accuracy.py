@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import hwsim
 from hwsim.analysis.live_fit import fit_operators
 from hwsim.analysis.published import ComparedRow, PublishedComparison
+from hwsim.analysis.published_totals import compare_totals
 from hwsim.report import format as fmt
 from hwsim.specs.calibration import (
     calibration_path,
@@ -199,6 +200,16 @@ def whole_runs() -> str:
     return _table(head, rows)
 
 
+def totals() -> str:
+    """Return published totals of whole training runs beside predictions."""
+    rows = [
+        [c.published.name, f"{c.published.value:,.4g}", f"{c.predicted:,.4g}",
+         fmt.signed_percent(c.error, 0)]
+        for c in compare_totals()
+    ]  # fmt: skip
+    return _table(("Run and figure", "Published", "Predicted", "Error"), rows)
+
+
 def host() -> str:
     """Return held-out errors of the operators behind the live check."""
     rows = []
@@ -259,5 +270,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy_splits": splits,
     "accuracy_elsewhere": elsewhere,
     "accuracy_runs": whole_runs,
+    "accuracy_totals": totals,
     "accuracy_host": host,
 }

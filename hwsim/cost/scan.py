@@ -14,6 +14,9 @@ from hwsim.specs.device import DeviceSpec
 # A100 [1]_; at the attention kernel's rate (about 130 TFLOP/s, head width 64,
 # causal) and with the scan's traffic taken off, 19 of 312 TFLOP/s.
 PRODUCT_EFFICIENCY = 0.06
+# The same per clock of each of its 108 units. Tiles this small wait for loads and
+# for each other: later GPUs gain by units and clock, not by wider matrix units.
+PRODUCT_FLOP_PER_CLOCK = 125.0
 
 
 def state_scan_cost(
@@ -52,8 +55,17 @@ def state_scan_cost(
     work, amount = non_negative("flop", flop), non_negative("nbytes", nbytes)
     rate = device.bandwidth * params.memory_efficiency
     return combine(
-        compute=work / (device.peak(dtype) * PRODUCT_EFFICIENCY),
+        compute=work / _product_rate(device, dtype),
         levels={device.main_memory_name: amount / rate},
         overhead=params.overhead,
         exponent=1.0,
     )
+
+
+def _product_rate(device: DeviceSpec, dtype: str) -> float:
+    """Return the rate of the small products within chunks. [FLOP/s]"""
+    share = device.peak(dtype) * PRODUCT_EFFICIENCY
+    clock = device.compute.clock
+    if device.kind != "gpu" or clock is None:
+        return float(share)
+    return float(min(share, PRODUCT_FLOP_PER_CLOCK * device.compute.units * clock))
