@@ -203,11 +203,15 @@ def whole_runs() -> str:
 def totals() -> str:
     """Return published totals of whole training runs beside predictions."""
     rows = [
-        [c.published.name, f"{c.published.value:,.4g}", f"{c.predicted:,.4g}",
+        [c.published.name, _amount(c.published.value), _amount(c.predicted),
          fmt.signed_percent(c.error, 0)]
         for c in compare_totals()
     ]  # fmt: skip
     return _table(("Run and figure", "Published", "Predicted", "Error"), rows)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def host() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -59,7 +59,7 @@ class PublishedTotal(CatalogSpec):
     sequence_parallel: bool = False
     pue: Annotated[float, Field(ge=1.0, le=3.0)] | None = None
 
-    def train_options(self) -> dict[str, object]:
+    def train_options(self) -> dict[str, Any]:
         """Return the options of one training step."""
         names = (
             "devices", "tp", "pp", "vpp", "dp", "ep", "schedule", "micro_batch",

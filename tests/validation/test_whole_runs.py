@@ -5,7 +5,7 @@ import pytest
 from hwsim.analysis.published_totals import compare_totals
 from hwsim.specs.published_totals import load_totals
 
-# Largest error allowed; layouts of the last two are not published.
+# Largest error allowed; layouts of LLaMA, Llama 2 and GPT-3 are not published.
 BUDGETS = {
     "bloom-energy": 0.20, "bloom-hours": 0.20, "deepseek-v3-hours": 0.25,
     "llama-3.1-405b-hours": 0.28, "llama-65b-hours": 0.25,
