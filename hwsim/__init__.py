@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from hwsim.analysis.sensitivity import SensitivityResult
     from hwsim.analysis.serving import ServeResult
     from hwsim.analysis.solve import Solved
+    from hwsim.analysis.study import (
+        Study,
+        StudyBars,
+        StudyLines,
+        StudySection,
+        StudyTable,
+    )
     from hwsim.analysis.training import TrainResult
     from hwsim.analysis.training_run import TrainingRun
     from hwsim.analysis.validate import validate
@@ -123,6 +130,13 @@ _HOMES = {
     "hwsim.analysis.graph_result": ("GraphResult",),
     "hwsim.analysis.inference": ("InferResult",),
     "hwsim.analysis.operator": ("OpResult",),
+    "hwsim.analysis.study": (
+        "Study",
+        "StudyBars",
+        "StudyLines",
+        "StudySection",
+        "StudyTable",
+    ),
     "hwsim.analysis.training": ("TrainResult",),
     "hwsim.analysis.training_run": ("TrainingRun",),
     "hwsim.specs.device": ("DeviceSpec",),
@@ -149,6 +163,11 @@ __all__ = [
     "Solved",
     "SpecError",
     "StackSpec",
+    "Study",
+    "StudyBars",
+    "StudyLines",
+    "StudySection",
+    "StudyTable",
     "SystemSpec",
     "TrainResult",
     "TrainingRun",

@@ -36,6 +36,8 @@ class Cell:
         ``good``, ``bad`` or nothing.
     code : bool
         Set in a fixed width.
+    wide : bool
+        Text that needs room.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Cell:
     href: str = ""
     tone: str = ""
     code: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)

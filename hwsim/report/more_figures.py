@@ -1,4 +1,4 @@
-"""Figures of distributions, choices and differences: CDF, Pareto, bars, waterfall."""
+"""Figures of distributions and choices: CDF, Pareto, bars, curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hwsim.report import format as fmt
 from hwsim.report.style import (
     BLUE,
     CYCLE,
-    GREEN,
     GREY,
     GRID,
     MARKERS,
@@ -128,6 +127,7 @@ def bars_figure(
     ends: Mapping[str, tuple[float, float]] | None = None,
     best: str | None = None,
     limit: float | None = None,
+    limit_name: str = "the limit",
     width: float = 7.2,
 ) -> ReportFigure:
     """Draw one bar per case, with its 90 % interval as a whisker.
@@ -140,8 +140,8 @@ def bars_figure(
         90 % interval by case.
     best : str, optional
         The case that is set apart by colour.
-    limit : float, optional
-        A value not to exceed, or to reach, as a line.
+    limit, limit_name : float, str
+        A value to compare with, as a line, and what it is.
 
     Raises
     ------
@@ -177,9 +177,11 @@ def bars_figure(
     axes.locator_params(axis="x", nbins=6 if width > 5 else 3)
     axes.set_xlabel(what)
     told = "; ".join(f"{n} {shown(v, unit, 3)}" for n, v in values.items())
-    figure.caption = f"{told}." + (
-        " A whisker is the 90 % interval of the prediction." if ends else ""
-    )
+    figure.caption = f"{told}."
+    if ends:
+        figure.caption += " A whisker is the 90 % interval of the prediction."
+    if limit is not None:
+        figure.caption += f" The dashed line is {limit_name}."
     return figure
 
 
@@ -251,74 +253,56 @@ def pareto_figure(
 
 
 @styled
-def waterfall_figure(
-    start: tuple[str, float],
-    steps: Mapping[str, float],
-    end: tuple[str, float],
+def lines_figure(
+    series: Mapping[str, Sequence[Sequence[float]]],
     *,
-    unit: str = "s",
+    x: Sequence[str],
+    y: Sequence[str],
+    log: bool = False,
     width: float = 7.2,
 ) -> ReportFigure:
-    """Draw how one figure becomes another, mechanism by mechanism.
+    """Draw curves of one figure over another.
 
     Parameters
     ----------
-    start, end : (str, float)
-        Name and value of the first and the last bar.
-    steps : dict of str to float
-        What each mechanism adds, negative where it takes away; they add up
-        from ``start`` to ``end``.
+    series : dict of str to sequence of (float, float)
+        Points by curve.
+    x, y : (str, str)
+        What is on each axis, and its unit.
+    log : bool
+        Logarithmic axes.
 
     Raises
     ------
     InputError
-        If the steps do not lead from start to end.
+        If there is nothing to draw.
     """
-    total = start[1] + sum(steps.values())
-    if not np.isclose(total, end[1], rtol=1e-6, atol=1e-15):
-        raise InputError(
-            f"the steps lead to {total:.6g}, not to {end[1]:.6g}; a waterfall must "
-            "add up"
-        )
-    rows = [start[0], *steps, end[0]]
-    figure = new_figure(width, 0.75 + 0.36 * len(rows))
+    curves = {name: np.asarray(points, float) for name, points in series.items()}
+    if not curves or not all(len(points) for points in curves.values()):
+        raise InputError("no curve to draw; give at least one point of each")
+    figure = new_figure(width, 0.5 * width + 0.7)
     axes = figure.add_subplot()
-    axes.barh(0, start[1], height=0.62, color=GREY)
-    at, rightmost = start[1], max(start[1], end[1])
-    labels = [(start[1], shown(start[1], unit, 3))]
-    for row, change in enumerate(steps.values(), start=1):
-        colour = VERMILLION if change > 0 else GREEN
-        hatch = "" if change > 0 else "////"
-        axes.barh(
-            row, change, left=at, height=0.62, color=colour, hatch=hatch,
-            edgecolor="#fefefe", linewidth=0,
+    for i, (name, points) in enumerate(curves.items()):
+        axes.plot(
+            *points.T, color=CYCLE[i % len(CYCLE)], label=name, linewidth=1.8,
+            linestyle=_DASHES[i % len(_DASHES)], marker=MARKERS[i % len(MARKERS)],
+            markersize=4.0,
         )  # fmt: skip
-        axes.plot([at, at], [row - 1, row], color=MUTED, linewidth=0.7)
-        at += change
-        sign = "+" if change > 0 else "−"
-        labels.append((max(at, at - change), sign + shown(abs(change), unit, 3)))
-        rightmost = max(rightmost, at)
-    axes.plot([at, at], [len(rows) - 2, len(rows) - 1], color=MUTED, linewidth=0.7)
-    axes.barh(len(rows) - 1, end[1], height=0.62, color=BLUE)
-    labels.append((end[1], shown(end[1], unit, 3)))
-    for row, (x, text) in enumerate(labels):
-        axes.annotate(
-            text, (x, row), (4, 0), textcoords="offset points", va="center",
-            fontsize=8.5,
-        )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [_folded(name, width) for name in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0.0, rightmost * 1.18)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(axis_unit(unit))
-    axes.locator_params(axis="x", nbins=6 if width > 5 else 3)
-    told = ", ".join(
-        f"{name} {'+' if v > 0 else '−'}{shown(abs(v), unit, 3)}"
-        for name, v in steps.items()
+    if log:
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    else:
+        axes.set_ylim(bottom=0.0)
+    axes.grid(visible=True, color=GRID)
+    axes.xaxis.set_major_formatter(axis_unit(x[1]))
+    axes.yaxis.set_major_formatter(axis_unit(y[1]))
+    axes.set(xlabel=x[0], ylabel=y[0])
+    figure.legend(loc="outside lower left", ncols=3 if width > 5 else 1)
+    told = "; ".join(
+        f"{name} from {shown(points[0][1], y[1], 3)} at {shown(points[0][0], x[1], 3)} "
+        f"to {shown(points[-1][1], y[1], 3)} at {shown(points[-1][0], x[1], 3)}"
+        for name, points in curves.items()
     )
-    figure.caption = (
-        f"From {start[0]} ({shown(start[1], unit, 3)}) to {end[0]} "
-        f"({shown(end[1], unit, 3)}): {told}. Hatched bars are gains."
-    )
+    figure.caption = f"{y[0]} over {x[0]}: {told}."
     return figure

@@ -19,6 +19,7 @@ from hwsim.report.published_page import published_page
 from hwsim.report.published_runs import published_runs_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
 from hwsim.report.serve_page import serve_page
+from hwsim.report.study_page import study_page
 from hwsim.report.templates import Templates
 from hwsim.report.validation import validation_page
 from hwsim.report.whole_run_page import training_run_page
@@ -32,6 +33,7 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "graph": graph_page,
     "serve": serve_page,
     "comparison": comparison_page,
+    "study": study_page,
     "train_plan": train_plan_page,
     "validation": validation_page,
     "published_validation": published_runs_page,

@@ -268,9 +268,9 @@ def evidence(saved: SavedResult) -> Section | None:
     devices = list({d["device"]: d for d in devices if "families" in d}.values())
     several = len(devices) > 1
     rows = [
-        _evidence_row(family, d["device"] if several else "")
+        row
         for d in devices
-        for family in d["families"]
+        for row in _evidence_rows(d["families"], d["device"] if several else "")
     ]
     if not rows:
         return None
@@ -288,21 +288,39 @@ def evidence(saved: SavedResult) -> Section | None:
     )  # fmt: skip
 
 
-def _evidence_row(family: Mapping[str, Any], device: str) -> list[Cell]:
-    name = FAMILY_NAMES.get(family["family"], family["family"])
-    basis = _BASES.get(family["basis"], family["basis"])
-    if family.get("rows") is None:
-        blank = Cell(fmt.NONE, number=True)
-        return [
-            Cell(name, note=device), Cell(basis, note=family.get("note", "")),
-            *[blank] * 5,
-        ]  # fmt: skip
+def _evidence_rows(
+    families: Sequence[Mapping[str, Any]], device: str
+) -> list[list[Cell]]:
+    """Return a row for each family; those never measured share rows."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    rows = []
+    for family in families:
+        if family.get("rows") is None:
+            key = (family["basis"], family.get("note") or "")
+            alike.setdefault(key, []).append(_family_name(family))
+        else:
+            rows.append(_measured_row(family, device))
+    blank = Cell(fmt.NONE, number=True)
+    for (basis, note), names in alike.items():
+        told = fmt.listed(
+            [names[0], *(name[:1].lower() + name[1:] for name in names[1:])]
+        )
+        basis_cell = Cell(_BASES.get(basis, basis), note=note, wide=True)
+        rows.append([Cell(told, note=device), basis_cell, *[blank] * 5])
+    return rows
+
+
+def _family_name(family: Mapping[str, Any]) -> str:
+    return FAMILY_NAMES.get(family["family"], str(family["family"]))
+
+
+def _measured_row(family: Mapping[str, Any], device: str) -> list[Cell]:
     note = f"{family['measured_device']}, {family['date']}"
     if not family["held_out"]:
         note += "; of the rows fitted"
     return [
-        Cell(name, note=device),
-        Cell(basis, note=note),
+        Cell(_family_name(family), note=device),
+        Cell(_BASES.get(family["basis"], family["basis"]), note=note, wide=True),
         Cell(fmt.count(family["rows"]), number=True),
         Cell(
             fmt.percent(family["median_ape"]), number=True,

@@ -169,7 +169,7 @@ def test_overrides_are_labelled_assumed() -> None:
     device = apply_overrides(make_device(), [change])
     page = PageReader(render_page(make_infer(system=single_device_system(device))))
     assert "device.memory.hbm.bandwidth=x2" in page.words()
-    assert "These figures are not the hardware's own" in page.words()
+    assert "These figures are not the catalog's own" in page.words()
     plain = PageReader(render_page(make_infer())).words()
     assert "These figures are not" not in plain
     badges = [a for a in page.find("span") if a.get("class") == "badge"]
