@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo gallery test lint format docs bench clean
 
 help:
 	@echo "make demo   predict published runs; page and plot in reports/out"
+	@echo "make gallery  make the reports in reports/published again (some minutes)"
 	@echo "make test   lint, types, layers and tests"
 
 $(VENV)/.ready: pyproject.toml
@@ -17,6 +18,9 @@ $(VENV)/.ready: pyproject.toml
 
 demo: $(VENV)/.ready
 	$(BIN)/hwsim demo --out reports/out
+
+gallery: $(VENV)/.ready
+	$(BIN)/python docs/gallery/make.py
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --ignore tests/benchmarks

@@ -65,10 +65,10 @@ def study(alone: dict[str, Any]) -> hwsim.Study:
                     "Requests come at random (Poisson) with 1,000 prompt and 250 "
                     "output tokens in the mean, log-normal; the engine is vLLM V1 "
                     "everywhere, which on TPU is an assumption. bf16 only: fp8 would "
-                    "raise all that have it. H100, H200 and B200 rest on measurements of their "
-                    "kernels; MI300X and TPU v5p rest on their datasheets and other "
-                    "devices, and their intervals are wider. Intervals are those of a "
-                    "step's time, as capacity goes with it.",
+                    "raise all that have it. H100, H200 and B200 rest on "
+                    "measurements of their kernels; MI300X and TPU v5p rest on their "
+                    "datasheets and other devices, and their intervals are wider. "
+                    "Intervals are those of a step's time, as capacity goes with it.",
                     "Prices are list prices on demand, recalled, and go out of date "
                     "first. The break-even price is what a device may cost so that it "
                     "costs as much per token as H100.",

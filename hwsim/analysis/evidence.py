@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsim.specs.calibration import (
     FAMILIES,
@@ -15,6 +15,9 @@ from hwsim.specs.calibration import (
 )
 from hwsim.specs.calibration_file import CalibrationFile, FamilyFit
 from hwsim.specs.device import DeviceSpec
+
+if TYPE_CHECKING:
+    from hwsim.analysis.case import Case
 
 _ORIGINS = {
     "generation": "another device of the same generation was measured",
@@ -49,6 +52,12 @@ def evidence(
     if task is not None and any(f["basis"] != "roofline" for f in families):
         found["whole_runs"] = _whole(task)
     return found
+
+
+def case_accuracy(case: Case) -> dict[str, Any]:
+    """Return what is known of the accuracy of a question's answer."""
+    used = getattr(case.run(), "fidelity_by_family", None)
+    return evidence(case.system.device, used, case.task) if used else {}
 
 
 def _family(device: DeviceSpec, family: str, basis: str) -> dict[str, Any]:

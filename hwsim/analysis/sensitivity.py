@@ -18,6 +18,7 @@ import numpy as np
 
 from hwsim.analysis.case import TIMES, Case
 from hwsim.analysis.compare_cell import Money, answered
+from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
 from hwsim.analysis.vary import Parameter, parameter
@@ -114,6 +115,10 @@ class SensitivityResult(Result):
         """Return the specs of the question as it stands."""
         case = self.case
         return {"model": case.model, "system": case.system, "stack": case.stack}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of the question's answer."""
+        return case_accuracy(self.case)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all sensitivities with keys in SI."""

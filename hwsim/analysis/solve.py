@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 
 from hwsim.analysis.case import Case, numbers
 from hwsim.analysis.compare_cell import CompareCell, Money, answered
+from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.result import Result
 from hwsim.analysis.vary import Parameter, parameter, short_names
 from hwsim.analysis.whatif import metric_of
@@ -135,6 +136,10 @@ class Solved(Result):
         """Return the specs of the question as it stands."""
         case = self.case
         return {"model": case.model, "system": case.system, "stack": case.stack}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of the question's answer."""
+        return case_accuracy(self.case)
 
     def to_dict(self) -> dict[str, Any]:
         """Return target and solutions with keys in SI."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.case import TIMES, Case, figure_of
 from hwsim.analysis.compare_cell import CompareCell, Money, answered
+from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.result import Result
 from hwsim.analysis.vary import Axis, grid_size, parse_axis
 from hwsim.errors import InputError
@@ -110,6 +111,10 @@ class WhatIf(Result):
         """Return the specs of the question as it stands."""
         case = self.case
         return {"model": case.model, "system": case.system, "stack": case.stack}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of the question's answer."""
+        return case_accuracy(self.case)
 
     def to_dict(self) -> dict[str, Any]:
         """Return axes, points and knees with keys in SI."""

@@ -20,6 +20,7 @@ from hwsim.report.published_runs import published_runs_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
 from hwsim.report.serve_page import serve_page
 from hwsim.report.study_page import study_page
+from hwsim.report.sweep_page import sensitivity_page, solve_page, whatif_page
 from hwsim.report.templates import Templates
 from hwsim.report.validation import validation_page
 from hwsim.report.whole_run_page import training_run_page
@@ -34,6 +35,9 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "serve": serve_page,
     "comparison": comparison_page,
     "study": study_page,
+    "whatif": whatif_page,
+    "sensitivity": sensitivity_page,
+    "solve": solve_page,
     "train_plan": train_plan_page,
     "validation": validation_page,
     "published_validation": published_runs_page,

@@ -257,6 +257,8 @@ def seed_text(data: Mapping[str, Any]) -> str:
     cells = data.get("cells") or []
     configs = [data.get("config"), *(cell.get("config") for cell in cells)]
     seeds = [c.get("seed") for c in configs if isinstance(c, Mapping)]
+    if data.get("sobol_samples"):
+        seeds.append(data.get("seed"))
     seed = next((s for s in seeds if s is not None), None)
     return "none: nothing here is random" if seed is None else str(seed)
 

@@ -291,3 +291,66 @@ def test_a_comparison_of_services_gives_intervals() -> None:
     words = PageReader(render_page(result)).words()
     assert "The service of each" in words
     assert "Seed 1" in words
+
+
+@pytest.fixture(scope="module")
+def sweeps() -> dict[str, Result]:
+    asked = hwsim.question(MODEL, SYSTEM, prompt=64, output=4)
+    return {
+        "whatif": hwsim.whatif(asked, "bandwidth=0.5x..64x:5"),
+        "heat map": hwsim.whatif(
+            asked, ["bandwidth=0.5x..2x:3", "batch=1,4"], metric="tpot_s"
+        ),
+        "sensitivity": hwsim.sensitivity(asked),
+        "solve": hwsim.solve_for(asked, "tpot_s<=0.5ms"),
+        "study": hwsim.Study(
+            "A <study>", "Which?", "This one (90 % interval 1 to 2).",
+            {"one": make_infer()},
+            (
+                hwsim.StudySection(
+                    "Figures", ("Some words.",),
+                    bars=(hwsim.StudyBars("Bars", "time", "s", {"a": 1.0}),),
+                    lines=(
+                        hwsim.StudyLines(
+                            "Lines", ("batch", ""), ("time", "s"),
+                            {"a": ((1.0, 2.0), (2.0, 3.0))},
+                        ),
+                    ),
+                    tables=(
+                        hwsim.StudyTable(
+                            "Table", (("Name", None), ("Time", "s"), ("Rent", "USD")),
+                            (("<b>", (1.0, 0.5, 2.0), 1234567.0), ("c", None, 2.0)),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", ["whatif", "heat map", "sensitivity", "solve", "study"]
+)
+def test_sweeps_and_studies_have_pages(
+    kind: str, sweeps: dict[str, Result], tmp_path: Path
+) -> None:
+    result = sweeps[kind]
+    assert result.kind in PAGES
+    html = render_page(
+        hwsim.load_result(hwsim.save_result(result, tmp_path / "x.json"))
+    )
+    assert html == render_page(result)
+    page = PageReader(html)
+    assert page.faults == []
+    words = page.words().replace("\xa0", " ")
+    assert "How accurate such predictions are" in words
+    assert "What this rests on" in words
+    if kind == "study":
+        assert "<b>" in words
+        assert "USD 1,230,000" in words
+        assert "500 ms to 2 s" in words
+
+
+def test_a_study_table_must_be_a_table() -> None:
+    with pytest.raises(hwsim.InputError, match="a row of 1 cells for 2 columns"):
+        hwsim.StudyTable("T", (("A", None), ("B", "s")), (("a",),))
