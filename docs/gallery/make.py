@@ -44,9 +44,12 @@ def figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def moved(saved: Any, now: Any) -> list[str]:
-    """Return what differs between two answers by more than the tolerance."""
+    """Return what differs between two answers by more than the tolerance.
+
+    Figures that answers have gained since do not make a report stale.
+    """
     old, new = dict(figures(saved)), dict(figures(json.loads(json.dumps(now))))
-    lost = [f"{path} is new or gone" for path in old.keys() ^ new.keys()]
+    lost = [f"{path} is gone" for path in old.keys() - new.keys()]
     return lost + [
         f"{path}: {old[path]:.4g} there, {new[path]:.4g} now"
         for path in old.keys() & new.keys()

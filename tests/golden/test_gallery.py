@@ -99,4 +99,5 @@ def test_what_moved_is_found(gallery: ModuleType) -> None:
     assert gallery.moved(old, old) == []
     assert gallery.moved(old, {**old, "b": {"c": 3.03}}) == []
     assert gallery.moved(old, {**old, "b": {"c": 3.3}}) == [".b.c: 3 there, 3.3 now"]
-    assert gallery.moved(old, {"a": [1.0], "b": {"c": 3}}) == [".a.1 is new or gone"]
+    assert gallery.moved(old, {"a": [1.0], "b": {"c": 3}}) == [".a.1 is gone"]
+    assert gallery.moved(old, {**old, "e": 1.0}) == []
