@@ -125,19 +125,27 @@ def kind_cell(kind: str) -> Cell:
 
 
 def figure_rows(
-    spec: Spec, sources: Sequence[Source], numbers: Sources, prefix: str = ""
+    spec: Spec, sources: Sequence[Source], numbers: Sources, body: Any = None
 ) -> list[tuple[Cell, ...]]:
-    """Return a row per figure of a spec: key, value with unit, source."""
+    """Return a row per figure of a spec: key, value with unit, source.
+
+    Given the ``body`` that the spec was read from, figures that it does not
+    have, defaults of a newer hwsim, are left out.
+    """
     rows: list[tuple[Cell, ...]] = []
     # A device has a table of its own; a list of figures is one row.
-    every = (f for f in iter_figures(spec) if not f[0].startswith("device."))
+    every = (
+        f
+        for f in iter_figures(spec)
+        if not f[0].startswith("device.") and (body is None or _holds(body, f[0]))
+    )
     for path, group in itertools.groupby(every, key=lambda f: _INDEX.sub("", f[0])):
         items = list(group)
         source = find_source(sources, items[0][0])
         assumed = source is not None and source.kind == ASSUMED
         rows.append(
             (
-                Cell(prefix + path, code=True),
+                Cell(path, code=True),
                 Cell(
                     _values(items), number=len(items) == 1,
                     badge=ASSUMED if assumed else "",
@@ -146,6 +154,24 @@ def figure_rows(
             )
         )  # fmt: skip
     return rows
+
+
+def _holds(body: Any, path: str) -> bool:
+    """Return whether a spec as JSON has the figure at a dotted path."""
+    at, keys = body, path.split(".")
+    for place in range(len(keys)):
+        if isinstance(at, list):
+            return True  # items stand under names or places: all or none
+        if not isinstance(at, Mapping):
+            return at is not None
+        # A key may hold dots itself.
+        rest = ".".join(keys[place:])
+        if rest in at:
+            return True
+        if keys[place] not in at:
+            return False
+        at = at[keys[place]]
+    return at is not None
 
 
 def _values(items: Sequence[tuple[str, float, Dimension | None]]) -> str:
@@ -169,10 +195,14 @@ def _plain(value: float) -> str:
 
 
 def figures(
-    caption: str, spec: Spec, sources: Sequence[Source], numbers: Sources
+    caption: str,
+    spec: Spec,
+    sources: Sequence[Source],
+    numbers: Sources,
+    body: Any = None,
 ) -> Table:
-    """Return a table of all figures of a spec."""
-    rows = figure_rows(spec, sources, numbers)
+    """Return a table of all figures of a spec; see :func:`figure_rows`."""
+    rows = figure_rows(spec, sources, numbers, body)
     return table(caption, "Figure|#Value|Source", rows)
 
 
@@ -183,7 +213,7 @@ def assumptions(saved: SavedResult) -> Section:
         return Section("assumptions", "What this rests on", (_no_specs(saved),))
     items: list[Table] = []
     for role, spec in specs.items():
-        items += _spec_tables(role, spec, numbers)
+        items += _spec_tables(role, spec, numbers, saved.data["specs"][role])
     if sum(role.startswith("system") for role in specs) > 1:
         items = [dataclasses.replace(item, folded=True) for item in items]
     text = [t for t in (_basis(saved), _engine(saved)) if t]
@@ -213,7 +243,7 @@ def _engine(saved: SavedResult) -> str:
     return _ENGINES[engines.pop()] if len(engines) == 1 else ""
 
 
-def _spec_tables(role: str, spec: Any, numbers: Sources) -> list[Table]:
+def _spec_tables(role: str, spec: Any, numbers: Sources, body: Any) -> list[Table]:
     if role.startswith("model"):
         return []
     captions = {
@@ -222,12 +252,12 @@ def _spec_tables(role: str, spec: Any, numbers: Sources) -> list[Table]:
     }  # fmt: skip
     caption = captions.get(role.partition(":")[0], role)
     if not isinstance(spec, SystemSpec):
-        only = figures(f"{caption}: {spec.name}", spec, spec.sources, numbers)
+        only = figures(f"{caption}: {spec.name}", spec, spec.sources, numbers, body)
         return [dataclasses.replace(only, folded=caption == _FOLDED)]
-    device = spec.device
-    made = [figures(f"Device: {device.name}", device, device.sources, numbers)]
+    device, inner = spec.device, body.get("device")
+    made = [figures(f"Device: {device.name}", device, device.sources, numbers, inner)]
     if spec.networks:
-        made.append(figures(f"System: {spec.name}", spec, spec.sources, numbers))
+        made.append(figures(f"System: {spec.name}", spec, spec.sources, numbers, body))
     return made
 
 

@@ -354,3 +354,12 @@ def test_sweeps_and_studies_have_pages(
 def test_a_study_table_must_be_a_table() -> None:
     with pytest.raises(hwsim.InputError, match="a row of 1 cells for 2 columns"):
         hwsim.StudyTable("T", (("A", None), ("B", "s")), (("a",),))
+
+
+def test_figures_that_a_newer_hwsim_added_are_not_shown() -> None:
+    data = json.loads(make_infer().saved_text())
+    before = PageReader(render_page(SavedResult(data, "x.json"))).words()
+    assert "memory_reserve" in before
+    del data["specs"]["stack"]["memory_reserve"]
+    after = PageReader(render_page(SavedResult(data, "x.json"))).words()
+    assert "memory_reserve" not in after
