@@ -13,6 +13,7 @@ from hwsim.analysis.inference import InferResult, run_inference
 from hwsim.analysis.published_passes import Passes, hand_over, read_prompts
 from hwsim.analysis.published_setting import Precisions
 from hwsim.analysis.serving import ServeResult, run_serving
+from hwsim.analysis.serving_details import request_runs, step_interval
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.engine import EngineSpec
@@ -26,6 +27,8 @@ from hwsim.specs.traffic import Lengths, Traffic
 # filter it: of 500 answers the longest is about five times the mean.
 CONVERSATIONS = 0.6
 # Requests where a source does not say how many it sent.
+# A queue makes more of an error in the steps: power of the interval of a TTFT.
+QUEUED_WIDER = 1.5
 QUEUED, PER_CLIENT, LEAST = 1000, 8, 64
 
 
@@ -330,12 +333,13 @@ def _counted(work: Work, op: str) -> float:
 
 
 def _served_figure(work: Work, result: ServeResult) -> Figure:
-    row = work.row
+    row, steady = work.row, _steady(work, result)
+    run = result.run
     if row.kind == "throughput":
-        value = _rate(work, result)
+        value = _rate(work, result, steady)
     else:
-        run = result.run
         values = {"ttft": run.ttft, "tpot": run.tpot, "latency": run.e2e}[row.kind]
+        values = values[steady]
         values = values[~np.isnan(values)]
         if not values.size:
             raise InputError("every answer has a single token: there is no gap to time")
@@ -343,15 +347,47 @@ def _served_figure(work: Work, result: ServeResult) -> Figure:
             value = float(values.mean())
         else:
             value = float(np.quantile(values, row.quantile))
-    return Figure(work, "serve", value, None, None, True, "")
+    low, high = _around(work, result, value)
+    return Figure(work, "serve", value, low, high, True, "")
 
 
-def _rate(work: Work, result: ServeResult) -> float:
+def _steady(work: Work, result: ServeResult) -> slice:
+    """Return the requests that count: of clients, those after they fell out of step.
+
+    Clients that begin together ask their first questions at once; benchmarks
+    warm up before they count.
+    """
+    clients = round(work.row.size or 1.0) if work.row.load == "closed" else 0
+    size = result.run.arrival.size
+    return slice(2 * clients, size - clients) if size > 4 * clients else slice(0, size)
+
+
+def _around(
+    work: Work, result: ServeResult, value: float
+) -> tuple[float | None, float | None]:
+    """Return the 90 % interval: that of the steps, wider where requests queue."""
+    known = step_interval(request_runs(result)) if result.run.outputs.size else None
+    if known is None or result.fidelity == "roofline":
+        return None, None
+    share = QUEUED_WIDER if work.row.kind == "ttft" else 1.0
+    low, high = known[0] ** share, known[1] ** share
+    if work.row.kind == "throughput":
+        low, high = 1.0 / high, 1.0 / low
+    return value * low, value * high
+
+
+def _rate(work: Work, result: ServeResult, steady: slice) -> float:
+    """Return requests or tokens per second."""
     row, run = work.row, result.run
-    rates = {
-        "requests": float(run.outputs.size), "input": float(run.inputs.sum()),
-        "output": float(run.outputs.sum()),
+    order = np.argsort(run.finish, kind="stable")[steady]
+    counts = {
+        "requests": float(order.size), "input": float(run.inputs[order].sum()),
+        "output": float(run.outputs[order].sum()),
     }  # fmt: skip
-    rates["total"] = rates["input"] + rates["output"]
-    rate = rates[row.counts or "output"] / result.duration_s
+    counts["total"] = counts["input"] + counts["output"]
+    span = result.duration_s
+    if order.size < run.finish.size:
+        before = np.sort(run.finish)[(steady.start or 1) - 1]
+        span = float(run.finish[order[-1]] - before)
+    rate = counts[row.counts or "output"] / span
     return rate / (row.num_devices or 1) if row.per_device else rate

@@ -256,7 +256,7 @@ def capacity_of(
     # A stage of states alone: sequences grow for nothing.
     endless = engine.max_num_seqs * -(-long // size)
     blocks = min(
-        int((fit.usable - s.needed) // (s.kv_token * size))
+        int(engine.cache_share * (fit.usable - s.needed) // (s.kv_token * size))
         if s.kv_token
         else endless * (s.needed < fit.usable)
         for s in stages

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.cli.rows_bar import rows_bar
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 _WORST = 10
 _REASONS = 12
-_GROUPS = (("source", "Source"), ("device", "Device"), ("metric", "Metric"))
+_GROUPS = (
+    ("source", "Source"), ("device", "Device"), ("op", "Work"), ("metric", "Metric"),
+)  # fmt: skip
 _COLUMNS = (
     "Rows", "Median", "Mean", "90th pct", "Bias", "In 90 % interval", "Width",
 )  # fmt: skip
@@ -35,7 +38,7 @@ def validate_runs(
     out: Path | None,
     report: Path | None,
 ) -> None:
-    """Predict tables of published training runs; print errors by source."""
+    """Predict tables of published figures; print errors by source."""
     from hwsim.analysis.validate_published import validate_published
 
     if others:
@@ -44,7 +47,10 @@ def validate_runs(
             "whole runs; validate them one after the other"
         )
     chosen: Any = fidelity or "auto"
-    result = validate_published(list(published), fidelity=chosen, device=device)
+    with rows_bar() as told:
+        result = validate_published(
+            list(published), fidelity=chosen, device=device, progress=told
+        )
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
@@ -61,10 +67,12 @@ def _print(result: PublishedValidation) -> None:
         out.print("No row could be predicted.")
         _print_unanswered(result)
         return
+    if not result.complete:
+        note("interrupted: the rows done so far")
     total, answered = len(result.records), len(result.answered)
     out.print(
         f"{answered} of {fmt.plural(total, 'row')} answered "
-        f"({fmt.percent(answered / total)}); a step is predicted "
+        f"({fmt.percent(answered / total)}); the times behind them are predicted "
         f"{fmt.signed_percent(result.time_bias)} off in the median."
     )
     out.print()
@@ -102,7 +110,7 @@ def _print_worst(result: PublishedValidation) -> None:
         ]
         for r in result.worst(_WORST)
     ]  # fmt: skip
-    columns = ("Row", "Model", "Devices", "Published step", "Predicted", "Error")
+    columns = ("Row", "Model", "Devices", "Published time", "Predicted", "Error")
     console().print(table("Worst rows", columns, rows, right=columns[3:]))
     console().print()
 

@@ -1,4 +1,4 @@
-"""The page of predictions beside tables of published training runs."""
+"""The page of predictions beside tables of published figures."""
 
 from __future__ import annotations
 

@@ -37,6 +37,8 @@ class EngineSpec(CatalogSpec):
     reserve : float
         Share of a request's output that its admission sets aside: 0 admits on
         the prompt alone and may preempt later; 1 never preempts.
+    cache_share : float
+        Share of the memory that weights and activations leave which blocks get.
     captured_batches : tuple of int
         Batch sizes for which decode steps are captured: smaller batches are
         padded to the next one, larger ones are not padded. Empty: no padding.
@@ -62,6 +64,7 @@ class EngineSpec(CatalogSpec):
     block_size: Annotated[int, Field(ge=1, le=4096, strict=True)]
     watermark: Fraction = 0.0
     reserve: Fraction = 0.0
+    cache_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     captured_batches: tuple[Slots, ...] = ()
     sequence_overhead: Seconds = 0.0
     intake_interval: Slots = 1
