@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.analysis.inference import InferResult
 from hwsim.analysis.published import compare_row, published_result
+from hwsim.analysis.published_inference import InferencePredictor
+from hwsim.analysis.published_load import QUEUED_WIDER
 from hwsim.analysis.training import TrainResult
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -26,7 +29,7 @@ from hwsim.specs.published import iter_rows, load_published
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3
-_OWN_SOURCES = 10
+_OWN_SOURCES = {"train": 10, "infer": 10, "serve": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,32 @@ def outside_rows(
     return found
 
 
+def table_rows(
+    paths: Sequence[Path],
+    fidelity: Fidelity = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> list[OutsideRow]:
+    """Predict tables of published inference; one source is a page and a backend.
+
+    Figures of queues stand for the steps behind them: their logarithms are
+    divided by what an interval of theirs is wider.
+    """
+    predictor, found = InferencePredictor(fidelity), []
+    for path in paths:
+        for row in predictor.read(path):
+            figure = predictor.figure(row)
+            if figure is None or figure.inside is None:
+                continue
+            wider = QUEUED_WIDER if figure.op == "serve" and row.kind == "ttft" else 1.0
+            source = f"{row.source}: {row.backend}"
+            found.append(
+                OutsideRow(figure.task, source, figure.ratio / wider, figure.inside)
+            )
+            if progress is not None:
+                progress(f"{source} row {row.row}: {np.expm1(-figure.ratio):+.1%}")
+    return found
+
+
 def operators(result: TrainResult | InferResult, task: str) -> LogInterval | None:
     """Return the interval of a run that the errors of its operators make."""
     if isinstance(result, TrainResult):
@@ -97,7 +126,7 @@ def outside_terms(rows: Sequence[OutsideRow]) -> dict[str, EndToEnd]:
     return {
         task: term
         for task, term in terms.items()
-        if task == "every" or term.sources >= _OWN_SOURCES
+        if task == "every" or term.sources >= _OWN_SOURCES[task]
     }
 
 

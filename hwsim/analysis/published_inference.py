@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from hwsim.analysis.published_kinds import Record, record
-from hwsim.analysis.published_service import Figure, InferenceRuns, Work
+from hwsim.analysis.published_service import InferenceRuns
 from hwsim.analysis.published_setting import precisions, row_model, row_system
+from hwsim.analysis.published_work import Figure, Work
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_stack
@@ -42,6 +43,16 @@ class InferencePredictor:
     def read(self, path: Path) -> tuple[InferenceRow, ...]:
         """Return the rows of a file."""
         return read_inference(path)
+
+    def figure(self, row: InferenceRow) -> Figure | None:
+        """Return the prediction of a row; None where there is none."""
+        found = mapped_inference(row, self._mappings)
+        if row.fault or found.unanswered or _missing(found.row):
+            return None
+        try:
+            return self._answer(found)
+        except HwsimError:
+            return None
 
     def predict(self, row: InferenceRow) -> list[Record]:
         """Return the record of a row."""
