@@ -170,15 +170,34 @@ class MemoryModel:
         bounds = np.searchsorted(pipe[order], np.arange(len(pipelines) + 1))
         for index, (pp, vpp) in enumerate(pipelines):
             where = order[bounds[index] : bounds[index + 1]]
-            group = _Group(
-                self, space.taken(where), parameters, who[where], kept, which[where]
-            )
             stages = self.stages.stages(pp, vpp)
-            for row, rank in enumerate(stages.rank):
-                held = in_flight(group.space, rank)
-                total = group.total(stages.counts[row], held, rank == 0, rank == pp - 1)
-                found[where] = np.maximum(found[where], total)
+            two = two_ways(space)[where] & (pp > 1)
+            one_way = [
+                (counts, rank, rank == 0, rank == pp - 1)
+                for counts, rank in zip(stages.counts, stages.rank, strict=True)
+            ]
+            pairs = [(counts, i, not i, not i) for i, counts in enumerate(stages.both)]
+            for at, ranks in ((where[~two], one_way), (where[two], pairs)):
+                if not len(at):
+                    continue
+                group = _Group(
+                    self, space.taken(at), parameters, who[at], kept, which[at]
+                )
+                for counts, rank, first, last in ranks:
+                    held = in_flight(group.space, rank)
+                    total = group.total(counts, held, first, last)
+                    found[at] = np.maximum(found[at], total)
         return found
+
+
+def two_ways(space: Space) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which layouts hold a stage from either end on each rank."""
+    both = [
+        i
+        for i, name in enumerate(space.schedules)
+        if pipeline_schedule(name).placement == "bidirectional"
+    ]
+    return np.isin(space["schedule"], both) & (space["pp"] > 1)
 
 
 def in_flight(space: Space, rank: int) -> FloatArray:

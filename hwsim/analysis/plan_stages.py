@@ -25,11 +25,15 @@ class Stages:
         On all ranks together.
     rank : tuple of int
         The earliest rank that each row stands for.
+    both : ndarray, shape (n_pair, n_kind)
+        As ``counts`` where each rank holds a stage from either end: the first
+        rank, and those that differ from it.
     """
 
     counts: FloatArray
     total: FloatArray
     rank: tuple[int, ...]
+    both: FloatArray
 
 
 @dataclass
@@ -58,7 +62,9 @@ class StageMaker:
         middle, earliest = np.unique(ranks[1:-1], axis=0, return_index=True)
         rows |= {int(r) + 1: one for r, one in zip(earliest, middle, strict=True)}
         counts = np.stack(list(rows.values()))
-        return Stages(counts, ranks.sum(axis=0), tuple(rows))
+        pairs = (ranks + ranks[::-1])[: max(pp // 2, 1)]
+        both = np.concatenate([pairs[:1], np.unique(pairs[1:], axis=0)])
+        return Stages(counts, ranks.sum(axis=0), tuple(rows), both)
 
     def part_sizes(self, pp: int, vpp: int) -> list[int]:
         """Return how many layers each part holds, in pipeline order.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.graph_result import launch_times
-from hwsim.analysis.plan_memory import keyed
+from hwsim.analysis.plan_memory import keyed, two_ways
 from hwsim.analysis.plan_space import Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import BUSY, Question
@@ -47,6 +47,7 @@ class UpdateModel:
         columns = dict(space.columns)
         # Data- and context-parallel ranks hold the same: together they count.
         columns["dp"] = columns["dp"] * columns["cp"]
+        columns["two_ways"] = two_ways(space).astype(np.int64)
         columns["zero_stage"] = np.where(
             columns["zero_stage"] == 2, 1, columns["zero_stage"]
         )
@@ -54,7 +55,7 @@ class UpdateModel:
             space.devices, space.global_batch, space.schedules, columns, space.invalid
         )
         keys, which = keyed(
-            alike, "tp", "dp", "ep", "pp", "zero_stage", "offload_optimizer"
+            alike, "tp", "dp", "ep", "pp", "zero_stage", "offload_optimizer", "two_ways"
         )
         found = [self._blocks(key) for key in keys]
         flat = [(i, block) for i, blocks in enumerate(found) for block in blocks]
@@ -95,22 +96,25 @@ class UpdateModel:
         ).setting  # fmt: skip
 
     def _blocks(self, key: tuple[int, ...]) -> list[Block]:
-        tp, dp, ep, pp, zero_stage, offload = key
+        tp, dp, ep, pp, zero_stage, offload, two = key
         setting = self._settings(tp, dp, ep, pp)
-        held = self._held(tp, pp, setting)
+        held = self._held(tp, pp, setting, two)
         tied, ranks = 0.0, 1
         model = self.asked.model
-        if pp > 1 and model.tied_embeddings and model.output_head:
+        if pp > 1 and not two and model.tied_embeddings and model.output_head:
             tied, ranks = float(setting.shard.vocab * model.embedding_width), 2
         update = Update(
-            setting, self.asked.optimizer, held, zero_stage, ranks, tied, bool(offload)
-        )
+            setting, self.asked.optimizer, held, zero_stage, ranks, tied, bool(offload),
+            bool(two),
+        )  # fmt: skip
         return optimizer_blocks(update)
 
-    def _held(self, tp: int, pp: int, setting: Any) -> Any:
-        counts = self.stages.stages(pp, 1).counts
+    def _held(self, tp: int, pp: int, setting: Any, two: int) -> Any:
+        stages = self.stages.stages(pp, 1)
+        counts = stages.both if two else stages.counts
         local = shard(self.asked.model, tp)
-        ends = [(0, True, pp == 1)] + ([(1, False, True)] if pp > 1 else [])
+        ends = [(0, True, pp == 1 or bool(two))]
+        ends += [(1, False, True)] if pp > 1 and not two else []
         ranks = [
             stage_parameters(
                 self.asked.model, local, setting.layout,

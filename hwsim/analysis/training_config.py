@@ -12,7 +12,7 @@ from hwsim.graph.layout import layout_of
 from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
 from hwsim.graph.optimizer import OPTIMIZERS
 from hwsim.graph.partition import layers_per_stage
-from hwsim.schedule.pipeline import check_pipeline
+from hwsim.schedule.pipeline import check_pipeline, pipeline_schedule
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 
@@ -116,6 +116,18 @@ class TrainConfig:
         return layers_per_stage(
             model, self.pp, self.vpp, counts=self.stage_layers or None, seq=self.seq
         )
+
+    @property
+    def two_ways(self) -> bool:
+        """Whether a rank holds a stage from either end of the pipeline."""
+        chosen = pipeline_schedule(self.schedule)
+        return self.pp > 1 and chosen.placement == "bidirectional"
+
+    def rank_parts(self, rank: int) -> list[int]:
+        """Return the numbers of the parts that a pipeline rank holds."""
+        if self.two_ways:
+            return [rank, self.pp - 1 - rank]
+        return [v * self.pp + rank for v in range(self.vpp)]
 
 
 def checked_config(

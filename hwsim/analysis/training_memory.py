@@ -47,11 +47,11 @@ def step_memory(model: ModelSpec, stack: StackSpec, config: TrainConfig) -> Stag
     held = in_flight(order)
     found = []
     for rank in range(config.pp):
-        chunks = [parts[v * config.pp + rank] for v in range(config.vpp)]
-        layers_held = [layer for chunk in chunks for layer in chunk]
+        here = config.rank_parts(rank)
+        layers_held = [layer for part in here for layer in parts[part]]
         microbatches = float(held[rank].sum()) / held.shape[1]
         stage = stage_footprint(
-            model, layers=layers_held, first=rank == 0, last=rank == config.pp - 1,
+            model, layers=layers_held, first=0 in here, last=len(parts) - 1 in here,
             in_flight=max(microbatches, 1.0 / held.shape[1]), **common,
         )  # fmt: skip
         found.append(StageMemory(rank, stage))

@@ -191,12 +191,12 @@ class _Pipelined:
             num_microbatches=config.num_microbatches,
         )  # fmt: skip
         chunks = [
-            [self._chunk(v * config.pp + rank) for v in range(config.vpp)]
+            [self._chunk(part) for part in config.rank_parts(rank)]
             for rank in range(config.pp)
         ]
         updates = [self._update(rank) for rank in range(config.pp)]
         schedule = PlayedSchedule(
-            order, self._costs(order, chunks, updates),
+            order, self._costs(chunks, updates),
             PipelineOptions(overlap_gradients=maker.stack.overlap.dp),
         )  # fmt: skip
         played = play_pipeline(order, schedule.costs, schedule.options)
@@ -211,10 +211,16 @@ class _Pipelined:
             played,
         )
 
+    @property
+    def _visits(self) -> float:
+        """Microbatches that go through each chunk."""
+        return self.config.num_microbatches / (2 if self.config.two_ways else 1)
+
     def _graphs(self, layers: Sequence[int], first: bool, last: bool) -> StageGraphs:
         return stage_graphs(
             self.maker.model, layers=list(layers), first=first, last=last,
-            pp=self.config.pp, stack=self.maker.stack, **self.config.graph_options(),
+            pp=self.config.pp, stack=self.maker.stack, mirrored=self.config.two_ways,
+            **self.config.graph_options(),
         )  # fmt: skip
 
     def _key(self, layers: Sequence[int], first: bool, last: bool) -> Any:
@@ -246,10 +252,9 @@ class _Pipelined:
         return self._chunks[key]
 
     def _update(self, rank: int) -> GraphResult:
-        pp = self.config.pp
-        parts = [self.layers[v * pp + rank] for v in range(self.config.vpp)]
-        layers = [layer for part in parts for layer in part]
-        first, last = rank == 0, rank == pp - 1
+        parts = self.config.rank_parts(rank)
+        layers = sorted(layer for part in parts for layer in self.layers[part])
+        first, last = 0 in parts, len(self.layers) - 1 in parts
         key = self._key(layers, first, last)
         if key not in self._updates:
             update = self._graphs(layers, first, last).update
@@ -257,14 +262,10 @@ class _Pipelined:
         return self._updates[key]
 
     def _costs(
-        self,
-        order: PipelineOrder,
-        chunks: list[list[_Chunk]],
-        updates: list[GraphResult],
+        self, chunks: list[list[_Chunk]], updates: list[GraphResult]
     ) -> PipelineCosts:
         def table(pick: Any) -> FloatArray:
-            rows = [[pick(chunk) for chunk in rank] for rank in chunks]
-            return np.array([_fitted(row, order.chunks) for row in rows])
+            return np.array([[pick(chunk) for chunk in rank] for rank in chunks])
 
         latency, transfer = self._message()
         return PipelineCosts(
@@ -303,7 +304,7 @@ class _Pipelined:
         played: PlayedPipeline,
     ) -> dict[str, float]:
         """Return the breakdown, the mean over ranks."""
-        count, ranks = self.config.num_microbatches, self.config.pp
+        count, ranks = self._visits, self.config.pp
         parts = dict.fromkeys(PARTS, 0.0)
         for rank in range(ranks):
             runs = [(g, count) for chunk in chunks[rank] for g in chunk.microbatch]
@@ -320,19 +321,10 @@ class _Pipelined:
         self, chunks: list[list[_Chunk]], updates: list[GraphResult]
     ) -> tuple[tuple[GraphResult, float], ...]:
         times: dict[int, tuple[GraphResult, float]] = {}
-        count, ranks = self.config.num_microbatches, self.config.pp
+        count, ranks = self._visits, self.config.pp
         for rank in range(ranks):
             runs = [(g, count) for chunk in chunks[rank] for g in chunk.microbatch]
             for graph, often in [*runs, (updates[rank], 1)]:
                 had = times.get(id(graph), (graph, 0.0))[1]
                 times[id(graph)] = (graph, had + often / ranks)
         return tuple(times.values())
-
-
-def _fitted(row: list[float], chunks: int) -> list[float]:
-    """Return one value for each chunk of the order.
-
-    A bidirectional schedule has two chunks on each rank, both of them the
-    rank's own layers here.
-    """
-    return row if len(row) == chunks else row * (chunks // len(row))

@@ -60,6 +60,8 @@ class Update:
         Parameters of that table on this device.
     offload : bool
         Optimizer states and master weights wait in host memory.
+    mirrored : bool
+        Another pipeline stage holds the same parameters (two-way schedules).
     """
 
     setting: Setting
@@ -69,6 +71,7 @@ class Update:
     tied_ranks: int = 1
     tied: float = 0.0
     offload: bool = False
+    mirrored: bool = False
 
     def _own(self, dense: float, expert: float) -> float:
         layout = self.setting.layout
@@ -170,6 +173,11 @@ def _repeated_gradients(u: Update) -> list[Op]:
                 max(stride, 1),
             )
         )  # fmt: skip
+    if u.mirrored and u.numel:
+        nbytes, apart = u.numel * grad, layout.stage_stride * max(layout.pp // 2, 1)
+        ops.append(
+            _collective(u, "mirror_gradients", "all_reduce", nbytes, "pp", 2, apart)
+        )
     # Each device saw only its part of the sequence (or of an adapter's width).
     parted = u.setting.sequence_parallel or u.setting.lora is not None
     if parted and norms and layout.tp > 1:

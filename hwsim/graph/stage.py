@@ -40,11 +40,14 @@ class StageGraphs:
         The microbatch before the update.
     optimizer : str
         Name of the optimizer.
+    mirrored : bool
+        Another stage holds the same layers: gradients are summed with it.
     """
 
     plan: Plan
     optimizer: str
     offload_optimizer: bool = False
+    mirrored: bool = False
     _units: list[Unit] = field(repr=False, compare=False, default_factory=list)
 
     def _graph(self, name: str, blocks: Sequence[Block]) -> OpGraph:
@@ -143,7 +146,7 @@ class StageGraphs:
         tied, ranks = _tied(plan)
         update = Update(
             plan.setting, self.optimizer, self.trained, plan.zero_stage, ranks,
-            tied, self.offload_optimizer,
+            tied, self.offload_optimizer, self.mirrored,
         )  # fmt: skip
         return self._graph("update", optimizer_blocks(update))
 
@@ -188,6 +191,7 @@ def stage_graphs(
     lora: Lora | None = None,
     offload_optimizer: bool = False,
     offload_activations: bool = False,
+    mirrored: bool = False,
     **more: Any,
 ) -> StageGraphs:
     """Return the graphs of one device of a pipeline stage.
@@ -214,6 +218,8 @@ def stage_graphs(
         Ranks, of the data- and context-parallel ones, that share experts out.
     recompute, recompute_every
         What is recomputed in layers whose index is a multiple.
+    mirrored : bool
+        Another stage holds the same layers (two-way schedules).
     lora, offload_optimizer, offload_activations, **more
         As for :func:`~hwsim.graph.training.training_graph`; ``more`` are
         ``cp_mode``, ``etp``, ``imbalance`` and ``capacity_factor``.
@@ -237,7 +243,7 @@ def stage_graphs(
         dropout=dropout, lora=lora, offload_activations=offload_activations,
         tp=tp, cp=cp, ep=ep, dp=dp, pp=pp, **more,
     )  # fmt: skip
-    return StageGraphs(plan, optimizer, offload_optimizer, units(plan))
+    return StageGraphs(plan, optimizer, offload_optimizer, mirrored, units(plan))
 
 
 def layer_indices(

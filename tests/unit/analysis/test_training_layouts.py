@@ -128,6 +128,32 @@ def test_schedules_with_an_embedding_alone(schedule: str) -> None:
     assert 0 < result.bubble_fraction < 1
 
 
+def test_two_way_pipelines_hold_a_stage_from_either_end() -> None:
+    """Two copies of all parameters: four layers of each end on the first rank."""
+    given = {"devices": 8, "pp": 8, "micro_batch": 1, "global_batch": 32}
+    two = train(schedule="dualpipe", **given)
+    model = two.model
+    layer, table = model.parameters_per_layer(0), model.vocab * model.hidden
+    ends = 2 * 4 * layer + 2 * table + model.hidden
+    assert two.memory_rank == 0
+    assert two.footprint.weights == 2 * ends
+    assert two.footprint.gradients == 2 * ends
+    one = train(schedule="zero_bubble", **given)
+    assert two.work("full_flop") == pytest.approx(one.work("full_flop"), rel=1e-9)
+    assert two.footprint.weights > 1.5 * one.footprint.weights
+    names = [n.op.name for _, _, n, _ in two.graphs[-1].graph.distinct()]
+    assert "mirror_gradients" in names
+
+
+def test_two_way_stages_of_other_sizes_take_their_own_time() -> None:
+    """A rank's second chunk is the stage that mirrors its own."""
+    given = {"devices": 4, "pp": 4, "global_batch": 16, "schedule": "dualpipe"}
+    even = train(stage_layers=(8, 8, 8, 8), **given)
+    mirrored = train(stage_layers=(4, 12, 4, 12), **given)
+    assert mirrored.step_s < 1.6 * even.step_s
+    assert mirrored.work("full_flop") == pytest.approx(even.work("full_flop"))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -145,6 +145,31 @@ def test_zb_h1_bubble_is_forward_plus_input_minus_weight_gradient(pp, count):
     assert pp == 1 or expected < fused.makespan
 
 
+@pytest.mark.parametrize("pp", [2, 3, 4, 8])
+@pytest.mark.parametrize("times", [(1.0, 1.0, 1.0), (1.0, 1.2, 0.8), (2.0, 1.0, 0.5)])
+def test_zero_bubble_with_few_microbatches_waits_for_inputs_only(pp, times):
+    """Fewer microbatches than ranks: down and up, then one weight gradient.
+
+    The first microbatch goes down all ranks; the last rank works through the
+    others without a pause; the last input's gradient comes up again; of weights
+    only the last microbatch's on the first rank is left.
+    """
+    forward, backward, weight = times
+    for count in range(1, pp + 1):
+        order = pipeline_order("zero_bubble", pp=pp, num_microbatches=count)
+        played = play_order(order, forward, backward, weight).makespan
+        assert played == pytest.approx(
+            (pp + count - 1) * (forward + backward) + weight, rel=1e-12
+        )
+        closed = pipeline_time(
+            "zero_bubble", pp, count, 1, forward, backward, weight=weight
+        )
+        assert float(closed) == pytest.approx(played, rel=1e-12)
+        assert in_flight(order)[0, 0] == count
+        weights = [t for tasks in order for t in tasks if t.kind == "weight"]
+        assert len(weights) == pp * count
+
+
 @pytest.mark.parametrize(("pp", "count"), [(2, 4), (4, 8), (8, 20), (16, 64)])
 def test_dualpipe_bubble_is_the_published_one(pp, count):
     forward, backward, weight = 1.0, 1.2, 0.8
