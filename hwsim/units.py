@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,26 @@ _PREFIXES = (
 )  # fmt: skip
 
 
+class Units(StrEnum):
+    """How figures are written: with prefixes that fit, or in plain SI units."""
+
+    human = "human"
+    si = "si"
+
+
+_units: ContextVar[Units] = ContextVar("units", default=Units.human)
+
+
+def use_units(units: Units) -> None:
+    """Write figures so from now on, in this thread or task."""
+    _units.set(units)
+
+
+def units_in_use() -> Units:
+    """Return how figures are written."""
+    return _units.get()
+
+
 def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     """Return ``value`` with an SI prefix, for people.
 
@@ -188,6 +210,8 @@ def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
+    if _units.get() is Units.si:
+        return f"{value:.{digits}g} {unit}"
     rounded = float(f"{value:.{digits - 1}e}")  # 999.96 GB is 1 TB, not 1000 GB
     for scale, prefix in _PREFIXES:
         if abs(rounded) >= scale * (1 - 1e-12):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,9 @@ from hwsim.cli import (
     validate,
     whatif,
 )
-from hwsim.errors import HwsimError
+from hwsim.cli.settings import PREFIX, config_files, defaults, manners
+from hwsim.errors import HwsimError, InputError
+from hwsim.units import Units, use_units
 from hwsim.version import __version__
 
 INTERRUPTED = 130
@@ -76,8 +79,23 @@ def _root(
             help="Print the version and exit.",
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes, no progress.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what was read, and the time.")
+    ] = False,
+    units: Annotated[
+        Units,
+        typer.Option(help="human: 12.3 ms, 80 GB; si: 0.0123 s, 8e+10 B."),
+    ] = Units.human,
 ) -> None:
     """Root options; ``--version`` is answered by its callback."""
+    del version
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose exclude each other; give one")
+    manners.quiet, manners.verbose = quiet, verbose
+    use_units(units)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -105,8 +123,15 @@ def run_code(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
+    started = time.perf_counter()
+    manners.quiet = manners.verbose = False
+    use_units(Units.human)
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name="hwsim")
+        command = typer.main.get_command(app)
+        code = command(
+            args=arguments, standalone_mode=False, prog_name="hwsim",
+            default_map=defaults(command), auto_envvar_prefix=PREFIX,
+        )  # fmt: skip
         sys.stdout.flush()
     except HwsimError as error:
         return _fail(str(error), error.exit_code)
@@ -116,7 +141,19 @@ def _run(arguments: list[str] | None) -> int:
         return _fail("interrupted", INTERRUPTED)
     if code == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED)
+    if manners.verbose:
+        _tell(time.perf_counter() - started)
     return int(code or 0)
+
+
+def _tell(wall: float) -> None:
+    """Say what the answer rests on besides the command, and how long it took."""
+    read = ", ".join(map(str, config_files())) or "none"
+    named = ", ".join(sorted(k for k in os.environ if k.startswith(f"{PREFIX}_")))
+    sys.stderr.write(
+        f"hwsim {__version__}; defaults from files: {read}; from the environment: "
+        f"{named or 'none'}; {wall:.2f} s\n"
+    )
 
 
 def _usage(error: Any) -> int:

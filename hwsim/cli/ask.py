@@ -12,6 +12,7 @@ from hwsim.cli.options import (
     Fidelity,
     FidelityChoice,
     Json,
+    Model,
     Out,
     Report,
     Set,
@@ -22,13 +23,6 @@ from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
 from hwsim.cli.quantity import counts, factors, time_of, token_count
 from hwsim.errors import InputError
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="Model: id, alias, .toml file or Hugging Face config.json.",
-        show_default=False,
-    ),
-]
 Dtype = Annotated[
     str | None,
     typer.Option(help="Arithmetic: bf16, fp16, fp8, …  [default: bf16 if it has it]"),

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("devices", epilog="Example: hwsim devices hopper")(devices)
     app.command("systems", epilog="Example: hwsim systems h100 --json")(systems)
     app.command("models", epilog="Example: hwsim models llama")(models)
-    app.command("stacks")(stacks)
+    app.command("stacks", epilog="Example: hwsim stacks --json")(stacks)
 
 
 def _loaded(names: Iterable[str], load: Callable[[str], T]) -> list[T]:

@@ -48,11 +48,42 @@ Fidelity = Annotated[
         "fitted to measurements of the device; auto: the best there is."
     ),
 ]
+
+
+def _systems(typed: str) -> list[str]:
+    """Return the systems and devices whose ids begin so, for the shell."""
+    from hwsim.api.catalog import device_ids, system_ids
+
+    return [name for name in (*system_ids(), *device_ids()) if name.startswith(typed)]
+
+
+def _models(typed: str) -> list[str]:
+    """Return the models whose ids begin so, for the shell."""
+    from hwsim.api.catalog import model_ids
+
+    return [name for name in model_ids() if name.startswith(typed)]
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Model: id, alias, .toml file or Hugging Face config.json.",
+        show_default=False,
+        autocompletion=_models,
+    ),
+]
 System = Annotated[
     str,
     typer.Option(
         "--system", "-s", help="System or device: id, alias or .toml file.",
-        show_default=False,
+        show_default=False, autocompletion=_systems,
+    ),
+]  # fmt: skip
+Systems = Annotated[
+    list[str],
+    typer.Option(
+        "--system", "-s", help="System or device. Repeatable.",
+        autocompletion=_systems,
     ),
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
+from hwsim.cli.settings import manners
 from hwsim.errors import InputError
 from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
@@ -26,7 +27,9 @@ def console() -> Console:
 
 
 def note(text: str) -> None:
-    """Say something that is not the answer."""
+    """Say something that is not the answer, unless asked to be quiet."""
+    if manners.quiet:
+        return
     sys.stderr.write(text + "\n")
 
 

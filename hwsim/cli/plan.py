@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli import plan_serve
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
+from hwsim.cli.options import (
+    Fidelity,
+    FidelityChoice,
+    Json,
+    Model,
+    Out,
+    Set,
+    Systems,
+)
 from hwsim.cli.output import (
     check_outputs,
     check_parquet,
@@ -24,6 +32,7 @@ from hwsim.cli.output import (
     table,
 )
 from hwsim.cli.quantity import integers, time_of, token_count, whole_number
+from hwsim.cli.settings import manners
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 from hwsim.units import DIMENSIONS, format_quantity, parse_quantity
@@ -60,17 +69,8 @@ def _some(text: str) -> Any:
 
 
 def train(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model: id, alias, .toml file or Hugging Face config.json.",
-            show_default=False,
-        ),
-    ],
-    system: Annotated[
-        list[str],
-        typer.Option("--system", "-s", help="System or device. Repeatable."),
-    ],
+    model: Model,
+    system: Systems,
     global_batch: Annotated[int, typer.Option(help="Sequences per step.")],
     seq: Annotated[int, typer.Option(help="Tokens per sequence.")],
     devices: Annotated[
@@ -264,7 +264,8 @@ class _Bar(AbstractContextManager["_Bar"]):
 
 
 def _progress() -> AbstractContextManager[Any]:
-    return _Bar() if sys.stderr.isatty() else nullcontext()
+    shown = sys.stderr.isatty() and not manners.quiet
+    return _Bar() if shown else nullcontext()
 
 
 def _answer(plan: TrainPlan, *, json: bool, top: int) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
+from hwsim.cli.options import (
+    Fidelity,
+    FidelityChoice,
+    Json,
+    Model,
+    Out,
+    Set,
+    Systems,
+)
 from hwsim.cli.output import (
     check_outputs,
     check_parquet,
@@ -45,17 +53,8 @@ def _some(text: str) -> Any:
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model: id, alias, .toml file or Hugging Face config.json.",
-            show_default=False,
-        ),
-    ],
-    system: Annotated[
-        list[str],
-        typer.Option("--system", "-s", help="System or device. Repeatable."),
-    ],
+    model: Model,
+    system: Systems,
     slo: Annotated[
         str,
         typer.Option(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from hwsim.cli.settings import manners
+
 _PATIENCE = 1.0  # seconds before anything is said
 
 
@@ -19,7 +21,7 @@ class Meter:
 
     def __init__(self, what: str) -> None:
         self._what, self._begun = what, time.monotonic()
-        self._live, self._told = sys.stderr.isatty(), 0.0
+        self._live, self._told = sys.stderr.isatty() and not manners.quiet, 0.0
 
     def __enter__(self) -> Meter:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hwsim.units import format_quantity
+from hwsim.units import Units, format_quantity, units_in_use
 
 NONE = "–"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -25,7 +25,8 @@ def seconds(value: float | None, digits: int = 3) -> str:
     """
     if value is None:
         return NONE
-    if not math.isfinite(value) or abs(value) < 2 * _MINUTE:
+    plain = units_in_use() is Units.si
+    if plain or not math.isfinite(value) or abs(value) < 2 * _MINUTE:
         return quantity(value, "s", digits)
     if value < 0:
         return f"-{seconds(-value, digits)}"
