@@ -20,6 +20,7 @@ from hwsim.specs.parameters.collective import (
 from hwsim.specs.system import SystemSpec
 
 _OPS: tuple[str, ...] = get_args(CollectiveName)
+_MOST_DIRECT = 8  # devices whose serving kernels reduce without the library
 
 
 class _Path(NamedTuple):
@@ -126,6 +127,65 @@ def collective_cost(
             _OPS.index(op), size, n, len(used), reduces, direct
         ),
     )  # fmt: skip
+
+
+def direct_reduce_cost(
+    nbytes: ArrayLike,
+    group_size: int,
+    *,
+    system: SystemSpec,
+    calibration: Calibration,
+    stride: int = 1,
+) -> Cost:
+    """Return the cost of an all-reduce by the kernels of serving engines.
+
+    Every device reads the whole buffer of each peer and adds up, or adds up its
+    share and reads the other sums in a second round, whichever is faster. Where
+    links do not join all devices at once, where there are more than eight, and
+    for buffers for which the library is faster, the library's time holds.
+
+    Parameters
+    ----------
+    nbytes : array_like
+        One rank's buffer. [B]
+    group_size, system, calibration, stride
+        As for :func:`collective_cost`.
+
+    Returns
+    -------
+    Cost
+        Device time.
+    """
+    library = collective_cost(
+        "all_reduce", nbytes, group_size, system=system, calibration=calibration,
+        stride=stride,
+    )  # fmt: skip
+    kernel, used = calibration.collective.direct, spans(system, group_size, stride)
+    if kernel is None or len(used) != 1 or not _all_joined(used[0], group_size):
+        return library
+    size, n = np.asarray(nbytes, dtype=np.float64), group_size
+    start = kernel.start_time + kernel.peer_time * (n - 2)
+    rate = used[0].network.bandwidth * kernel.efficiency
+    once = (n - 1) * size / rate
+    twice = 2.0 * (n - 1) / n * size / rate
+    rounds = np.where(start + once <= 2.0 * start + twice, 1.0, 2.0)
+    moved = np.where(rounds == 1.0, once, twice)
+    own = rounds * start + moved
+    faster = own < library.time
+    zero = np.zeros_like(size)
+    return Cost(
+        time=np.where(faster, own, library.time),
+        compute=zero,
+        levels={k: np.where(faster, zero, v) for k, v in library.levels.items()},
+        interconnect=np.where(faster, moved, library.interconnect),
+        overhead=np.where(faster, rounds * start, library.overhead),
+    )
+
+
+def _all_joined(span: Span, group_size: int) -> bool:
+    """Whether each device of a group reads each other one over a link of its own."""
+    network = span.network
+    return group_size <= _MOST_DIRECT and network.kind in {"switch", "mesh"}
 
 
 def p2p_cost(

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from hwsim.cost.attention import decode_attention_cost, prefill_attention_cost
-from hwsim.cost.collective import collective_bound, collective_cost
+from hwsim.cost.collective import (
+    collective_bound,
+    collective_cost,
+    direct_reduce_cost,
+)
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.expert_products import expert_products_cost
@@ -186,7 +190,9 @@ def _within_window(
 def _group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, Collective):
         name = "collective_bound" if fidelity == "roofline" else "collective"
-        return (name, op.collective, op.group_size, op.stride, op.fanout)
+        return (
+            name, op.collective, op.group_size, op.stride, op.fanout, op.direct,
+        )  # fmt: skip
     if isinstance(op, Copy) and op.path != "device":
         return ("host_copy",)
     if fidelity == "roofline":
@@ -320,6 +326,11 @@ def _host_copy(ops: Sequence[Op], context: _Context) -> Cost:
 def _collective(ops: Sequence[Op], context: _Context) -> Cost:
     first = ops[0]
     assert isinstance(first, Collective)
+    if first.direct:
+        return direct_reduce_cost(
+            _column(ops, "message"), first.group_size, system=context.system,
+            calibration=context.calibration, stride=first.stride,
+        )  # fmt: skip
     cost = collective_cost(
         first.collective, _column(ops, "message"), first.group_size,
         system=context.system, calibration=context.calibration, stride=first.stride,

@@ -52,7 +52,10 @@ class Communicator(Recorder):
         act, dtype = self.setting.precision.act, self.dtype_of[inputs[0]]
         if dtype != act and rule != "none":
             nbytes *= DTYPE_BYTES[dtype] / self.act_bytes
-        op = tp_collective(name, collective, nbytes, self.setting.shard.tp, dtype)
+        op = tp_collective(
+            name, collective, nbytes, self.setting.shard.tp, dtype,
+            direct=self.setting.stack.all_reduce == "direct",
+        )  # fmt: skip
         return self.put(op, inputs, rule, numel=numel, stream="tp", dtype=dtype)
 
     def enter(self, x: int, name: str, tokens: float) -> int:
@@ -124,9 +127,18 @@ def group_collective(
 
 
 def tp_collective(
-    name: str, collective: CollectiveName, nbytes: float, tp: int, dtype: str
+    name: str,
+    collective: CollectiveName,
+    nbytes: float,
+    tp: int,
+    dtype: str,
+    *,
+    direct: bool = False,
 ) -> Collective:
-    """Return a collective of the tensor-parallel group."""
+    """Return a collective of the tensor-parallel group.
+
+    ``direct``: all-reduces are those of the engine, not of the library.
+    """
     moved = (Operand("activation", nbytes, dtype),)
     return Collective(
         name=name,
@@ -136,4 +148,5 @@ def tp_collective(
         group_size=tp,
         reads=moved,
         writes=moved,
+        direct=direct and collective == "all_reduce",
     )

@@ -346,6 +346,7 @@ class Collective(Op):
     the number of destinations that an all-to-all draws for each row, where rows
     go once to each rank or node; 0: every copy is sent. ``beside``: another
     microbatch computes meanwhile, and nothing of this one waits.
+    ``direct``: an engine's own kernel sums where that is faster.
     """
 
     collective: CollectiveName
@@ -355,6 +356,7 @@ class Collective(Op):
     axis: str = "tp"
     fanout: int = 0
     beside: bool = False
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

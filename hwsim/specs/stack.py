@@ -149,6 +149,9 @@ class StackSpec(CatalogSpec):
     loss_metrics : int
         Training metrics that read all logits at each microbatch beside the loss,
         each a softmax that is not fused.
+    all_reduce : str
+        Tensor-parallel sums: ``library``, by the collective library; ``direct``, by
+        the engine's own kernels where those are faster.
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
@@ -170,3 +173,4 @@ class StackSpec(CatalogSpec):
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     memory_reserve: Fraction = 0.08
+    all_reduce: Literal["library", "direct"] = "library"

@@ -37,6 +37,24 @@ class Protocol(Spec):
     ramp_time: Seconds
 
 
+class DirectReduce(Spec):
+    """All-reduce kernels of serving engines, which read their peers' memory.
+
+    Attributes
+    ----------
+    start_time : float
+        Launch and barrier of two devices. [s]
+    peer_time : float
+        Of each further device. [s]
+    efficiency : float
+        Rate of reading peers over the quoted link bandwidth. [1]
+    """
+
+    start_time: Seconds
+    peer_time: Seconds
+    efficiency: Share
+
+
 class CollectiveParameters(Spec):
     """What software adds to links: start, hops, protocols, efficiencies.
 
@@ -70,6 +88,8 @@ class CollectiveParameters(Spec):
         memory for want of peer-to-peer access. [1]
     host_bounce_contention : float
         As ``bus_contention``, where data bounces through the host. [1]
+    direct : DirectReduce or None
+        All-reduces without the library; None where there are none.
     """
 
     start_time: dict[CollectiveName, Seconds]
@@ -84,6 +104,7 @@ class CollectiveParameters(Spec):
     bus_contention: Exponent
     host_bounce_efficiency: Share
     host_bounce_contention: Exponent
+    direct: DirectReduce | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> CollectiveParameters:
