@@ -3,7 +3,8 @@
 Every study asks hwsim, saves the answer as JSON and writes it as HTML, Markdown
 and PDF to ``reports/published``. ``--check`` computes the headline figures again
 and compares them with those in the JSON files; ``--stale`` makes only those
-reports again whose figures have moved.
+reports again whose figures have moved; ``--pages`` writes the pages again from the
+JSON files.
 """
 
 from __future__ import annotations
@@ -90,6 +91,15 @@ def make(name: str) -> None:
     saved = hwsim.save_result(
         study, PUBLISHED / f"{name}.json", command=COMMAND.format(name)
     )
+    pages(name, saved)
+
+
+def pages(name: str, saved: Path) -> None:
+    """Write the pages of a saved study, in place of those that are there."""
+    import hwsim
+
+    for old in PUBLISHED.glob(f"{name}-*.svg"):
+        old.unlink()
     for path in hwsim.write_reports([saved], PUBLISHED):
         print(f"wrote {path.relative_to(ROOT)}")
 
@@ -137,7 +147,10 @@ def main(arguments: list[str]) -> int:
     if "--stale" in arguments:
         names = [name for name in names if stale(name)]
     for name in names:
-        make(name)
+        if "--pages" in arguments:
+            pages(name, PUBLISHED / f"{name}.json")
+        else:
+            make(name)
     index()
     return 0
 

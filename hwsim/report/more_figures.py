@@ -15,9 +15,11 @@ from hwsim.report.style import (
     CYCLE,
     GREY,
     GRID,
+    INK,
     MARKERS,
     MUTED,
     ORANGE,
+    SURFACE,
     VERMILLION,
     ReportFigure,
     new_figure,
@@ -99,7 +101,7 @@ def cdf_figure(
     axes.set_xlabel(what)
     axes.set_ylabel("share below")
     if len(curves) > 1 or limits:
-        figure.legend(loc="outside lower left", ncols=3 if width > 5 else 2)
+        figure.legend(loc="outside lower left", ncols=3 if width > 5 else 1)
     figure.caption = _cdf_caption(curves, shares, unit)
     return figure
 
@@ -158,8 +160,13 @@ def bars_figure(
         span = (ends or {}).get(name)
         right = value
         if span is not None:
-            axes.plot(span, [row, row], color=MUTED, linewidth=1.4)
-            axes.plot(span, [row, row], color=MUTED, linestyle="", marker="|")
+            # On a rim of the page's colour it shows on bars, light and dark.
+            for colour, more in ((SURFACE, 2.0), (INK, 0.0)):
+                axes.plot(span, [row, row], color=colour, linewidth=1.3 + more)
+                axes.plot(
+                    span, [row, row], color=colour, linestyle="", marker="|",
+                    markeredgewidth=1.3 + more, markersize=6.0 + more / 2,
+                )  # fmt: skip
             right = max(right, span[1])
         axes.annotate(
             shown(value, unit, 3), (right, row), (4, 0), textcoords="offset points",

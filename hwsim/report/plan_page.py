@@ -102,7 +102,7 @@ def _why(saved: SavedResult) -> Section:
     lines = [*map(str, saved.need("why"))]
     rows = [
         [
-            Cell(f"{change['choice'].replace('_', ' ')} {change['value']}"),
+            Cell(_choice(change)),
             Cell(
                 fmt.signed_percent(float(change["costs"])),
                 number=True,
@@ -120,6 +120,13 @@ def _why(saved: SavedResult) -> Section:
     if lacks:
         text.append(" ".join(lacks))
     return Section("why", "Why this layout", tuple(text), tuple(items))
+
+
+def _choice(change: Mapping[str, Any]) -> str:
+    name, value = str(change["choice"]).replace("_", " "), change["value"]
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
 
 
 def _sentence(text: str) -> str:
