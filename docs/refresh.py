@@ -26,6 +26,7 @@ FILES = (
     "README.md", "docs/tutorial.md", "docs/guides/add-a-device.md", "docs/accuracy.md",
     "docs/guides/compare.md",
     "docs/guides/whatif.md",
+    "docs/guides/mixed.md",
 )  # fmt: skip
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.compare import Comparison
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
+    from hwsim.analysis.mixed import MixedResult
     from hwsim.analysis.operator import OpResult
     from hwsim.analysis.sensitivity import SensitivityResult
     from hwsim.analysis.serving import ServeResult
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     )
     from hwsim.api.compare import compare
     from hwsim.api.live import live_check
+    from hwsim.api.mixed import mixed
     from hwsim.api.plan import plan_train
     from hwsim.api.plan_serve import plan_serve
     from hwsim.api.present import roofline, write_report, write_reports
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "hwsim.analysis.serving": ("ServeResult",),
     "hwsim.analysis.compare": ("Comparison",),
+    "hwsim.analysis.mixed": ("MixedResult",),
+    "hwsim.api.mixed": ("mixed",),
     "hwsim.api.compare": ("compare",),
     "hwsim.api.live": ("live_check",),
     "hwsim.api.saved": (
@@ -154,6 +158,7 @@ __all__ = [
     "HwsimError",
     "InferResult",
     "InputError",
+    "MixedResult",
     "ModelSpec",
     "OpResult",
     "OutputError",
@@ -188,6 +193,7 @@ __all__ = [
     "load_stack",
     "load_system",
     "measure_cpu",
+    "mixed",
     "model_ids",
     "op",
     "plan_serve",

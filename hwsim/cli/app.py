@@ -18,6 +18,7 @@ from hwsim.cli import (
     demo,
     inspect,
     measure,
+    mixed,
     picture,
     plan,
     report,
@@ -59,6 +60,7 @@ serve.register(app)
 report.register(app)
 compare.register(app)
 whatif.register(app)
+mixed.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -11,7 +11,8 @@ from hwsim.cost.footprint import (
     serving_activations,
     weight_bytes,
 )
-from hwsim.graph.layout import Layout
+from hwsim.cost.footprint_parts import Footprint
+from hwsim.graph.layout import Layout, joint_layout
 from hwsim.graph.parameters import stage_parameters
 from hwsim.graph.partition import layers_per_stage
 from hwsim.graph.precision import Precision
@@ -99,3 +100,44 @@ def _gathered(
     if layout.expert_mode == "all_to_all":
         rows = min(layout.dp, model.moe.experts_per_token)
     return DTYPE_BYTES[precision.act] * tokens * rows * float(model.hidden)
+
+
+def part_footprint(
+    model: ModelSpec,
+    layers: tuple[int, int],
+    *,
+    first: bool,
+    last: bool,
+    batch: int,
+    context: int,
+    tokens: int,
+    tp: int,
+    precision: Precision,
+    flash: bool = True,
+) -> Footprint:
+    """Return what one device keeps of some layers of a decoder.
+
+    Parameters
+    ----------
+    layers : tuple of two int
+        (start, stop).
+    first, last : bool
+        Whether the embedding; the last norm and the head are here.
+    batch, context : int
+        Sequences, and the most tokens that each has.
+    tokens : int
+        Tokens of each sequence that are processed at once.
+    """
+    layout = joint_layout(model, tp=tp)
+    local = shard(model, tp, layout.etp)
+    kinds = Counter(model.layer_kinds[layers[0] : layers[1]])
+    held = stage_parameters(model, local, layout, kinds.items(), first=first, last=last)
+    values = kv_cache_values(model, local, context=context, kinds=kinds)
+    states = sequence_state_bytes(model, local, precision.act, kinds)
+    return Footprint(
+        weights=weight_bytes(held.dense + held.expert, precision),
+        kv_cache=batch * (values * DTYPE_BYTES[precision.kv] + states),
+        activations=serving_activations(
+            model, local, precision, batch, tokens, flash=flash
+        ),
+    )

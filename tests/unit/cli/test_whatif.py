@@ -88,3 +88,18 @@ def test_faults_are_one_line(hwsim_cli, arguments, message):
     assert found.code == 2
     assert message in found.err
     assert found.err.count("\n") == 1
+
+
+def test_mixed_prints_places_and_saves(hwsim_cli, tmp_path):
+    out = tmp_path / "m.json"
+    found = hwsim_cli(
+        "mixed", "llama-3.1-8b", "--prefill", "h100", "--decode", "a100",
+        "--link", "100GB/s", "--out", out,
+    )  # fmt: skip
+    assert found.code == 0
+    assert "prefill: 1 x NVIDIA H100" in found.out
+    assert "handover" in found.out
+    assert hwsim.load_result(out).link["bandwidth"] == 100e9
+    wrong = hwsim_cli("mixed", "llama-3.1-8b", "--stage", "h100", "--link", "fast")
+    assert wrong.code == 2
+    assert "--link" in wrong.err
