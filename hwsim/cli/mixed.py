@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from hwsim.cli.ask import Dtype, Model
+from hwsim.cli.ask import Dtype
 from hwsim.cli.compare import entry_of
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Out, Set
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Model, Out, Set
 from hwsim.cli.output import check_outputs, console, note_unread, save, table
 from hwsim.cli.quantity import time_of
 from hwsim.errors import InputError
