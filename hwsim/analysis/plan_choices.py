@@ -24,6 +24,7 @@ class Choices:
     dp: tuple[int, ...] | None = None
     micro_batch: tuple[int, ...] | None = None
     zero_stage: tuple[int, ...] | None = None
+    dp_shard: tuple[int, ...] | None = None
     recompute: tuple[str, ...] | None = None
     schedule: tuple[str, ...] | None = None
     offload_optimizer: tuple[bool, ...] | None = None
@@ -48,7 +49,7 @@ def _several(name: str, value: Any) -> tuple[Any, ...] | None:
     if not found:
         raise InputError(f"{name} has no values; leave it out to try every valid one")
     for one in found:
-        if name in DEGREES and (
+        if name in (*DEGREES, "dp_shard") and (
             isinstance(one, bool) or not isinstance(one, int) or one < 1
         ):
             raise InputError(f"{name} is {one!r}; give integers of at least 1")

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwsim.analysis.plan_choices import RECOMPUTE
 from hwsim.analysis.plan_links import Beside, Links, Patterns
-from hwsim.analysis.plan_memory import MemoryModel, keyed
+from hwsim.analysis.plan_memory import MemoryModel, keyed, sharers
 from hwsim.analysis.plan_space import Space
 from hwsim.analysis.plan_stages import StageMaker
 from hwsim.analysis.plan_units import BUSY, Question, UnitTable
@@ -76,6 +76,7 @@ class Layers:
         self.dense = table.dense[who][:, :, _TOTAL]
         self.expert = table.expert[who][:, : self.kinds, _TOTAL]
         self.replicas = (space["cp"] * space["dp"]).astype(float)
+        self.sharers = sharers(space)
         self.tp = space["tp"].astype(float)
 
     def shared(
@@ -84,10 +85,29 @@ class Layers:
         """Return the time to reduce or gather so many parameters. [s]"""
         links, ep = self.model.links, self.space["ep"][at].astype(float)
         replicas, tp = self.replicas[at], self.tp[at]
-        found = links.time(name, dense * width, replicas, tp)
+        among = replicas if name == "all_reduce" else self.sharers[at]
+        found = links.time(name, dense * width, among, tp)
         if self.model.asked.model.moe is None:
             return found
-        return found + links.time(name, expert * width, replicas / ep, tp * ep)
+        experts = replicas / ep
+        if name != "all_reduce":
+            experts = np.maximum(among / ep, 1.0)
+        return found + links.time(name, expert * width, experts, tp * ep)
+
+    def _copied(self, dense: FloatArray, expert: FloatArray, at: Any) -> FloatArray:
+        """Return the time to sum shards over the groups that hold copies. [s]"""
+        links, ep = self.model.links, self.space["ep"][at].astype(float)
+        width = DTYPE_BYTES[self.model.memory.precision.grad]
+        tp, among = self.tp[at], self.sharers[at]
+        copies = self.replicas[at] / among
+        found = links.time("all_reduce", dense * width / among, copies, tp * among)
+        if self.model.asked.model.moe is None:
+            return found
+        experts = np.maximum(among / ep, 1.0)
+        copies = self.replicas[at] / ep / experts
+        return found + links.time(
+            "all_reduce", expert * width / experts, copies, tp * ep * experts
+        )
 
     def reduced(self, dense: FloatArray, expert: FloatArray, at: Any) -> FloatArray:
         """Return the time to reduce the gradients of so many parameters. [s]"""
@@ -97,6 +117,9 @@ class Layers:
         for name, where in (("all_reduce", zero == 0), ("reduce_scatter", zero > 0)):
             some = np.flatnonzero(where)
             found[some] = self.shared(name, dense[some], expert[some], width, at[some])
+        two = np.flatnonzero((zero > 0) & (self.sharers[at] < self.replicas[at]))
+        if len(two):
+            found[two] += self._copied(dense[two], expert[two], at[two])
         return found
 
     def _gathered(self, unit: int, at: Any) -> FloatArray:

@@ -190,6 +190,13 @@ class MemoryModel:
         return found
 
 
+def sharers(space: Space) -> FloatArray:
+    """Return the ranks that share states out in each layout."""
+    among = np.where(space["dp_shard"] > 0, space["dp_shard"], space["dp"])
+    found: FloatArray = (space["cp"] * among).astype(float)
+    return found
+
+
 def two_ways(space: Space) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return which layouts hold a stage from either end on each rank."""
     both = [
@@ -241,7 +248,12 @@ class _Group:
         self.dense, self.expert = parameters.dense[who], parameters.expert[who]
         self.table, self.which = kept, which
         self.replicas = (space["cp"] * space["dp"]).astype(float)
-        self.expert_replicas = self.replicas / space["ep"]
+        self.sharers = sharers(space)
+        self.expert_sharers = self.replicas / space["ep"]
+        hybrid = self.sharers < self.replicas
+        if hybrid.any():
+            inside = np.maximum(self.sharers / space["ep"], 1.0)
+            self.expert_sharers = np.where(hybrid, inside, self.expert_sharers)
         self.zero, self.batch = space["zero_stage"], space["micro_batch"].astype(float)
 
     def total(
@@ -263,7 +275,7 @@ class _Group:
 
     def _share(self, dense: FloatArray, expert: FloatArray, stage: int) -> FloatArray:
         whole = dense + expert
-        part = dense / self.replicas + expert / self.expert_replicas
+        part = dense / self.sharers + expert / self.expert_sharers
         return np.where(self.zero >= stage, part, whole)
 
     def _states(

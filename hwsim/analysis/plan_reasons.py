@@ -167,6 +167,8 @@ def _told(name: str, value: int, batches: Sequence[Batch]) -> Any:
         return batches[0].space.schedules[value]
     if name == "recompute":
         return RECOMPUTE[value]
+    if name == "dp_shard":
+        return value or None
     return bool(value) if name.startswith("offload") else value
 
 

@@ -16,6 +16,7 @@ def layout_of(result: TrainResult) -> dict[str, Any]:
     names = (
         "devices", "tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch", "zero_stage",
         "recompute", "schedule", "offload_optimizer", "offload_activations",
+        "dp_shard",
     )  # fmt: skip
     return {
         "system": result.system.id, **{n: getattr(config, n) for n in names}

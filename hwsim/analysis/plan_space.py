@@ -22,7 +22,7 @@ from hwsim.specs.system import SystemSpec
 IntArray = NDArray[np.int32]
 FIELDS = (
     *DEGREES, "zero_stage", "recompute", "schedule", "offload_optimizer",
-    "offload_activations",
+    "offload_activations", "dp_shard",
 )  # fmt: skip
 MAX_MICRO_BATCH = 32
 MAX_VPP = 16
@@ -37,7 +37,7 @@ class Space:
     ----------
     columns : dict of str to ndarray of int32
         By name of ``FIELDS``; ``recompute`` and ``schedule`` are indices of
-        ``RECOMPUTE`` and ``schedules``.
+        ``RECOMPUTE`` and ``schedules``. ``dp_shard`` 0: all ranks share.
     invalid : int
         Combinations that were passed over because a rule forbids them.
     """
@@ -75,6 +75,7 @@ class Space:
         row["schedule"] = self.schedules[row["schedule"]]
         for name in ("offload_optimizer", "offload_activations"):
             row[name] = bool(row[name])
+        row["dp_shard"] = row["dp_shard"] or None
         return row
 
 
@@ -158,6 +159,7 @@ class Part:
     experts: tuple[int, ...]
     runs: IntArray
     rest: IntArray
+    dp_shard: int = 0
 
     @property
     def size(self) -> int:
@@ -174,6 +176,7 @@ class Part:
         made[:, 3], made[:, 4], made[:, 5] = table[:, 2], table[:, 0], dp
         made[:, 6], made[:, 9] = table[:, 1], table[:, 3]
         made[:, 7:9], made[:, 10:12] = table[:, 4:6], table[:, 6:8]
+        made[:, 12] = self.dp_shard
         return made
 
 
@@ -219,7 +222,31 @@ class _Maker:
         runs, eps = self._runs(dp, pp), self._experts(cp * dp)
         if not len(runs) or not eps:
             return
-        yield Part((tp, cp, pp, dp), tuple(eps), runs, rest)
+        degrees = tp, cp, pp, dp
+        if self.choices.dp_shard is None or dp in self.choices.dp_shard:
+            yield Part(degrees, tuple(eps), runs, rest)
+        for size in self._shards(tp, cp, dp):
+            some = [e for e in eps if not (size * cp) % e or not e % (size * cp)]
+            divided = rest[rest[:, 0] >= (1 if self.choices.dp_shard else 3)]
+            if some and len(divided):
+                yield Part(degrees, tuple(some), runs, divided, size)
+
+    def _shards(self, tp: int, cp: int, dp: int) -> list[int]:
+        """Return the ranks that may share states out where others hold copies.
+
+        Unless it is asked for, those that a scale-up domain has room for.
+        """
+        networks = self.asked.system.networks
+        inside = (networks[0].size if networks else 1) // (tp * cp)
+        sizes = (inside,) if self.choices.dp_shard is None else self.choices.dp_shard
+        found = [n for n in sizes if 1 < n < dp and not dp % n]
+        for n in sizes if self.choices.dp_shard is not None else ():
+            if dp % n:
+                self.invalid += 1
+                self.why.append(
+                    f"dp_shard {n} does not divide dp {dp}; use {_near(dp, n)}"
+                )
+        return found
 
     def _degrees(self, name: str, within: int | None = None) -> list[int]:
         number = self.devices if within is None else within

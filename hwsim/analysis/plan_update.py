@@ -47,6 +47,7 @@ class UpdateModel:
         columns = dict(space.columns)
         # Data- and context-parallel ranks hold the same: together they count.
         columns["dp"] = columns["dp"] * columns["cp"]
+        columns["dp_shard"] = columns["dp_shard"] * columns["cp"]
         columns["two_ways"] = two_ways(space).astype(np.int64)
         columns["zero_stage"] = np.where(
             columns["zero_stage"] == 2, 1, columns["zero_stage"]
@@ -55,8 +56,9 @@ class UpdateModel:
             space.devices, space.global_batch, space.schedules, columns, space.invalid
         )
         keys, which = keyed(
-            alike, "tp", "dp", "ep", "pp", "zero_stage", "offload_optimizer", "two_ways"
-        )
+            alike, "tp", "dp", "ep", "pp", "zero_stage", "offload_optimizer",
+            "two_ways", "dp_shard",
+        )  # fmt: skip
         found = [self._blocks(key) for key in keys]
         flat = [(i, block) for i, blocks in enumerate(found) for block in blocks]
         ops = [node.op for _, block in flat for node in block.nodes]
@@ -86,18 +88,18 @@ class UpdateModel:
         launched = self.per_kernel * sum(n.op.kernels for n in block.nodes)
         return max(whole + (block.repeat - 1) * most, block.repeat * launched)
 
-    def _setting(self, tp: int, dp: int, ep: int, pp: int) -> Any:
+    def _setting(self, tp: int, dp: int, ep: int, pp: int, shards: int) -> Any:
         asked = self.asked
         return training_plan(
             asked.model, [0], first=False, final=False, micro_batch=1, dp=dp, pp=pp,
             recompute="none", zero_stage=0, last=True, stack=asked.stack,
-            grad_dtype=None, decoder_seq=None, dropout=None,
+            grad_dtype=None, decoder_seq=None, dropout=None, dp_shard=shards or None,
             **asked.plan_options(tp, 1, ep),  # type: ignore[arg-type]
         ).setting  # fmt: skip
 
     def _blocks(self, key: tuple[int, ...]) -> list[Block]:
-        tp, dp, ep, pp, zero_stage, offload, two = key
-        setting = self._settings(tp, dp, ep, pp)
+        tp, dp, ep, pp, zero_stage, offload, two, shards = key
+        setting = self._settings(tp, dp, ep, pp, shards)
         held = self._held(tp, pp, setting, two)
         tied, ranks = 0.0, 1
         model = self.asked.model

@@ -90,10 +90,11 @@ def plan_train(
     **choices
         Values (or lists of them) that parts of a layout are held to: ``tp``,
         ``cp``, ``pp``, ``vpp``, ``ep``, ``dp``, ``micro_batch``, ``zero_stage``,
-        ``recompute``, ``schedule``, ``offload_optimizer``,
-        ``offload_activations``. By default every valid value is tried:
-        micro-batches up to 32, up to 16 chunks per rank, at least 512 tokens
-        per context-parallel rank.
+        ``dp_shard`` (hybrid sharding), ``recompute``, ``schedule``,
+        ``offload_optimizer``, ``offload_activations``. By default every valid
+        value is tried: micro-batches up to 32, up to 16 chunks per rank, at
+        least 512 tokens per context-parallel rank; hybrid sharding within a
+        scale-up domain, of parameters too (stage 3).
 
     Returns
     -------

@@ -127,6 +127,7 @@ def train(
     dp: Annotated[str | None, _some("Data-parallel degrees.")] = None,
     micro_batch: Annotated[str | None, _some("Sequences per pass.")] = None,
     zero_stage: Annotated[str | None, _some("0, 1, 2, 3.")] = None,
+    dp_shard: Annotated[str | None, _some("HSDP: ranks that share states out.")] = None,
     recompute: Annotated[str | None, _some("none, selective, full.")] = None,
     schedule: Annotated[str | None, _some("1f1b, interleaved, …")] = None,
     offload: Annotated[
@@ -165,6 +166,7 @@ def train(
     choices: dict[str, Any] = {
         "tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep, "dp": dp,
         "micro_batch": micro_batch, "zero_stage": zero_stage,
+        "dp_shard": dp_shard,
     }  # fmt: skip
     choices = {name: integers(name, text) for name, text in choices.items()}
     choices["recompute"] = _words(recompute)
@@ -295,6 +297,8 @@ def _summary(plan: TrainPlan) -> None:
         f"dp {best.dp}, micro-batch {best.micro_batch}, ZeRO {best.zero_stage}, "
         f"recompute {best.recompute}, {best.schedule}"
     )
+    if best.dp_shard is not None:
+        told += f", states shared by {best.dp_shard} of {best.dp}"
     for name in ("offload_optimizer", "offload_activations"):
         if getattr(best, name):
             told += f", {name.replace('_', ' ')}"
@@ -325,7 +329,7 @@ def _ranking(plan: TrainPlan, top: int) -> None:
         rows.append(
             [str(place)]
             + [str(row[n]) for n in ("devices", "tp", "cp", "pp", "vpp", "ep", "dp")]
-            + [str(row["micro_batch"]), str(row["zero_stage"]), row["recompute"]]
+            + [str(row["micro_batch"]), _zero(row), row["recompute"]]
             + [row["schedule"], ", ".join(away) or "–", fmt.seconds(row["step_s"])]
             + [format_quantity(row["memory_bytes"], "B", 3)]
             + [_known(row["energy_j"], lambda v: format_quantity(v, "J", 3))]
@@ -333,6 +337,12 @@ def _ranking(plan: TrainPlan, top: int) -> None:
         )
     title = "Ranking in closed form; energy and money of one step"
     console().print(table(title, columns, rows))
+
+
+def _zero(row: dict[Any, Any]) -> str:
+    """Return the ZeRO stage, and the ranks that share where not all do."""
+    shared = f" ({row['dp_shard']})" if row["dp_shard"] else ""
+    return f"{row['zero_stage']}{shared}"
 
 
 def _known(value: float, shown: Any) -> str:

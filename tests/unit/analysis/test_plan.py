@@ -140,6 +140,42 @@ def test_closed_form_ranks_as_the_simulator(name, request):
     assert np.median(np.abs(times[places] / exact - 1.0)) <= 0.03
 
 
+@pytest.mark.parametrize("name", ["dense", "experts"])
+def test_hybrid_sharding_is_a_choice(name, request):
+    """Closed forms of memory and time are those of the step, copies and all."""
+    case = request.getfixturevalue(name)
+    space = case.space(
+        dp_shard=(2, 4, 8), zero_stage=(1, 2, 3), cp=(1, 2), pp=(1, 2), vpp=1,
+        micro_batch=1, recompute="none", **NO_OFFLOAD,
+    )  # fmt: skip
+    hybrid = np.flatnonzero(space["dp_shard"])
+    assert set(space["dp_shard"][hybrid].tolist()) == {2, 4, 8}
+    needed, times = case.memory.needed(space), case.times(space)
+    places = random.Random(7).sample(hybrid.tolist(), 15)
+    for index in places:
+        row = space.row(index)
+        config = checked_config(case.model, case.system, **case.asked(row))
+        exact = step_memory(case.model, case.stack, config).footprint.total
+        assert needed[index] == pytest.approx(exact, rel=1e-9), row
+    exact = [case.simulated(space.row(i)) for i in places]
+    assert spearmanr(times[places], exact)[0] >= 0.98
+    assert np.median(np.abs(times[places] / exact - 1.0)) <= 0.05
+
+
+def test_hybrid_sharding_by_default_fills_a_domain(dense):
+    space = dense.space(tp=2, cp=1, pp=1, micro_batch=1, **NO_OFFLOAD)
+    found = set(
+        zip(space["zero_stage"].tolist(), space["dp_shard"].tolist(), strict=True)
+    )
+    assert found == {(0, 0), (1, 0), (2, 0), (3, 0), (3, 4)}
+
+
+def test_a_share_that_divides_nothing_is_said(dense):
+    space = dense.space(dp_shard=3, zero_stage=3, tp=2, cp=1, pp=1, micro_batch=1)
+    assert len(space) == 0
+    assert "dp_shard 3 does not divide dp 16; use" in space.why[0]
+
+
 def test_units_cost_what_their_graphs_do(dense):
     row = {"tp": 2, "pp": 4, "micro_batch": 1}
     space = dense.space(
