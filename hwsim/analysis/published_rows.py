@@ -246,6 +246,9 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
         for name, value in (("dp", dp), ("pp", degrees["pp"])):
             if value != (getattr(run, name) or 1):
                 notes.append(f"{name} = {value}")
+    vpp = run.vpp if degrees["pp"] > 1 else None
+    if run.vpp not in (None, 1, vpp):
+        notes.append("vpp = 1")
     batch = run.global_batch
     if batch is None and run.micro_batch is not None:
         batch = run.micro_batch * dp
@@ -267,7 +270,7 @@ def completed(run: PublishedRun) -> tuple[PublishedRun, tuple[str, ...]]:
         notes.append("etp = 1")
     return dataclasses.replace(
         run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
-        global_batch=batch, etp=etp,
+        global_batch=batch, etp=etp, vpp=vpp,
     ), tuple(notes)  # fmt: skip
 
 

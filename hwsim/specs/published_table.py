@@ -181,12 +181,16 @@ def _text(cell: Any) -> str:
 def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
     fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
     fields["ffn_words"] = cells.get("ffn", "")
-    faults = []
+    faults: list[str] = []
+    spare: list[str] = []
     for name in (*COUNTS, *NUMBERS, "zero_stage"):
         try:
             fields[name] = _number(name, cells.get(name, ""))
         except ValueError as error:
-            faults.append(f"{name}: {error}")
+            fields[name] = None
+            (spare if name == "value" else faults).append(f"{name}: {error}")
+    if not any(fields[name] for name in FIGURES):
+        faults += spare  # the headline alone says what was measured
     try:
         fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
     except ValueError as error:

@@ -9,7 +9,10 @@ from typing import NamedTuple
 _NUMBER = re.compile(
     r"([-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([kKmMgGbBtT](?![A-Za-z0-9]))?"
 )
-_BLANK = {"", "na", "n/a", "nan", "-", "none", "unknown", "?"}
+_BLANK = {
+    "", "na", "n/a", "n.a.", "nan", "-", "–", "—", "none", "null", "nil", "unknown",
+    "?", "not stated", "not given", "not reported", "tbd", "auto",
+}  # fmt: skip
 _SCALE = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _TIMES = {
     "us": 1e-6, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "s": 1.0, "sec": 1.0,

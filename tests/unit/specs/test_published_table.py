@@ -178,3 +178,12 @@ def test_an_unknown_unit_is_named(tmp_path: Path) -> None:
     row = "llama-7b,A100,8,speed,12,furlongs"
     run = read_published([table(tmp_path, row, head=head)]).runs[0]
     assert "unit 'furlongs' of metric 'speed' is not known" in run.fault
+
+
+def test_a_spare_headline_that_cannot_be_read_is_no_fault(tmp_path: Path) -> None:
+    """Blank words are blank; the headline matters where nothing else is given."""
+    head = "model,device,num_devices,layers,value,unit,iter_time_s\n"
+    rows = "llama-7b,A100,8,null,fast,s,3.1", "llama-7b,A100,8,not stated,fast,s,"
+    good, bad = read_published([table(tmp_path, *rows, head=head)]).runs
+    assert (good.fault, good.layers, good.iter_time_s) == ("", None, 3.1)
+    assert bad.fault == "value: 'fast' is not a number"
