@@ -22,8 +22,6 @@ from hwsim.specs.base import Spec
 if TYPE_CHECKING:
     import pandas as pd
 
-SHARED = 0.9  # correlation of errors that two cells share
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -37,6 +35,8 @@ class Pair:
         Of the ratio; None where a cell has no interval.
     shared : tuple of str
         Operator families whose errors both cells share.
+    correlation : float
+        How far these go together.
     """
 
     a: str
@@ -44,6 +44,7 @@ class Pair:
     ratio: float
     interval_90: tuple[float, float] | None
     shared: tuple[str, ...]
+    correlation: float = 0.0
 
     @property
     def distinguishable(self) -> bool | None:
@@ -76,7 +77,8 @@ class Pair:
         return {
             "a": self.a, "b": self.b, "time_ratio": self.ratio,
             "interval_90": self.interval_90, "distinguishable": self.distinguishable,
-            "shared_errors": list(self.shared), "sentence": self.sentence(),
+            "shared_errors": list(self.shared), "correlation": self.correlation,
+            "sentence": self.sentence(),
         }  # fmt: skip
 
 
@@ -146,7 +148,7 @@ class Comparison(Result):
             "cells": [cell.to_dict() for cell in self.cells],
             "pairs": [pair.to_dict() for pair in self.pairs],
             "waterfalls": [fall.to_dict() for fall in self.waterfalls],
-            "rests_on": rests_on(self.cells, self.money, SHARED),
+            "rests_on": rests_on(self.cells, self.money),
         }
 
     def specs(self) -> dict[str, Spec]:
@@ -216,8 +218,9 @@ def pair_of(a: CompareCell, b: CompareCell) -> Pair:
     ratio = speed_key(b) / speed_key(a)
     if one is None or two is None:
         return Pair(a.label, b.label, ratio, None, ())
-    ends = ratio_interval(one, two, SHARED).around(ratio)
-    return Pair(a.label, b.label, ratio, ends, tuple(common(one, two)))
+    ends = ratio_interval(one, two).around(ratio)
+    return Pair(a.label, b.label, ratio, ends, tuple(common(one, two)),
+                one.correlation(two))  # fmt: skip
 
 
 def speed_key(cell: CompareCell) -> float:

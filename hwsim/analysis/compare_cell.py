@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from hwsim.analysis.case import TIMES, Case
-from hwsim.analysis.error_sources import Errors, errors_of, graphs_of, precision_of
+from hwsim.analysis.error_sources import (
+    Errors,
+    errors_of,
+    graphs_of,
+    precision_of,
+    work_of,
+)
 from hwsim.analysis.graph_result import GraphResult, largest_part
 from hwsim.analysis.plan_economy import Economy
 from hwsim.analysis.provenance import digest
@@ -110,7 +116,8 @@ class CompareCell:
     @functools.cached_property
     def errors(self) -> Errors | None:
         """Sources of the error of the time."""
-        return errors_of(self.runs, self.case.stack, precision_of(self.result))
+        precision, work = precision_of(self.result), work_of(self.result)
+        return errors_of(self.runs, self.case.stack, precision, work)
 
     @property
     def interval_90(self) -> dict[str, Any] | None:

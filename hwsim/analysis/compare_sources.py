@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hwsim.analysis.error_sources import OTHER_WORK, SAME_GENERATION
 from hwsim.specs.assumed import assumed_changes
 
 if TYPE_CHECKING:
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
     from hwsim.specs.base import Source
 
 
-def rests_on(
-    cells: Sequence[CompareCell], money: Money, shared: float
-) -> list[dict[str, Any]]:
+def rests_on(cells: Sequence[CompareCell], money: Money) -> list[dict[str, Any]]:
     """Return each figure that the answer leans on, with value, unit, source."""
     rows = [row for cell in _by_device(cells) for row in _device(cell)]
     rows += _economics(cells, money)
@@ -25,12 +24,12 @@ def rests_on(
             _row(cell.label, change, None, "", None, "assumed")
             for change in assumed_changes(specs)
         ]
-    rows.append(
-        _row(
-            "comparison", "correlation of errors of one operator family on one "
-            "calibration and precision", shared, "", None, "derived",
-        )
-    )  # fmt: skip
+    for what, value in (
+        ("one generation, the same operators", SAME_GENERATION),
+        ("one generation, other shapes", OTHER_WORK),
+    ):
+        text = f"correlation of errors: {what}"
+        rows.append(_row("comparison", text, value, "", None, "measured"))
     return rows
 
 

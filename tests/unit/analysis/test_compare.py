@@ -6,7 +6,7 @@ import math
 import pytest
 
 import hwsim
-from hwsim.analysis.compare import SHARED, pair_of
+from hwsim.analysis.compare import pair_of
 from hwsim.analysis.error_sources import ratio_interval
 from hwsim.analysis.waterfall import shapley
 from hwsim.errors import InputError, UnknownNameError
@@ -111,8 +111,24 @@ def test_shared_errors_make_cells_easier_to_tell_apart(kinds):
     a, b = found.cells
     assert pair_of(a, b).shared
     apart = ratio_interval(a.errors, b.errors, 0.0)
-    joint = ratio_interval(a.errors, b.errors, SHARED)
+    joint = ratio_interval(a.errors, b.errors)
     assert joint.high - joint.low < apart.high - apart.low
+
+
+def test_errors_go_together_as_far_as_was_measured(kinds):
+    h100, h200, xeon = (cell.errors for cell in kinds.cells[:3])
+    assert h100.correlation(h200) == 0.5
+    assert h100.correlation(xeon) == 0.0
+    more = hwsim.compare("h100", "llama-3.1-8b", batch=64).cells[0].errors
+    assert h100.correlation(more) == 0.1
+    assert h100.correlation(h100) == 1.0
+
+
+def test_what_only_memory_tells_apart_is_distinguishable():
+    faster = {"system": "h100", "overrides": ["device.memory.hbm.bandwidth=x1.5"]}
+    (pair,) = hwsim.compare(["h100", faster], "llama-3.1-8b").pairs
+    assert pair.distinguishable
+    assert pair.correlation == 1.0
 
 
 def test_a_cell_is_not_distinguishable_from_itself():
