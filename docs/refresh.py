@@ -4,6 +4,7 @@
 stale. A generated part stands between ``<!-- begin NAME -->`` and
 ``<!-- end NAME -->``; a console block after ``<!-- run: ARGUMENTS -->`` is what
 ``hwsim ARGUMENTS`` prints, its first lines only after ``<!-- run 5: ... -->``.
+Examples' ``.out`` files are what the examples print.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -77,9 +79,20 @@ def refreshed(text: str) -> str:
     return PART.sub(lambda m: m[1] + PARTS[m[2]]() + m[3], text)
 
 
+def examples() -> None:
+    """Write what each example prints beside it; a test of its own compares."""
+    for path in sorted((ROOT / "docs" / "examples").glob("*.py")):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            runpy.run_path(str(path), run_name="__main__")
+        path.with_suffix(".out").write_text(printed.getvalue(), encoding="utf-8")
+
+
 def main() -> int:
     """Rewrite or check; return the exit code."""
     stale = []
+    if "--check" not in sys.argv[1:]:
+        examples()
     for name in FILES:
         path = ROOT / name
         old = path.read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def upper_bound(values: FloatArray, stat: str) -> float:
     >>> upper_bound(np.arange(100.0), "p50")
     58.0
     """
-    from scipy.stats import binom, norm
+    from scipy.special import bdtrik, ndtri
 
     values = np.sort(values[~np.isnan(values)])
     if not values.size:
@@ -47,9 +47,9 @@ def upper_bound(values: FloatArray, stat: str) -> float:
     if share is None:
         if values.size < 2:
             return float(values[0])
-        wide = float(norm.ppf(SURE)) * values.std(ddof=1) / math.sqrt(values.size)
+        wide = float(ndtri(SURE)) * values.std(ddof=1) / math.sqrt(values.size)
         return float(values.mean() + wide)
-    place = int(binom.ppf(SURE, values.size, share))
+    place = math.ceil(bdtrik(SURE, values.size, share))
     return float(values[min(place, values.size - 1)])
 
 
