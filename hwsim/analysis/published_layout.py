@@ -7,6 +7,7 @@ then still fits no model is refused, not guessed.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from hwsim.errors import InputError
@@ -14,7 +15,7 @@ from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import load_system
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_serving import Workers
+from hwsim.specs.published_serving import ServingRow, Workers
 
 _NODE = 8  # devices of a node that nothing else is known of
 
@@ -38,9 +39,14 @@ class Degrees:
     replicas: int = 1
 
     @property
+    def server(self) -> int:
+        """Devices of one server."""
+        return self.tp * self.pp * self.attention_dp
+
+    @property
     def devices(self) -> int:
         """Devices of all servers."""
-        return self.tp * self.pp * self.attention_dp * self.replicas
+        return self.server * self.replicas
 
 
 def degrees_of(
@@ -74,6 +80,52 @@ def degrees_of(
         assumed.append(f"{named} read as tp {tp}, attention_dp {dp}, ep {ep}")
     _check_split(model, tp)
     return Degrees(tp, pp, _experts(model, tp * dp, ep), dp, replicas)
+
+
+def pools_of(
+    row: ServingRow, model: ModelSpec, device: DeviceSpec, assumed: list[str]
+) -> tuple[Degrees, Degrees]:
+    """Return the servers for prompts and those for answers.
+
+    How many there are, and whether attention of a mixture is each device's own,
+    is often not printed. Then: prompts have one server; answers have as many as
+    published recipes use for so many clients; attention is each device's own
+    where experts are shared out and a server has many clients, or prompts.
+
+    Raises
+    ------
+    InputError
+        If a pool's degrees fit no reading.
+    """
+    first = degrees_of(row.prefill, model, device, assumed)
+    second = degrees_of(row.decode, model, device, assumed)
+    clients = row.concurrency or 1
+    if row.decode.num_workers is None:
+        count = _FEW if clients >= _MANY_CLIENTS else _USUAL
+        second = dataclasses.replace(second, replicas=count)
+        assumed.append(f"1 server for prompts, {count} for answers: not given")
+    if row.prefill.attention_dp in (None, 1):
+        first = _own_attention(first, model)
+    crowded = clients / second.replicas >= _OWN_CLIENTS
+    if row.decode.attention_dp in (None, 1) and crowded:
+        second = _own_attention(second, model)
+    return first, second
+
+
+# Of the recipes of InferenceX for DeepSeek-R1 (github SemiAnalysisAI/InferenceX,
+# nvidia-master.yaml): five servers for answers beside one for prompts up to a few
+# hundred clients, two or fewer above; attention of each device from about a
+# hundred clients a server on.
+_USUAL, _FEW, _MANY_CLIENTS, _OWN_CLIENTS = 5, 2, 1500, 100
+
+
+def _own_attention(degrees: Degrees, model: ModelSpec) -> Degrees:
+    """Return a server whose devices share out experts and not attention."""
+    if model.moe is None or degrees.tp == 1:
+        return degrees
+    width = degrees.tp
+    ep = width if model.moe.experts % width == 0 else degrees.ep
+    return dataclasses.replace(degrees, tp=1, attention_dp=width, ep=ep)
 
 
 _PRINTED = ("tp", "attention_dp", "moe_tp", "moe_ep")

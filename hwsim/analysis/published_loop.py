@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hwsim.analysis.graph_result import GraphResult
-from hwsim.analysis.published_layout import Degrees, degrees_of
+from hwsim.analysis.published_layout import Degrees, degrees_of, pools_of
 from hwsim.analysis.serving import ServeResult, run_serving
+from hwsim.analysis.serving_ask import PrefillAsked
 from hwsim.analysis.serving_layout import ReplicaLayout
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
@@ -35,6 +37,8 @@ from hwsim.specs.system import SystemSpec
 from hwsim.specs.traffic import Lengths, Traffic
 
 SEED = 1
+# Between nodes: one 400 Gb/s adapter beside each device, as on usual nodes. [B/s]
+_NODE_LINK = 50e9
 _MOST_REQUESTS = 4000  # of a run: beyond that means do not move any more
 _PRECISIONS = {
     "": "", "fp8": "fp8", "fp8_block": "fp8", "fp4": "fp4", "nvfp4": "fp4",
@@ -50,7 +54,9 @@ class Loop:
     Attributes
     ----------
     degrees : Degrees
-        Of the servers.
+        Of the servers that give answers.
+    prompts_on : Degrees or None
+        Of those that run prompts only; None where all do both.
     clients, requests : int
         How many at a time, and in all.
     prompts, outputs : Lengths
@@ -72,11 +78,14 @@ class Loop:
     outputs: Lengths
     maps: tuple[str, ...]
     assumed: tuple[str, ...]
+    prompts_on: Degrees | None = None
+    prompt_engine: EngineSpec | None = None
 
     @property
     def devices(self) -> int:
         """Devices of the deployment."""
-        return self.degrees.devices
+        first = self.prompts_on
+        return self.degrees.devices + (0 if first is None else first.devices)
 
     @property
     def mean_output(self) -> float:
@@ -99,28 +108,56 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
         If the row leaves open what nothing stands in for, or names what the
         catalogs do not know.
     """
-    if row.disaggregated:
-        raise InputError("needs separate servers for prompts")
     device, model = given_device(row.device), given_model(row.model)
     assumed: list[str] = []
-    degrees = degrees_of(row.pool, model, device, assumed)
+    row = _clients(row, assumed)
+    first = None
+    if row.disaggregated:
+        first, degrees = pools_of(row, model, device, assumed)
+    else:
+        degrees = degrees_of(row.pool, model, device, assumed)
     found = mapped_serving(row, degrees.tp, mappings)
     if found.unanswered:
         raise InputError(found.unanswered)
     isl, osl, clients = _counts(row)
     dtypes = _dtypes(row, model, found, assumed)
     prompts, outputs = _lengths(isl, found.shortest), _lengths(osl, found.shortest)
-    engine = _engine(found, isl, clients)
+    groups = degrees.attention_dp * degrees.replicas
+    engine = _engine(found, isl, -(-clients // groups))
     requests = max(round(found.requests_per_client * clients), 1)
     requests = min(requests, max(_MOST_REQUESTS, 2 * clients))
     assumed += [f"{name} = {value:g}" for name, value in found.limits.items()]
     longest = isl + osl
     if model.max_context is not None and longest > model.max_context:
         model = model.with_context(longest)
+    # Whole nodes, or a cluster of them: each server stands on devices of its own.
+    most = max(degrees.server, first.server if first else 1)
     return Loop(
-        row, model, given_system(device, degrees.devices),
+        row, model, given_system(device, most),
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
-        requests, prompts, outputs, found.maps, (*assumed, *found.notes),
+        requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
+        None if first is None else _prompt_engine(engine, isl),
+    )  # fmt: skip
+
+
+def _clients(row: ServingRow, assumed: list[str]) -> ServingRow:
+    """Return a row with its clients: where blank, those that fill its batches."""
+    if row.concurrency is not None or not row.disaggregated:
+        return row
+    batch, workers = row.decode.batch_size, row.decode.num_workers or 1
+    if batch is None:
+        return row
+    clients = batch * workers * (row.decode.attention_dp or 1)
+    assumed.append(f"concurrency = {clients}")
+    return dataclasses.replace(row, concurrency=clients)
+
+
+def _prompt_engine(engine: EngineSpec, isl: int) -> EngineSpec:
+    """Return the engine of servers that run prompts only: whole prompts."""
+    budget = max(engine.max_num_batched_tokens, isl)
+    return engine.model_copy(
+        update={"max_num_batched_tokens": budget, "wait_steps": 0,
+                "intake_interval": 1}
     )  # fmt: skip
 
 
@@ -160,6 +197,10 @@ def _lengths(longest: int, shortest: float) -> Lengths:
 
 
 def _engine(found: MappedServing, isl: int, clients: int) -> EngineSpec:
+    """Return the engine as it was started, for so many clients of a group.
+
+    Twice as many slots leave room where requests are not spread evenly.
+    """
     engine = load_engine(found.engine)
     changes: dict[str, Any] = {}
     for name, value in found.limits.items():
@@ -173,7 +214,7 @@ def _engine(found: MappedServing, isl: int, clients: int) -> EngineSpec:
     if found.prompt_budget:
         # What the launch scripts compute: room for a prompt beside all clients.
         budget = max(budget, -(-(clients + isl + 64) // 64) * 64)
-    slots = min(slots, max(clients, 1))
+    slots = min(slots, max(2 * clients, 4))
     budget = max(budget, slots)
     return engine.model_copy(
         update={"max_num_batched_tokens": budget, "max_num_seqs": slots}
@@ -194,6 +235,7 @@ class LoopRuns:
         key = (
             loop.model.id, loop.system.id, loop.stack.id, loop.engine, loop.dtypes,
             loop.degrees, loop.clients, loop.requests, loop.prompts, loop.outputs,
+            loop.prompts_on,
         )  # fmt: skip
         if key not in self._done:
             self._done[key] = self._run(loop)
@@ -211,7 +253,7 @@ class LoopRuns:
             replicas=d.replicas, router="least_outstanding",
             dtype=loop.dtypes.dtype, weight_dtype=loop.dtypes.weight_dtype,
             kv_dtype=loop.dtypes.kv_dtype, fidelity=self.fidelity, seed=SEED,
-            tables=self._table,
+            tables=self._table, prefill=_prefill(loop),
         )  # fmt: skip
 
     def _table(self, deployment: Deployment) -> TableOf:
@@ -220,7 +262,7 @@ class LoopRuns:
         budget, slots = engine.max_num_batched_tokens, engine.max_num_seqs
         wide = engine.model_copy(
             update={"max_num_batched_tokens": max(_power(budget), 8192),
-                    "max_num_seqs": max(_power(slots), 128)}
+                    "max_num_seqs": max(_power(slots), 64)}
         )  # fmt: skip
         longest = max(d.longest, 16384)
         key = (
@@ -265,6 +307,18 @@ class LoopRuns:
             loop.model, loop.system, loop.stack, loop.engine, loop.layout,
             dtypes.dtype, dtypes.weight_dtype, dtypes.kv_dtype, self.fidelity, 16384,
         )  # fmt: skip
+
+
+def _prefill(loop: Loop) -> PrefillAsked | None:
+    d = loop.prompts_on
+    if d is None or loop.prompt_engine is None:
+        return None
+    network = max(loop.system.networks, key=lambda n: n.bandwidth)
+    return PrefillAsked(
+        loop.system, loop.stack, loop.prompt_engine, tp=d.tp, pp=d.pp, ep=d.ep,
+        attention_dp=d.attention_dp, replicas=d.replicas, router="least_outstanding",
+        kv_bandwidth=network.bandwidth if network.size > 8 else _NODE_LINK,
+    )  # fmt: skip
 
 
 def _power(value: int) -> int:

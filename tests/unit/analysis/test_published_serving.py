@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from hwsim.analysis.published_kinds import Record, table_kind
-from hwsim.analysis.published_layout import Degrees, degrees_of
+from hwsim.analysis.published_layout import Degrees, degrees_of, pools_of
 from hwsim.analysis.validate_published import PublishedValidation, validate_published
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device, load_model
-from hwsim.specs.published_serving import Workers, little, read_serving
+from hwsim.specs.published_serving import ServingRow, Workers, little, read_serving
 from hwsim.specs.published_serving_map import load_serving_mappings, mapped_serving
 
 HEAD = (
@@ -131,3 +132,39 @@ def test_mappings_say_what_a_benchmark_does(tmp_path: Path) -> None:
     assert (found.limits["wait_steps"], found.limits["wait_share"]) == (20, 0.9)
     assert mapped_serving(rows[0], 8, mappings).limits.get("wait_steps") is None
     assert mapped_serving(rows[1], 4, mappings).shortest == 1.0
+
+
+SPLIT = (
+    "model,device,backend,precision,mode,isl,osl,concurrency,prefill_tp_size,"
+    "prefill_moe_ep_size,prefill_num_workers,decode_tp_size,decode_moe_ep_size,"
+    "decode_num_workers,decode_batch_size,ttft_ms,tpot_ms"
+)
+
+
+def split(tmp_path: Path, row: str) -> dict[str, Record]:
+    path = table(tmp_path / "split.csv", row, head=SPLIT)
+    return by_metric(validate_published(path))
+
+
+def test_servers_apart_are_those_of_the_row(tmp_path: Path) -> None:
+    row = "Qwen/Qwen3-32B,h100_sxm,sglang,fp8,disagg,1024,32,,1,1,2,2,1,3,4,300,9"
+    found = split(tmp_path, row)
+    assert found["tpot"]["op"] == "serve disaggregated"
+    assert found["tpot"]["devices"] == 2 * 1 + 3 * 2
+    assert "concurrency = 12" in found["tpot"]["assumed"]
+    assert found["tpot"]["predicted"] > 0
+    more = split(tmp_path, row.replace(",1,1,2,2,1,3,4,", ",1,1,4,2,1,3,4,"))
+    assert more["ttft"]["predicted"] < found["ttft"]["predicted"]
+
+
+def test_servers_that_are_not_given_are_assumed_and_said() -> None:
+    model, device = load_model("deepseek-r1"), load_device("b200_sxm")
+    pool = Workers(tp=8, moe_tp=2, moe_ep=4)
+    row = ServingRow("a", 1, mode="disagg", concurrency=16, prefill=pool, decode=pool)
+    assumed: list[str] = []
+    first, second = pools_of(row, model, device, assumed)
+    assert (first.replicas, first.attention_dp, first.ep) == (1, 8, 8)
+    assert (second.replicas, second.tp, second.attention_dp) == (5, 8, 1)
+    assert any("not given" in note for note in assumed)
+    many = dataclasses.replace(row, concurrency=4096)
+    assert pools_of(many, model, device, [])[1].attention_dp == 8
