@@ -294,6 +294,7 @@ def run_graph(
     engine: Engine = "closed_form",
     ranks: int = 1,
     slowdown: Sequence[float] = (),
+    in_step: int = 1,
 ) -> GraphResult:
     """Cost a graph and play it, in closed form or in SimPy.
 
@@ -309,10 +310,13 @@ def run_graph(
         Simulation only: devices played; one stands for all, which are alike.
     slowdown : sequence of float
         Simulation only: factor on each rank's kernel times.
+    in_step : int
+        Devices that wait for each other: matrix work is as long as on the
+        slowest of them.
     """
     verify(graph)
     fidelity = resolved_fidelity(system.device, fidelity)
-    costs = cost_graph(graph, system, stack, fidelity)
+    costs = cost_graph(graph, system, stack, fidelity, in_step=in_step)
     times = _by_block(graph, costs.time)
     per_kernel, start = launch_times(system, stack, fidelity)
     experts = 0.0 if fidelity == "roofline" else stack.launch.experts

@@ -123,7 +123,7 @@ class UnitCoster:
         ops = [node.op for block in blocks for node in block.nodes]
         costs = cost_ops(
             ops, self.asked.system, self.asked.stack, self.fidelity,
-            sustained_flop=SUSTAINED_FLOP,
+            sustained_flop=SUSTAINED_FLOP, in_step=self.asked.system.num_devices,
         )  # fmt: skip
         shape = (len(_PASSES), rows, len(self.kinds) + 2)
         where = tuple(np.array(placed).T)

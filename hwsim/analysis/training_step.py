@@ -113,7 +113,7 @@ class StepMaker:
         """Cost and play one graph."""
         return run_graph(
             graph, self.system, self.stack, fidelity=self.fidelity,
-            engine=engine or self.engine,
+            engine=engine or self.engine, in_step=self.config.devices,
         )  # fmt: skip
 
     def _flat(self) -> Step:

@@ -20,6 +20,7 @@ from hwsim.cost.expert_products import expert_products_cost
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.op_costs import OpCosts as OpCosts
+from hwsim.cost.pace import slowest_pace
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.scan import state_scan_cost
 from hwsim.cost.stack_terms import (
@@ -58,6 +59,7 @@ def cost_ops(
     fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
     sustained_flop: float = 0.0,
+    in_step: int = 1,
 ) -> OpCosts:
     """Return the cost of each operator on one device of a system.
 
@@ -77,6 +79,9 @@ def cost_ops(
     sustained_flop : float
         Matrix work that the operators are part of and that goes on without a
         pause: power limits lower its clocks. [FLOP]
+    in_step : int
+        Devices that wait for each other: matrix work takes as long as on the
+        slowest of them.
 
     Raises
     ------
@@ -107,9 +112,12 @@ def cost_ops(
     # A learned factor, or a cache taken for faster than it is, ends at light.
     short = np.maximum(_speed_of_light(ops, context) - (time + extra), 0.0)
     overhead = overhead + (extra + short)
+    pace = slowest_pace(system.device, in_step) - 1.0
+    waits = pace * compute * np.array([isinstance(op, MATRIX) for op in ops])
     return OpCosts(
-        tuple(ops), time + (extra + short), compute, levels, interconnect, overhead
-    )
+        tuple(ops), time + (extra + short + waits), compute + waits, levels,
+        interconnect, overhead,
+    )  # fmt: skip
 
 
 def _parameters(
@@ -168,12 +176,14 @@ def cost_graph(
     stack: StackSpec,
     fidelity: Fidelity = "auto",
     calibration: Calibration | None = None,
+    in_step: int = 1,
 ) -> OpCosts:
     """Return the costs of a graph's distinct nodes, in block order."""
     ops = [node.op for _, _, node, _ in graph.distinct()]
     return cost_ops(
-        ops, system, stack, fidelity, calibration, sustained_flop=graph.flop
-    )
+        ops, system, stack, fidelity, calibration, sustained_flop=graph.flop,
+        in_step=in_step,
+    )  # fmt: skip
 
 
 def _within_window(
