@@ -18,6 +18,7 @@ from hwsim.analysis.serving_ask import (
     ServeConfig,
     check_lengths,
     check_model,
+    check_operations,
     checked_config,
     checked_engine,
     checked_replicas,
@@ -33,13 +34,16 @@ from hwsim.analysis.serving_handover import Before, describe, handover_between
 from hwsim.analysis.serving_layout import checked_layout
 from hwsim.analysis.serving_pool import Capacity, Pool, pool_of, tabulated
 from hwsim.analysis.serving_run import Run, play
+from hwsim.analysis.serving_speculative import Speculation, draft_of, with_drafts
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
 from hwsim.sim.arrivals import Arrivals, draw_requests
 from hwsim.sim.serving_records import gap_quantiles
+from hwsim.sim.serving_service import LOST
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.operations import Operations
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 from hwsim.specs.traffic import Traffic
@@ -207,6 +211,9 @@ class ServeResult(Result):
             "config": self.config.to_dict(),
             "requests": int(run.outputs.size),
             "requests_asked": run.asked,
+            **{name: run.lost.get(name, 0) for name in LOST},
+            "retries": run.retries,
+            "mean_replicas": run.mean_replicas or self.config.replicas,
             "complete": self.complete,
             "duration_s": self.duration_s,
             "ttft_s": self.ttft_s,
@@ -268,6 +275,8 @@ def run_serving(
     arrivals: Arrivals | None = None,
     tables: Callable[[Deployment], TableOf] = step_table,
     prefill: PrefillAsked | None = None,
+    operations: Operations | None = None,
+    speculation: Speculation | None = None,
 ) -> ServeResult:
     """Serve traffic, or given arrivals; see :func:`hwsim.serve`."""
     traffic = checked_traffic(traffic)
@@ -277,7 +286,8 @@ def run_serving(
         system, engine, layout, replicas, router, dtype, weight_dtype, kv_dtype,
         slo or {}, seed, fidelity,
     )  # fmt: skip
-    pool = pool_of(model, system, stack, engine, layout, config.replicas, config)
+    draft = draft_of(speculation, layout)
+    pool = pool_of(model, system, stack, engine, layout, config.replicas, config, draft)
     first = None if prefill is None else _prefill_pool(model, prefill, config)
     capacity = pool.capacity
     held = min(p.capacity.tokens for p in (pool, first) if p is not None)
@@ -295,8 +305,17 @@ def run_serving(
         handover, rate = handover_between(first, pool, fidelity, prefill.kv_bandwidth)
         before = Before(first, prefill.router, handover, rate)
         config = replace(config, prefill=describe(before))
+    if speculation is not None:
+        pool = with_drafts(pool, model, speculation, config, most, tables)
+        config = replace(config, speculative=speculation.to_dict())
+    if operations is not None and operations.any:
+        check_operations(operations, config.replicas)
+        config = replace(config, operations=operations.to_dict())
     begun = time.perf_counter()
-    run, complete = play(arrivals, pool, config.router, traffic, progress, before)
+    run, complete = play(
+        arrivals, pool, config.router, traffic, progress, before, operations,
+        config.seed,
+    )  # fmt: skip
     wall = time.perf_counter() - begun
     stable = None
     if run.rate is not None and run.busiest > _SUSPECT:

@@ -16,9 +16,10 @@ from hwsim.sim.arrivals import Arrivals
 from hwsim.sim.serving_cluster import router_named
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.operations import Operations
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.traffic import ARRIVALS, Traffic
+from hwsim.specs.traffic import ARRIVALS, Traffic, parse_profile
 
 SLO_KEYS = ("ttft", "tpot", "e2e")
 
@@ -41,6 +42,8 @@ class ServeConfig:
     slo: dict[str, float]
     fidelity: Fidelity = "auto"
     prefill: dict[str, object] | None = None
+    operations: dict[str, object] | None = None
+    speculative: dict[str, object] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields."""
@@ -113,6 +116,7 @@ def checked_traffic(traffic: Traffic) -> Traffic:
     if not 0.0 < traffic.burstiness <= 1e3:
         raise InputError(f"burstiness is {traffic.burstiness}; give 0 to 1000")
     closed = traffic.concurrency is not None
+    _check_profile(traffic)
     if traffic.rate is not None and closed:
         raise InputError("rate and concurrency exclude each other; give one of them")
     if traffic.rate is not None and not traffic.rate > 0:
@@ -131,6 +135,14 @@ def checked_traffic(traffic: Traffic) -> Traffic:
     if count > 10**8:
         raise InputError(f"requests is {count}; give at most {10**8}")
     return replace(traffic, requests=count)
+
+
+def _check_profile(traffic: Traffic) -> None:
+    if traffic.profile is None:
+        return
+    parse_profile(traffic.profile)
+    if traffic.rate is None or math.isinf(traffic.rate):
+        raise InputError("rate_profile bends a rate; give rate too")
 
 
 def check_model(model: ModelSpec) -> None:
@@ -184,4 +196,14 @@ def check_lengths(model: ModelSpec, arrivals: Arrivals, held: int) -> None:
         raise InputError(
             f"{what} needs {tokens[worst]} tokens of KV cache, but a replica holds "
             f"{held}; raise tp, or store keys and values in fp8 (kv_dtype)"
+        )
+
+
+def check_operations(operations: Operations, replicas: int) -> None:
+    """Refuse fewer replicas than always run."""
+    least = operations.min_replicas
+    if least is not None and least > replicas:
+        raise InputError(
+            f"min_replicas {least} is more than replicas, which is {replicas}; "
+            "raise replicas, the most there may be"
         )

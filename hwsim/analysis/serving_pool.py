@@ -12,7 +12,7 @@ import numpy as np
 from hwsim.analysis.memory_fit import memory_fit
 from hwsim.analysis.serving_layout import ReplicaLayout
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
-from hwsim.cost.footprint_serving import serving_memory
+from hwsim.cost.footprint_serving import StageMemory, serving_memory
 from hwsim.errors import InputError
 from hwsim.graph.precision import resolve
 from hwsim.schedule.batching import policy_named
@@ -118,7 +118,21 @@ class Pool:
             math.ceil(engine.watermark * capacity.blocks), engine.reserve,
             engine.intake_interval, engine.wait_steps,
             engine.wait_share * engine.max_num_batched_tokens * self.layout.pp,
+            self._swap_time(),
         )  # fmt: skip
+
+    def _swap_time(self) -> float | None:
+        """Return the time that a block takes to or from the host. [s]"""
+        if self.engine.preemption != "swap":
+            return None
+        device = self.system.device
+        if device.host_link is None:
+            raise InputError(
+                f"{device.id} names no host_link, over which preemption by swap moves "
+                "blocks; set device.host_link.bandwidth, or use recompute"
+            )
+        kept = self.capacity.token_bytes * self.capacity.block_size
+        return float(kept / device.host_link.bandwidth)
 
     def saturated_rate(
         self, arrivals: Arrivals, *, prompts_only: bool = False, handed: bool = False
@@ -168,6 +182,7 @@ def pool_of(
     layout: ReplicaLayout,
     replicas: int,
     config: Any,
+    draft: ModelSpec | None = None,
 ) -> Pool:
     """Return a pool, its memory worked out, without tables.
 
@@ -182,7 +197,7 @@ def pool_of(
         If there is no room for a single block.
     """
     group = system.subsystem(layout.devices)
-    capacity = capacity_of(model, group, stack, engine, layout, config)
+    capacity = capacity_of(model, group, stack, engine, layout, config, draft)
     return Pool(system, stack, engine, layout, replicas, capacity)
 
 
@@ -227,6 +242,7 @@ def capacity_of(
     engine: EngineSpec,
     layout: ReplicaLayout,
     config: Any,
+    draft: ModelSpec | None = None,
 ) -> Capacity:
     """Return the blocks that weights and activations leave on each device.
 
@@ -236,6 +252,8 @@ def capacity_of(
         One replica's devices.
     config : object
         Has ``dtype``, ``kv_dtype`` and ``weight_dtype``.
+    draft : ModelSpec or None
+        A smaller model beside it, with keys and values of its own.
 
     Raises
     ------
@@ -245,12 +263,19 @@ def capacity_of(
     # Windowed layers keep their window only: a block is as large as it is on
     # average over a long context.
     long = max(model.max_context or 8192, engine.block_size)
-    stages = serving_memory(
-        model, layout.joint(model), tokens=engine.max_num_batched_tokens,
-        sequences=engine.max_num_seqs, context=long,
-        precision=resolve(config.dtype, config.kv_dtype, config.weight_dtype),
-        flash=stack.fusion.attention == "fused",
-    )  # fmt: skip
+    precision = resolve(config.dtype, config.kv_dtype, config.weight_dtype)
+
+    def kept(served: ModelSpec, shared: ReplicaLayout) -> list[StageMemory]:
+        return serving_memory(
+            served, shared.joint(served), tokens=engine.max_num_batched_tokens,
+            sequences=engine.max_num_seqs, context=long, precision=precision,
+            flash=stack.fusion.attention == "fused",
+        )  # fmt: skip
+
+    stages = kept(model, layout)
+    if draft is not None:
+        beside = kept(draft, ReplicaLayout(layout.tp))[0]
+        stages = [stage.with_draft(beside) for stage in stages]
     needed = max(stage.needed for stage in stages)
     fit, size = memory_fit(needed, group.device, stack, ()), engine.block_size
     # A stage of states alone: sequences grow for nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from hwsim.analysis.serving_handover import Before
 from hwsim.analysis.serving_pool import Capacity, Pool
 from hwsim.sim.arrivals import Arrivals
 from hwsim.sim.serving_cluster import Cluster, Engine, router_named
+from hwsim.sim.serving_fleet import Autoscaler, failures
 from hwsim.sim.serving_records import Requests, StepSums
-from hwsim.sim.serving_service import Fleet, Rules, Service
+from hwsim.sim.serving_service import LOST, Fleet, Rules, Service
+from hwsim.specs.operations import Operations
 from hwsim.specs.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -101,6 +104,12 @@ class Run:
         Mean open-loop arrivals. [1/s]
     energy : float or None
         Of all devices, over the run. [J]
+    lost : dict of str to int
+        Requests given up, by why.
+    retries : int
+        How often requests began anew because replicas failed.
+    mean_replicas : float or None
+        Of a fleet that changes with the load.
     """
 
     arrival: FloatArray
@@ -115,6 +124,9 @@ class Run:
     asked: int
     rate: float | None
     energy: float | None
+    lost: dict[str, int] = dataclasses.field(default_factory=dict)
+    retries: int = 0
+    mean_replicas: float | None = None
 
     @property
     def duration(self) -> float:
@@ -182,6 +194,8 @@ def play(
     traffic: Traffic,
     progress: Callable[[int, int], None] | None,
     before: Before | None = None,
+    operations: Operations | None = None,
+    seed: int = 1,
 ) -> tuple[Run, bool]:
     """Play the requests; an interrupt ends the run and keeps what is done.
 
@@ -189,45 +203,87 @@ def play(
     ----------
     before : Before or None
         Replicas that run prompts only, and how their keys and values move.
+    operations : Operations or None
+        Rules at the door and in the fleet.
+    seed : int
+        Of failures.
     """
     overhead = pool.engine.request_overhead
     size = arrivals.inputs.size
     inputs, outputs = arrivals.inputs.tolist(), arrivals.outputs.tolist()
     requests = Requests(inputs, outputs, arrivals.arrival, overhead)
     engines = pool.engines(requests)
-    env, rules = simpy.Environment(), Rules(traffic.concurrency)
-    played = [(pool, engines)]
+    env, played = simpy.Environment(), [(pool, engines)]
+    fleet = Fleet(engines, router_named(router), requests)
+    door = None
+    if before is not None:
+        opening = before.pool.engine.request_overhead
+        first = Requests(inputs, [1] * size, arrivals.arrival, opening)
+        door = Fleet(before.pool.engines(first), router_named(before.router), first)
+        played.append((before.pool, door.engines))
 
     def tell(_: float) -> None:
         if progress is not None:
             left = sum([r.outstanding for r in engines])
             progress(max(size - left, 0), size)
 
-    fleet = Fleet(engines, router_named(router), requests)
-    complete = True
+    scaler, complete = None, True
     try:
-        if before is not None:
-            opening = before.pool.engine.request_overhead
-            first = Requests(inputs, [1] * size, arrivals.arrival, opening)
-            door = Fleet(before.pool.engines(first), router_named(before.router), first)
-            played.append((before.pool, door.engines))
-            service = Service(env, fleet, rules, door, before.handover)
+        if door is None and (operations is None or not operations.any):
+            Cluster(env, engines, fleet.router, tell).run(requests, traffic.concurrency)
+        else:
+            rules = _rules(traffic, operations)
+            handover = None if before is None else before.handover
+            service = Service(env, fleet, rules, door, handover)
             if progress is not None:
                 service.progress = lambda _: progress(size - service.left, size)
+            scaler = _staff(service, operations, seed)
             service.run()
-        else:
-            cluster = Cluster(env, engines, fleet.router, tell)
-            cluster.run(requests, traffic.concurrency)
     except KeyboardInterrupt:
         complete = False
-    return _collect(requests, played, traffic), complete
+    return _collect(requests, played, traffic, scaler), complete
+
+
+def _rules(traffic: Traffic, operations: Operations | None) -> Rules:
+    if operations is None:
+        return Rules(traffic.concurrency)
+    return Rules(
+        traffic.concurrency, operations.max_queue, operations.timeout,
+        operations.max_retries,
+    )  # fmt: skip
+
+
+def _staff(
+    service: Service, operations: Operations | None, seed: int
+) -> Autoscaler | None:
+    """Let replicas fail, and come and go with the load, as asked."""
+    if operations is None:
+        return None
+    if operations.mtbf is not None:
+        for number, engine in enumerate(service.engines):
+            own = seed * 10_007 + number
+            service.env.process(
+                failures(service, engine, operations.mtbf, operations.repair, own)
+            )
+    if operations.min_replicas is None:
+        return None
+    scaler = Autoscaler(
+        service, operations.min_replicas, operations.target, operations.startup,
+        operations.interval,
+    )  # fmt: skip
+    service.env.process(scaler.run())
+    return scaler
 
 
 def _collect(
-    requests: Requests, played: list[tuple[Pool, list[Engine]]], traffic: Traffic
+    requests: Requests,
+    played: list[tuple[Pool, list[Engine]]],
+    traffic: Traffic,
+    scaler: Autoscaler | None = None,
 ) -> Run:
     finish = np.array(requests.finish)
-    done = ~np.isnan(finish) & (np.frombuffer(requests.status, np.uint8) == 0)
+    status = np.frombuffer(requests.status, np.uint8)
+    done = ~np.isnan(finish) & (status == 0)
     times = [
         np.array(c)[done]
         for c in (requests.arrival, requests.first, requests.finish, requests.moving)
@@ -243,6 +299,12 @@ def _collect(
         _pool_run(name, pool, engines, span)
         for name, (pool, engines) in zip(names, played, strict=False)
     )
+    if scaler is not None and done.any():
+        there = scaler.present(float(times[2].max())) * (pools[0].groups)
+        pools = (
+            _present(pools[0], played[0][0], there / len(played[0][1])),
+            *pools[1:],
+        )
     energies = [p.energy for p in pools if p.energy is not None]
     energy = sum(energies) if len(energies) == len(pools) and done.any() else None
     inputs, outputs, replica, preempted = whole
@@ -250,7 +312,19 @@ def _collect(
     return Run(
         arrival, first, last, inputs, outputs, replica, preempted, moving, pools,
         len(requests), _rate(requests, traffic), energy,
+        {name: int((status == code).sum()) for name, code in LOST.items()},
+        int(np.array(requests.retries).sum()),
+        None if scaler is None else pools[0].present / max(span, 1e-300)
+        / (pools[0].groups / len(played[0][1])),
     )  # fmt: skip
+
+
+def _present(run: PoolRun, pool: Pool, present: float) -> PoolRun:
+    """Return what a pool did whose groups were there for so long only. [s]"""
+    energy = run.energy
+    if energy is not None and pool.power is not None:
+        energy += (present - run.present) * pool.power.idle
+    return dataclasses.replace(run, present=present, energy=energy)
 
 
 def _pool_run(name: str, pool: Pool, engines: list[Engine], span: float) -> PoolRun:

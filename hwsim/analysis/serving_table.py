@@ -63,6 +63,27 @@ class StepTable:
         limit = knots[at + 1] if at + 1 < len(knots) else _INF
         return time + self.per_sequence * batch, slopes[at], limit
 
+    def check(
+        self, batch: int, contexts: float, each: int
+    ) -> tuple[float, float, float]:
+        """Return as ``decode`` for ``each`` tokens of every sequence at once.
+
+        Keys and values are read once for all of them.
+        """
+        knots, _, slopes, kept = self._row(batch)
+        at = bisect_right(knots, contexts) - 1
+        attention = kept[at] + slopes[at] * (contexts - knots[at])
+        limit = knots[at + 1] if at + 1 < len(knots) else _INF
+        tokens = min(self.padded[batch] * each, len(self.linear) - 1)
+        time = self.linear[tokens] + self.head[tokens] + attention
+        time = max(time, self.floor[tokens], self.decode(batch, contexts)[0])
+        return time + self.per_sequence * batch, slopes[at], limit
+
+    def one_layer(self, batch: int, contexts: float, layers: int) -> float:
+        """Return the time of one of so many layers, and of the head. [s]"""
+        head = self.head[self.padded[batch]]
+        return (self.decode(batch, contexts)[0] - head) / layers + head
+
     def mixed(
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
     ) -> float:

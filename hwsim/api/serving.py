@@ -20,12 +20,14 @@ from hwsim.analysis.resolve import (
 )
 from hwsim.analysis.serving import ServeResult, run_serving
 from hwsim.analysis.serving_ask import PrefillAsked, checked_traffic
+from hwsim.analysis.serving_speculative import Speculation, speculation_of
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError, UnknownNameError
-from hwsim.specs.catalogs import load_stack
+from hwsim.specs.catalogs import load_model, load_stack
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.operations import operations_of
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 from hwsim.specs.traffic import Traffic, parse_lengths
@@ -40,6 +42,7 @@ def serve(
     input_len: str = "lognormal:1000",
     output_len: str = "lognormal:250",
     arrival: str = "poisson",
+    rate_profile: str | None = None,
     burstiness: float = 1.0,
     concurrency: int | None = None,
     trace: str | os.PathLike[str] | None = None,
@@ -50,10 +53,13 @@ def serve(
     replicas: int = 1,
     router: str = "round_robin",
     prefill: Mapping[str, Any] | None = None,
+    operations: Mapping[str, Any] | None = None,
+    speculative: Mapping[str, Any] | None = None,
     engine: str | EngineSpec = "vllm-v1",
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
     chunked_prefill: bool | None = None,
+    preemption: str | None = None,
     dtype: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -83,6 +89,9 @@ def serve(
     arrival : str
         ``poisson``, ``gamma`` (with ``burstiness``, the squared coefficient of
         variation of the gaps) or ``deterministic``.
+    rate_profile : str or None
+        How the rate changes: ``ramp:FIRST:LAST`` (factors of it, over the run)
+        or ``daily:AMPLITUDE[:PERIOD]`` (a sine around it; period in seconds).
     concurrency : int or None
         Closed loop, instead of a rate: clients that each wait for an answer
         before they ask again.
@@ -107,8 +116,16 @@ def serve(
         ``chunked_prefill``; what is left out is as for the others, degrees
         and replicas are 1. ``kv_bandwidth`` [B/s] of each device's transfers
         is the system's network's unless given.
+    operations : mapping or None
+        ``timeout`` [s] of clients, ``max_queue`` of a replica, ``mtbf`` and
+        ``repair`` [s] of replicas and ``max_retries`` of their requests,
+        ``min_replicas`` with ``target``, ``startup`` [s] and ``interval`` [s]
+        of autoscaling; see :class:`hwsim.specs.operations.Operations`.
+    speculative : mapping or None
+        Speculative decoding: ``tokens`` drafted per round, ``acceptance`` of
+        each, ``draft``: ``ngram``, ``mtp`` or a model.
     engine : str or EngineSpec
-        Serving engine; the next three override what it says.
+        Serving engine; the next four override what it says.
     dtype, weight_dtype, kv_dtype : str or None
         As for :func:`hwsim.infer`.
     stack : str, StackSpec or None
@@ -141,6 +158,7 @@ def serve(
             parse_lengths("input_len", input_len),
             parse_lengths("output_len", output_len),
             None if trace is None else Path(named("trace", trace)).expanduser(),
+            rate_profile,
         )
     )  # fmt: skip
     changes = parsed(overrides, (*TARGETS, ENGINE))
@@ -150,6 +168,10 @@ def serve(
         served, max_num_seqs=max_num_seqs, chunked_prefill=chunked_prefill,
         max_num_batched_tokens=max_num_batched_tokens,
     )  # fmt: skip
+    if preemption is not None:
+        if preemption not in {"recompute", "swap"}:
+            raise UnknownNameError("preemption", preemption, ["recompute", "swap"])
+        served = served.model_copy(update={"preemption": preemption})
     software = served.stack if stack is None else stack
     loaded, resolved, software = resolve(
         model, system, software, [c.label for c in changes if c.target != ENGINE]
@@ -160,8 +182,24 @@ def serve(
         dtype=dtype or default_dtype(resolved.device),
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, fidelity=fidelity, slo=slo,
         seed=seed, progress=progress,
+        operations=operations_of(operations), speculation=_drafting(speculative),
         prefill=_prefill(prefill, resolved, software, served, overrides),
     )  # fmt: skip
+
+
+def _drafting(asked: Mapping[str, Any] | None) -> Speculation | None:
+    """Return how tokens are drafted, the draft model loaded."""
+    draft = None if asked is None else asked.get("draft")
+    if asked is None or draft in (None, "ngram", "mtp"):
+        return speculation_of(asked)
+    return speculation_of(
+        {
+            **asked,
+            "draft": draft
+            if isinstance(draft, ModelSpec)
+            else load_model(named("draft", draft)),
+        }
+    )
 
 
 _PREFILL = {"replicas", "tp", "pp", "ep", "attention_dp", "router", "kv_bandwidth"}

@@ -292,7 +292,7 @@ def run(
     check_outputs(out, trace, report)
     result = hwsim.run_scenario(scenario, overrides=set_ or ())
     if result.kind == "serve" and not json:
-        from hwsim.cli.serve import show_service
+        from hwsim.cli.serve_show import show_service
 
         if trace is not None or report is not None:
             raise InputError("a service has no --trace and no --report; use --out")

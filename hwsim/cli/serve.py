@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
-from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
-from hwsim.cli.quantity import bandwidth_of, limits_of
+from hwsim.cli.output import check_outputs, note, note_unread, save
+from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
 from hwsim.cli.serve_options import (
+    Acceptance,
+    Draft,
     KvBandwidth,
+    MaxQueue,
+    MaxRetries,
+    MinReplicas,
+    Mtbf,
+    Preemption,
     PrefillAttentionDp,
     PrefillEngine,
     PrefillEp,
@@ -23,21 +30,21 @@ from hwsim.cli.serve_options import (
     PrefillSystem,
     PrefillTokens,
     PrefillTp,
+    RateProfile,
+    Repair,
+    ScaleTarget,
+    SpecTokens,
+    Startup,
+    Timeout,
 )
+from hwsim.cli.serve_show import serve_notes, show_service
 from hwsim.errors import InputError
-from hwsim.specs.assumed import labelled
 
 if TYPE_CHECKING:
     from hwsim.analysis.serving import ServeResult
 
 _TRAFFIC, _ENGINE = "Traffic", "Engine"
 INTERRUPTED = 130
-_LATENCIES = {
-    "ttft_s": "first token",
-    "tpot_s": "per output token",
-    "itl_s": "between tokens",
-    "e2e_s": "whole answer",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -180,6 +187,19 @@ def serve(
     prefill_max_num_seqs: PrefillSeqs = None,
     prefill_max_num_batched_tokens: PrefillTokens = None,
     kv_bandwidth: KvBandwidth = None,
+    rate_profile: RateProfile = None,
+    preemption: Preemption = None,
+    timeout: Timeout = None,
+    max_queue: MaxQueue = None,
+    mtbf: Mtbf = None,
+    repair: Repair = None,
+    max_retries: MaxRetries = None,
+    min_replicas: MinReplicas = None,
+    scale_target: ScaleTarget = None,
+    startup: Startup = None,
+    spec_tokens: SpecTokens = None,
+    acceptance: Acceptance = None,
+    draft: Draft = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="Arithmetic.  [default: bf16 if it has it]"),
@@ -220,7 +240,15 @@ def serve(
         requests=10_000 if requests is None and trace is None else requests,
         arrival=arrival, burstiness=burstiness, concurrency=concurrency, trace=trace,
         tp=tp, pp=pp, ep=ep, attention_dp=attention_dp, replicas=replicas,
-        router=router, engine=engine, prefill=prefill,
+        router=router, engine=engine, prefill=prefill, rate_profile=rate_profile,
+        operations={
+            "timeout": time_of("timeout", timeout), "max_queue": max_queue,
+            "mtbf": time_of("mtbf", mtbf), "repair": time_of("repair", repair),
+            "max_retries": max_retries, "min_replicas": min_replicas,
+            "target": scale_target, "startup": time_of("startup", startup),
+        },
+        speculative=_speculative(spec_tokens, acceptance, draft),
+        preemption=preemption,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
         chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
         kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=limits_of(slo),
@@ -231,7 +259,7 @@ def serve(
         sys.stdout.write(result.to_json() + "\n")
     else:
         show_service(result)
-    _notes(result)
+    serve_notes(result)
     note_unread(set_)
     if out is not None and out.suffix.casefold() == ".json":
         save(result, out)
@@ -255,6 +283,15 @@ def _prefill(bandwidth: str | None, **asked: Any) -> dict[str, Any] | None:
             "how many with --prefill-replicas"
         )
     return given
+
+
+def _speculative(
+    tokens: int | None, acceptance: float | None, draft: str | None
+) -> dict[str, Any] | None:
+    """Return how tokens are drafted; None where they are not."""
+    given = {"tokens": tokens, "acceptance": acceptance, "draft": draft}
+    found = {name: value for name, value in given.items() if value is not None}
+    return found or None
 
 
 class _Meter:
@@ -306,69 +343,3 @@ def _write_table(result: ServeResult, out: Path) -> None:
     else:
         write_atomic(out, frame.to_csv(index=False))
     note(f"wrote {out}: {len(frame):,} requests")
-
-
-def _notes(result: ServeResult) -> None:
-    if not result.complete:
-        note(
-            f"interrupted: the figures are of {result.run.outputs.size:,} of "
-            f"{result.run.asked:,} requests"
-        )
-    if result.stable is False:
-        note(
-            f"unstable: {result.run.rate:.4g} requests/s arrive but at most "
-            f"{result.stable_rate:.4g} can be served for long; queues grow, and "
-            "latencies depend on how long the run is"
-        )
-
-
-def show_service(result: ServeResult) -> None:
-    """Print latencies, throughput, memory and energy as tables."""
-    from hwsim.report import format as fmt
-
-    d = result.to_dict()
-    arrive = "closed loop" if d["rate_rps"] is None else f"{d['rate_rps']:.4g} /s"
-    out = console()
-    out.print(
-        f"[bold]{result.model.name} on {result.config.replicas} x "
-        f"{result.config.layout.devices} x {labelled(result.system)}[/bold]: "
-        f"{result.engine.name}"
-    )
-    rows: list[list[str]] = []
-    for key, label in _LATENCIES.items():
-        ends = d[key]
-        cells = [fmt.seconds(v) if v == v else "–" for v in ends.values()]
-        rows.append([label, *cells])
-    names = ["", "mean", "p50", "p90", "p99"]
-    out.print(table(None, names, rows, right=names[1:]))
-    out.print(table(None, None, _lines(d, arrive)))
-
-
-def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
-    from hwsim.report import format as fmt
-
-    kv = d["kv_occupancy"]
-    busiest = f"at most {kv['max']:.0%} of {d['kv_tokens']:,} tokens per replica"
-    lines = [
-        ("answered", f"{d['requests']:,} requests", f"arriving: {arrive}"),
-        ("throughput", f"{d['tokens_per_s']:,.1f} tokens/s",
-         f"{d['requests_per_s']:.4g} requests/s"),
-        ("busy", f"{d['utilisation']:.0%}", f"mean batch {d['mean_batch']:.1f}"),
-        ("KV cache", f"{kv['mean']:.0%}", busiest),
-        ("preemptions", f"{d['preemptions']:,}", ""),
-    ]  # fmt: skip
-    if d["prefill_pool"] is not None:
-        pool = d["prefill_pool"]
-        moved = fmt.seconds(pool["kv_transfer_s"]["mean"])
-        lines.append(("prefill pool", f"{pool['utilisation']:.0%} busy",
-                      f"keys and values move in {moved}"))  # fmt: skip
-    if d["goodput_rps"] is not None:
-        good = d["goodput_rps"] / d["requests_per_s"]
-        lines.append(("goodput", f"{d['goodput_rps']:.4g} /s", f"{good:.1%} of all"))
-    if d["stable_rate_rps"] is not None:
-        lines.append(("stable up to", f"{d['stable_rate_rps']:.4g} /s", "all replicas"))
-    if d["energy_j_per_token"] is not None:
-        lines.append(("energy", f"{d['energy_j_per_token']:.3g} J", "per output token"))
-    speed = f"{d['simulated_requests_per_wall_s']:,.0f} requests/s"
-    lines.append(("simulated at", speed, f"fidelity {d['fidelity']}"))
-    return lines

@@ -64,3 +64,93 @@ KvBandwidth = Annotated[
         rich_help_panel=_PREFILL,
     ),
 ]
+
+
+_OPERATIONS = "Clients and fleet"
+_DRAFTS = "Speculative decoding"
+
+RateProfile = Annotated[
+    str | None,
+    typer.Option(
+        help="ramp:FIRST:LAST (factors of the rate) or daily:AMPLITUDE[:PERIOD].",
+        rich_help_panel="Traffic",
+    ),
+]
+Preemption = Annotated[
+    str | None,
+    typer.Option(
+        help="recompute or swap.  [default: the engine's]", rich_help_panel="Engine"
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        help="Clients give up unless answered by then, such as 60s.",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+MaxQueue = Annotated[
+    int | None,
+    typer.Option(
+        help="Requests that wait at a replica; more are turned away.",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+Mtbf = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean time between failures of a replica, such as 24h.",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+Repair = Annotated[
+    str | None,
+    typer.Option(
+        help="Time that a failed replica is away.  [default: 300s]",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+MaxRetries = Annotated[
+    int | None,
+    typer.Option(
+        help="How often a request begins anew after failures.  [default: 3]",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+MinReplicas = Annotated[
+    int | None,
+    typer.Option(
+        help="Autoscaling between so many and --replicas.", rich_help_panel=_OPERATIONS
+    ),
+]
+ScaleTarget = Annotated[
+    int | None,
+    typer.Option(
+        help="Requests per replica that it aims at.  [default: 32]",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+Startup = Annotated[
+    str | None,
+    typer.Option(
+        help="Time that a replica takes to start.  [default: 60s]",
+        rich_help_panel=_OPERATIONS,
+    ),
+]
+SpecTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens drafted per round.", rich_help_panel=_DRAFTS),
+]
+Acceptance = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of drafted tokens that are accepted.", rich_help_panel=_DRAFTS
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        help="ngram, mtp or a smaller model.  [default: ngram]",
+        rich_help_panel=_DRAFTS,
+    ),
+]

@@ -45,6 +45,13 @@ class StageMemory:
         """All but keys and values. [B]"""
         return self.weights + self.activations + self.states
 
+    def with_draft(self, draft: StageMemory) -> StageMemory:
+        """Return the same with another model beside it; one runs at a time."""
+        return StageMemory(
+            self.weights + draft.weights, max(self.activations, draft.activations),
+            self.states + draft.states, self.kv_token + draft.kv_token,
+        )  # fmt: skip
+
 
 def serving_memory(
     model: ModelSpec,

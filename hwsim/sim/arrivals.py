@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsim.errors import InputError
-from hwsim.specs.traffic import ARRIVALS, MAX_TOKENS, Lengths, Traffic
+from hwsim.specs.traffic import ARRIVALS, MAX_TOKENS, Lengths, Traffic, parse_profile
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -87,6 +87,38 @@ def _arrival_times(traffic: Traffic, count: int, rng: np.random.Generator) -> An
     rate = traffic.rate
     if rate is None or math.isinf(rate):
         return np.zeros(count)
+    even = _even_times(traffic, rate, count, rng)
+    if traffic.profile is None:
+        return even
+    return _bent(even, traffic.profile, count / rate)
+
+
+def _bent(times: FloatArray, profile: str, span: float) -> FloatArray:
+    """Return times at which a rate that changes has let as many requests come.
+
+    The expected number by then is what an even rate has by the given times:
+    its inverse, found between points of a fine grid.
+    """
+    kind, first, second = parse_profile(profile)
+    last = float(times[-1]) if times.size else 0.0
+    if kind == "ramp":
+        mean = 0.5 * (first + second)
+        grid = np.linspace(0.0, span, 20_001)
+        share = (first * grid + 0.5 * (second - first) * grid**2 / span) / mean
+        end = max(second / mean, 1e-3)  # beyond the run it goes on as it ended
+        grid = np.append(grid, span + max(last - span, 1.0) / end)
+        share = np.append(share, span + max(last - span, 1.0))
+        return np.interp(times, share, grid)
+    turn = 2.0 * math.pi / second
+    points = max(int(200 * (last / second + 2)), 20_001)
+    grid = np.linspace(0.0, last + second, points)
+    share = grid + first / turn * (1.0 - np.cos(turn * grid))
+    return np.interp(times, share, grid)
+
+
+def _even_times(
+    traffic: Traffic, rate: float, count: int, rng: np.random.Generator
+) -> Any:
     if traffic.arrival == "deterministic":
         return np.arange(count) / rate
     if traffic.arrival == "gamma":

@@ -109,15 +109,20 @@ class Replica(Planner):
 
     def abort(self, request: int, time: float) -> None:
         """Take a request out at the end of the step that runs, or the queue."""
+        if self.take_out(request):
+            if self._idle and not self.queue:
+                self.end = _INF
+        elif not self._idle and not self._prompt_step:
+            self.cut(time)
+
+    def take_out(self, request: int) -> bool:
+        """Take a request out of the queue, or mark it; say which."""
         if request in self.queue:
             self.queue.remove(request)
             self.outstanding -= 1
-            if self._idle and not self.queue:
-                self.end = _INF
-            return
+            return True
         self._aborted.append(request)
-        if not self._idle and not self._prompt_step:
-            self.cut(time)
+        return False
 
     def cut(self, time: float) -> None:
         """End a stretch with the first step that ends at a time or later."""

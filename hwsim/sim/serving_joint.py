@@ -65,10 +65,10 @@ class JointReplica:
     def abort(self, request: int, time: float) -> None:
         """Take a request out at the end of the step that runs, or a queue."""
         group = next(g for g in self.groups if g.has(request))
-        group.abort(request, math.inf)
+        waited = group.take_out(request)
         if self._idle:
             self.plan()
-        elif not self._prompt_step:
+        elif not waited and not self._prompt_step:
             group.now, group.end = self.now, self.end
             group.hold(self._steps, self._time, self._growth)
             group.cut(time)

@@ -23,6 +23,8 @@ from hwsim.sim.serving_records import Requests
 
 _WINDOWS = 200
 REJECTED, TIMED_OUT, FAILED = 1, 2, 3
+#: Why requests are given up.
+LOST = {"rejected": REJECTED, "timed_out": TIMED_OUT, "failed": FAILED}
 
 
 @dataclass(slots=True)
@@ -229,6 +231,15 @@ class Service:
             self._stranded.remove(request)
         self._lose(request, time, TIMED_OUT)
 
+    @property
+    def stranded(self) -> int:
+        """Requests that no engine could take, all of them being down."""
+        return len(self._stranded)
+
+    def is_up(self, engine: Engine) -> bool:
+        """Whether an engine takes requests."""
+        return engine in self._fleet_of(engine).up
+
     # -- engines that come and go ----------------------------------------------
 
     def take_down(self, engine: Engine, time: float) -> None:
@@ -255,6 +266,7 @@ class Service:
     def _retry(self, request: int, time: float) -> None:
         if self.requests.status[request]:
             return
+        self._at.pop(request, None)
         self.requests.retries[request] += 1
         self.requests.restart(request, time)
         if self.prompts is not None:

@@ -42,6 +42,9 @@ class EngineSpec(CatalogSpec):
     captured_batches : tuple of int
         Batch sizes for which decode steps are captured: smaller batches are
         padded to the next one, larger ones are not padded. Empty: no padding.
+    preemption : str
+        ``recompute``: a preempted request loses its blocks; ``swap``: they go
+        to the host's memory, over each device's link, and come back.
     sequence_overhead : float
         Host time of a step per request in it, that nothing hides. [s]
     intake_interval : int
@@ -66,6 +69,7 @@ class EngineSpec(CatalogSpec):
     reserve: Fraction = 0.0
     cache_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     captured_batches: tuple[Slots, ...] = ()
+    preemption: Literal["recompute", "swap"] = "recompute"
     sequence_overhead: Seconds = 0.0
     intake_interval: Slots = 1
     wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0

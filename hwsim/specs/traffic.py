@@ -106,6 +106,10 @@ class Traffic:
         Closed loop: so many clients, each with one request under way.
     inputs, outputs : Lengths
         Tokens of prompts and answers.
+    profile : str or None
+        How the rate changes over time, its mean being ``rate``:
+        ``ramp:FIRST:LAST`` (factors, over the run) or
+        ``daily:AMPLITUDE[:PERIOD]`` (a sine; seconds, a day unless given).
     trace : Path or None
         File whose arrivals and lengths are replayed instead.
     """
@@ -118,3 +122,30 @@ class Traffic:
     inputs: Lengths = Lengths("lognormal", 1000.0, _SIGMA)
     outputs: Lengths = Lengths("lognormal", 250.0, _SIGMA)
     trace: Path | None = None
+    profile: str | None = None
+
+
+def parse_profile(text: str) -> tuple[str, float, float]:
+    """Return kind and figures of a rate's course over time.
+
+    Examples
+    --------
+    >>> parse_profile("daily:0.5")
+    ('daily', 0.5, 86400.0)
+    """
+    kind, _, rest = text.strip().partition(":")
+    try:
+        values = [float(part) for part in rest.split(":")]
+    except ValueError:
+        values = []
+    if kind == "daily" and len(values) == 1:
+        values.append(86400.0)
+    fits = len(values) == 2 and all(math.isfinite(v) and v >= 0 for v in values)
+    if fits and kind == "ramp" and sum(values) > 0:
+        return kind, values[0], values[1]
+    if fits and kind == "daily" and values[0] <= 1 and values[1] > 0:
+        return kind, values[0], values[1]
+    raise InputError(
+        f"rate_profile {text!r} is not understood; write ramp:FIRST:LAST (factors of "
+        "the rate) or daily:AMPLITUDE[:PERIOD] (amplitude 0 to 1, period in seconds)"
+    )
