@@ -94,6 +94,8 @@ class Comparison(Result):
         Every two cells that run.
     waterfalls : tuple of Waterfall
         From the first cell that runs to each other one.
+    complete : bool
+        Whether all was answered; else it was interrupted.
     """
 
     task: str
@@ -102,6 +104,7 @@ class Comparison(Result):
     pairs: tuple[Pair, ...]
     waterfalls: tuple[Waterfall, ...]
     money: Money
+    complete: bool = True
 
     kind = "comparison"
 
@@ -148,6 +151,7 @@ class Comparison(Result):
             "cells": [cell.to_dict() for cell in self.cells],
             "pairs": [pair.to_dict() for pair in self.pairs],
             "waterfalls": [fall.to_dict() for fall in self.waterfalls],
+            "complete": self.complete,
             "rests_on": rests_on(self.cells, self.money),
         }
 
@@ -199,17 +203,35 @@ def compared(
     tasks = {case.task for case in cases}
     if len(tasks) != 1:
         raise InputError("nothing to compare; name systems and one task")
-    cells = []
-    for at, (case, price) in enumerate(zip(_unique(cases), money, strict=True)):
-        if progress is not None:
-            progress(at, len(cases))
-        cells.append(answered(case, price))
+    cells: list[CompareCell] = []
+    falls: list[Waterfall] = []
+    complete = True
+    try:
+        for at, (case, price) in enumerate(zip(_unique(cases), money, strict=True)):
+            if progress is not None:
+                progress(at, len(cases))
+            cells.append(answered(case, price))
+        _refuse_all_alike(cells)
+        running = [cell for cell in cells if cell.ok]
+        others = running[1:] if explain else []
+        falls.extend(waterfall(running[0], other) for other in others)
+    except KeyboardInterrupt:
+        if not cells:
+            raise
+        complete = False
     running = [cell for cell in cells if cell.ok]
     pairs = [pair_of(a, b) for i, a in enumerate(running) for b in running[i + 1 :]]
-    falls = [waterfall(running[0], other) for other in running[1:]] if explain else []
     return Comparison(
-        cases[0].task, title, tuple(cells), tuple(pairs), tuple(falls), money[0]
-    )
+        cases[0].task, title, tuple(cells), tuple(pairs), tuple(falls), money[0],
+        complete,
+    )  # fmt: skip
+
+
+def _refuse_all_alike(cells: Sequence[CompareCell]) -> None:
+    """Refuse a question that no system can answer, for one and the same reason."""
+    reasons = {cell.reason for cell in cells}
+    if len(reasons) == 1 and all(cell.status == "cannot_run" for cell in cells):
+        raise InputError(reasons.pop())
 
 
 def pair_of(a: CompareCell, b: CompareCell) -> Pair:

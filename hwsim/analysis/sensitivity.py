@@ -244,8 +244,11 @@ class _Probe:
         return metric_of(cell, self.key) if cell.ok else None
 
     def __call__(self, p: Parameter, factor: float) -> float | None:
-        """Return the metric with one parameter times a factor."""
-        return self.at([(p, float(p.value or 0.0) * factor)])
+        """Return the metric with one parameter times a factor, if that changes it."""
+        value = float(p.value or 0.0) * factor
+        if p.whole and round(value) == p.value:
+            return None
+        return self.at([(p, value)])
 
     def elasticity(self, p: Parameter) -> float | None:
         """Return d ln(metric) / d ln(p); None where it cannot change alone."""

@@ -302,6 +302,8 @@ def _why_not(
         return f"nothing else can run: {seen[0][2] if seen else 'no value to try'}"
     pick = min if target.at_most else max
     value, best, bound = pick(known, key=lambda item: item[1])
+    if (best > now if target.at_most else best < now) and abs(best / now - 1) > 1e-3:
+        return f"no other value comes nearer than today's {target.shown(now)}"
     if abs(best - now) <= 1e-3 * abs(now):
         return f"it hardly moves {target.key}, which stays at {target.shown(best)}"
     text = (

@@ -13,6 +13,7 @@ import typer
 from hwsim.cli import ask, serve
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, note, note_unread, save
+from hwsim.cli.progress import Meter
 from hwsim.cli.quantity import counts, factors, limits_of
 from hwsim.cli.table import comparison_tables
 from hwsim.errors import InputError, UnknownNameError
@@ -42,6 +43,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "stage_layers": lambda text: counts("stage-layers", text),
     "lora_targets": lambda text: tuple(filter(None, map(str.strip, text.split(",")))),
 }
+INTERRUPTED = 130
 _PANELS = {"infer": "Inference", "train": "Training", "serve": "Serving"}
 
 
@@ -216,11 +218,13 @@ def compare(
     given = task_options(asked, options or {})
     if fidelity is not None:
         given["fidelity"] = fidelity
-    result = hwsim.compare(
-        [entry_of(text) for text in systems], model, task=asked, scenario=scenario,
-        stack=stack, dtype=dtype, overrides=set_ or (), price=price, pue=pue, grid=grid,
-        explain=explain, **given,
-    )  # fmt: skip
+    with Meter("cells") as meter:
+        result = hwsim.compare(
+            [entry_of(text) for text in systems], model, task=asked,
+            scenario=scenario, stack=stack, dtype=dtype, overrides=set_ or (),
+            price=price, pue=pue, grid=grid, explain=explain, progress=meter.show,
+            **given,
+        )  # fmt: skip
     if json:
         sys.stdout.write(result.to_json() + "\n")
     elif csv:
@@ -232,6 +236,9 @@ def compare(
     if plot is not None:
         result.plot(str(plot))
         note(f"wrote {plot}")
+    if not result.complete:
+        note(f"interrupted: {len(result.cells)} of the cells were answered")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _asked_task(task: str | None, scenario: str | None) -> str:

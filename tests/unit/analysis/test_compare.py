@@ -38,6 +38,22 @@ def test_what_does_not_fit_is_a_cell_with_its_reason(kinds):
     assert "time_s" not in t4.figures()
 
 
+def test_a_question_that_no_system_can_answer_is_refused():
+    with pytest.raises(InputError, match="batch is 0"):
+        hwsim.compare(["h100", "h200"], "llama-3.1-8b", batch=0)
+
+
+def test_interrupted_comparisons_keep_what_was_answered():
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    found = hwsim.compare(["h100", "h200", "a100"], "gpt2", progress=stop)
+    assert not found.complete
+    assert [c.ok for c in found.cells] == [True, True]
+    assert len(found.pairs) == 1
+
+
 def test_a_dtype_that_a_device_lacks_is_a_cell_with_its_reason():
     found = hwsim.compare(["h100", "a100"], "llama-3.1-8b", dtype="fp8")
     assert [c.status for c in found.cells] == ["ok", "cannot_run"]
