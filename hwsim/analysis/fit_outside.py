@@ -29,6 +29,7 @@ from hwsim.specs.published import iter_rows, load_published
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3
+_PYTHON = frozenset({"huggingface-2021", "torchscript-2021", "pytorch-eager"})
 _OWN_SOURCES = {"train": 10, "infer": 10, "serve": 3}
 
 
@@ -79,8 +80,11 @@ def table_rows(
     fidelity: Fidelity = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> list[OutsideRow]:
-    """Predict tables of published inference; one source is a page and a backend.
+    """Predict tables of published inference; one source is a document, of
+    services one of its pages.
 
+    Runs that Python modules drive are left out: hosts of one year differ by a
+    factor of three, which no term for all stacks should hold.
     Figures of queues stand for the steps behind them: their logarithms are
     divided by what an interval of theirs is wider.
     """
@@ -90,8 +94,11 @@ def table_rows(
             figure = predictor.figure(row)
             if figure is None or figure.inside is None:
                 continue
+            if figure.work.stack.id in _PYTHON:
+                continue
             wider = QUEUED_WIDER if figure.op == "serve" and row.kind == "ttft" else 1.0
-            source = f"{row.source}: {row.backend}"
+            served = figure.task == "serve"
+            source = row.source if served else row.source.partition(".md")[0]
             found.append(
                 OutsideRow(figure.task, source, figure.ratio / wider, figure.inside)
             )
