@@ -19,6 +19,7 @@ from pathlib import Path
 
 from refresh_accuracy import PARTS as ACCURACY
 from refresh_accuracy import TASKS, comparison
+from refresh_published import PARTS as PUBLISHED
 
 from hwsim.cli.app import run_code
 from hwsim.report import format as fmt
@@ -70,7 +71,12 @@ def published() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"example": lambda: console(EXAMPLE), "published": published, **ACCURACY}
+PARTS = {
+    "example": lambda: console(EXAMPLE),
+    "published": published,
+    **ACCURACY,
+    **PUBLISHED,
+}
 
 
 def refreshed(text: str) -> str:

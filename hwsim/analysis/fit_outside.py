@@ -80,9 +80,9 @@ def table_rows(
     fidelity: Fidelity = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> list[OutsideRow]:
-    """Predict tables of published inference; one source is a document, of
-    services one of its pages.
+    """Predict tables of published inference.
 
+    A source is a document, of services one of its pages.
     Runs that Python modules drive are left out: hosts of one year differ by a
     factor of three, which no term for all stacks should hold.
     Figures of queues stand for the steps behind them: their logarithms are

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from hwsim.analysis.published_kinds import Record, record
 from hwsim.analysis.published_service import InferenceRuns
-from hwsim.analysis.published_setting import precisions, row_model, row_system
+from hwsim.analysis.published_setting import (
+    known_device,
+    precisions,
+    row_model,
+    row_system,
+)
 from hwsim.analysis.published_work import Figure, Work
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
@@ -42,7 +47,10 @@ class InferencePredictor:
 
     def read(self, path: Path) -> tuple[InferenceRow, ...]:
         """Return the rows of a file."""
-        return read_inference(path)
+        rows = read_inference(path)
+        return tuple(
+            dataclasses.replace(row, device=known_device(row.device)) for row in rows
+        )
 
     def figure(self, row: InferenceRow) -> Figure | None:
         """Return the prediction of a row; None where there is none."""

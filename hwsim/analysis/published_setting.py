@@ -37,6 +37,30 @@ _SHAPE = (
 )  # fmt: skip
 
 
+_MAKERS = re.compile(r"^(nvidia|amd|intel|apple|google|aws)[-_ ]+", re.IGNORECASE)
+_SERIES = re.compile(r"^(geforce|tesla|quadro|instinct|radeon)[-_ ]+", re.IGNORECASE)
+_SIZE = re.compile(r"[-_ ]*\d+ ?gi?b$", re.IGNORECASE)
+_CORES = re.compile(r"[-_ ]*\d+[-_ ]cores?([-_ ]gpu)?|[-_ ]gpu$", re.IGNORECASE)
+
+
+def known_device(name: str) -> str:
+    """Return a device's name without what the catalog does not need.
+
+    Makers, series, brackets, core counts and sizes are left out, one after the other,
+    until the catalog knows it; a name that stays unknown comes back as it is.
+    """
+    tried = [name, re.sub(r"\s*\(.*?\)", "", name).strip()]
+    for pattern in (_MAKERS, _SERIES, _CORES, _SIZE):
+        tried.append(pattern.sub("", tried[-1]).strip())
+    for candidate in tried:
+        try:
+            load_device(candidate)
+        except HwsimError:
+            continue
+        return candidate
+    return name
+
+
 @dataclass(frozen=True)
 class Precisions:
     """Dtypes of arithmetic, weights and cache; None follows the first."""

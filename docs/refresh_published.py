@@ -1,0 +1,91 @@
+"""Errors on tables of published figures that do not ship: stored, then shown.
+
+``python docs/refresh_published.py inference RESULT.json`` stores the summary of
+what ``hwsim validate --published TABLE.csv --json`` wrote in
+``docs/published_errors.json``; ``docs/refresh.py`` shows it from there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hwsim.report import format as fmt
+
+STORE = Path(__file__).resolve().parent / "published_errors.json"
+KEYS = (
+    "rows", "median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width",
+)  # fmt: skip
+HEAD = (
+    "Rows", "Median error", "Mean", "90th pct", "Median, signed", "In 90 % interval",
+    "Its width",
+)  # fmt: skip
+METRICS = {
+    "ttft": "time to first token", "tpot": "time per token", "latency": "latency",
+    "throughput": "throughput",
+}  # fmt: skip
+
+
+def _rounded(errors: dict[str, Any]) -> dict[str, Any]:
+    values = {key: errors[key] for key in KEYS}
+    return {
+        k: v if v is None or k == "rows" else round(v, 4) for k, v in values.items()
+    }
+
+
+def store(kind: str, result: dict[str, Any]) -> None:
+    """Store the summary of a validation under a kind of table."""
+    known = json.loads(STORE.read_text("utf-8")) if STORE.is_file() else {}
+    known[kind] = {
+        "all": _rounded(result),
+        "total_rows": result["total_rows"],
+        "unanswered": result["unanswered_reasons"],
+        **{
+            f"by_{key}": {n: _rounded(e) for n, e in result[f"by_{key}"].items()}
+            for key in ("source", "metric", "op")
+        },
+    }
+    STORE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _row(name: str, errors: dict[str, Any]) -> str:
+    cells = [
+        name, str(errors["rows"]), fmt.percent(errors["median_ape"], 1),
+        fmt.percent(errors["mape"], 1), fmt.percent(errors["p90_ape"], 1),
+        fmt.signed_percent(errors["bias"], 1), fmt.percent(errors["coverage_90"], 0),
+        fmt.percent(errors["interval_width"], 0),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
+    """Return a table of stored errors by source, metric or work."""
+    found = json.loads(STORE.read_text("utf-8"))[kind]
+    rows = [_row("all", found["all"])]
+    rows += [_row((names or {}).get(n, n), e) for n, e in found[f"by_{key}"].items()]
+    head = f"|  | {' | '.join(HEAD)} |\n| --- |{' ---: |' * len(HEAD)}\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def unanswered(kind: str) -> str:
+    """Return why rows have no prediction."""
+    found = json.loads(STORE.read_text("utf-8"))[kind]
+    rows = sum(found["unanswered"].values())
+    text = f"{fmt.plural(rows, 'row')} of {found['total_rows']} without an answer:\n\n"
+    return text + "".join(
+        f"- {count}: {why}\n" for why, count in found["unanswered"].items()
+    )
+
+
+PARTS = {
+    "inference_sources": lambda: table("inference", "source"),
+    "inference_metrics": lambda: table("inference", "metric", METRICS),
+    "inference_unanswered": lambda: unanswered("inference"),
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python docs/refresh_published.py KIND RESULT.json")
+    store(sys.argv[1], json.loads(Path(sys.argv[2]).read_text("utf-8")))

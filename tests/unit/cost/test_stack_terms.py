@@ -1,0 +1,57 @@
+"""What a software stack changes in the cost of a kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwsim.cost.cost import combine
+from hwsim.cost.stack_terms import collective_by, derated, inner_dtype, product_by
+from hwsim.specs.catalogs import load_device, load_stack
+from hwsim.specs.stack import LaunchPolicy, StackSpec
+
+PLAIN = load_stack("default-inference")
+
+
+def changed(**fields: object) -> StackSpec:
+    return PLAIN.model_copy(update=fields)
+
+
+def cost():
+    return combine(
+        compute=np.array([8e-6]), levels={"hbm": np.array([2e-6])}, overhead=1e-6,
+    )  # fmt: skip
+
+
+def test_one_scale_per_tensor_speeds_arithmetic_of_narrow_products_alone() -> None:
+    fast, base = changed(tensor_scales=1.25), cost()
+    narrow = product_by(base, fast, "fp8")
+    assert narrow.compute == pytest.approx(base.compute / 1.25)
+    assert narrow.time == pytest.approx(base.time - base.compute * 0.2)
+    assert product_by(base, fast, "bf16").time == pytest.approx(base.time)
+    assert narrow.overhead == pytest.approx(base.overhead)
+
+
+def test_derate_leaves_the_start_alone() -> None:
+    base, slow = cost(), derated(cost(), 0.5)
+    assert slow.time - slow.overhead == pytest.approx(2 * (base.time - base.overhead))
+    assert slow.overhead == pytest.approx(base.overhead)
+
+
+def test_an_older_library_makes_each_collective_longer() -> None:
+    late = changed(launch=LaunchPolicy(collective=30e-6))
+    assert collective_by(cost(), late).time == pytest.approx(cost().time + 30e-6)
+    assert collective_by(cost(), PLAIN).time == pytest.approx(cost().time)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "kept"),
+    [
+        ("t4", "bf16", "fp16"), ("t4", "fp16", "fp16"), ("h20", "bf16", "bf16"),
+        ("xeon-8375c", "bf16", "fp32"), ("t4", "fp8", "fp8"),
+    ],
+)  # fmt: skip
+def test_activations_follow_what_the_device_has(
+    device: str, dtype: str, kept: str
+) -> None:
+    assert inner_dtype(load_device(device), dtype) == kept
