@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hwsim
+from hwsim.analysis.fit_outside import table_rows
 from hwsim.analysis.published_inference import layout
-from hwsim.analysis.published_setting import precisions
+from hwsim.analysis.published_setting import known_device, precisions
 from hwsim.analysis.validate_published import PublishedValidation, validate_published
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device
@@ -122,6 +124,53 @@ def test_loads_are_served(tmp_path: Path) -> None:
     # An open loop below capacity gives what comes in.
     assert rows[2]["predicted"] == pytest.approx(2 * 16, rel=0.3)
     assert {r["op"] for r in rows} == {"serve"}
+    assert all(r["lower"] < r["predicted"] < r["upper"] for r in rows)
+
+
+def test_clients_count_once_they_fell_out_of_step(tmp_path: Path) -> None:
+    load = {
+        "backend": "vLLM 0.6", "batch_or_concurrency": "concurrency 16",
+        "isl": "2048", "metric": "mean_ttft",
+    }  # fmt: skip
+    row = compared(tmp_path, load).records[0]
+    served = hwsim.serve(
+        "llama-3-8b", "h100-80gb-sxm", concurrency=16, requests=128,
+        input_len="fixed:2048", output_len="fixed:16", dtype="fp16", engine="vllm-v1",
+    )  # fmt: skip
+    # All sixteen ask at once in the first round: the mean of all rounds is longer.
+    assert row["predicted"] < served.ttft_s["mean"]
+    assert row["predicted"] == pytest.approx(float(served.run.ttft[32:-16].mean()))
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb-sxm"), ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"), ("RTX-A6000-48GB", "rtx-a6000"),
+        ("Apple M2-Ultra (76-core GPU)", "m2-ultra"), ("M1-7-Core-GPU", "m1"),
+        ("EPYC-9654 (2 sockets)", "epyc-9654"),
+    ],
+)  # fmt: skip
+def test_devices_as_tables_print_them(words: str, device: str) -> None:
+    assert load_device(known_device(words)).id == device
+
+
+def test_an_unknown_device_keeps_its_name() -> None:
+    assert known_device("NVIDIA Z99 (8 cores)") == "NVIDIA Z99 (8 cores)"
+
+
+def test_rows_give_the_terms_of_intervals(tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "rows.csv",
+        {"value": "150"},
+        {"backend": "vLLM", "batch_or_concurrency": "QPS 2", "metric": "mean_ttft"},
+        {"backend": "HuggingFace", "model": "gpt-2-124m"},
+        {"model": "ResNet-50"},
+    )
+    fixed, served = table_rows([path])
+    assert (fixed.task, served.task) == ("infer", "serve")
+    assert fixed.ratio == pytest.approx(math.log(0.15 / answer().latency_s))
+    assert fixed.inside.low < 0 < fixed.inside.high
 
 
 def test_unanswered_rows_say_why(tmp_path: Path) -> None:
