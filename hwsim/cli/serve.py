@@ -103,7 +103,7 @@ def serve(
     trace: Annotated[
         Path | None,
         typer.Option(
-            help="CSV or JSONL to replay (Azure, BurstGPT, Mooncake, own).",
+            help="CSV or JSONL to replay (Azure, BurstGPT, Mooncake, Splitwise, own).",
             rich_help_panel=_TRAFFIC,
         ),
     ] = None,

@@ -22,7 +22,10 @@ IntArray = npt.NDArray[np.int64]
 
 # Column names of public traces, folded: Azure LLM inference, BurstGPT,
 # Mooncake, Splitwise and our own. Mooncake's timestamps are in milliseconds.
-_ARRIVAL = ("arrival_s", "arrival", "arrived_at", "arrival_time", "timestamp", "time")
+_ARRIVAL = (
+    "arrival_s", "arrival", "arrived_at", "arrival_time", "arrival_timestamp",
+    "timestamp", "time",
+)  # fmt: skip
 _INPUT = (
     "input_tokens", "inputtokens", "contexttokens", "request tokens", "input_length",
     "prompt_size", "prompt_tokens", "num_prefill_tokens",
@@ -183,6 +186,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _tokens(path: Path, row: int, name: str, text: object, least: int = 1) -> int:
+    if text is None:
+        raise InputError(f"{path}: row {row}: {name} is missing; give all columns")
     try:
         value = float(str(text))
     except ValueError:

@@ -108,7 +108,7 @@ def test_traces_are_recognised(tmp_path, name, text, arrival, inputs, outputs):
         ("arrival_s,output_tokens\n0,5\n", "no column of input tokens"),
         (OWN + "2.0,5,5\n", "row 4: arrives before the row above"),
         (OWN + "3.0,-5,5\n", "row 4: input_tokens is '-5'"),
-        (OWN + "3.0,5\n", "row 4: output_tokens is 'None'"),
+        (OWN + "3.0,5\n", "row 4: output_tokens is missing"),
         (OWN + "later,5,5\n", "row 4: arrival is 'later'"),
         (OWN + "nan,5,5\n", "row 4: arrival is 'nan'"),
     ],
