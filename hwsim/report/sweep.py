@@ -156,18 +156,17 @@ def _mark_now(axes: Any, result: WhatIf, axis: Axis) -> None:
 
 
 def _scales(axes: Any, axis: Axis, metric: list[float]) -> None:
-    if not axis.numeric:
-        axes.set_xticks(range(len(axis.values)), [str(v) for v in axis.values])
-    elif (
-        min(_positions(axis)) > 0 and max(_positions(axis)) / min(_positions(axis)) > 3
-    ):
-        axes.set_xscale("log", base=2)
-    if axis.numeric:
-        shown = axis.parameter.shown
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: shown(v)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
     if min(metric) > 0 and max(metric) / min(metric) > 10:
         axes.set_yscale("log")
+    if not axis.numeric:
+        axes.set_xticks(range(len(axis.values)), [str(v) for v in axis.values])
+        return
+    xs, shown = _positions(axis), axis.parameter.shown
+    if min(xs) > 0 and max(xs) / min(xs) > 3:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(_doubled(axis, min(xs), max(xs)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: shown(v)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _doubled(axis: Axis, low: float, high: float) -> list[float]:
