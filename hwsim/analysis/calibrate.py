@@ -86,6 +86,7 @@ def _summary(fit: FamilyFit) -> dict[str, Any]:
     return {
         "parameters": {path: f.value for path, f in fit.parameters.items()},
         "residual": fit.residual is not None,
+        "seed": fit.seed,
         "rows": sum(data.rows for data in fit.data),
         "fitted_rows": fit.fitted_rows,
         "in_sample": shown(fit.in_sample),

@@ -92,7 +92,8 @@ def serve(
     precision: Annotated[
         str | None,
         _some(
-            "DTYPE[/WEIGHTS[/KV]]: bf16,fp8,bf16/int4.  [default: bf16 if it has it]"
+            "DTYPE, DTYPE/WEIGHTS or DTYPE/WEIGHTS/KV: bf16,fp8,bf16/int4.  "
+            "[default: bf16 if it has it]"
         ),
     ] = None,
     tp: Annotated[str | None, _some("Tensor-parallel degrees.")] = None,

@@ -10,6 +10,7 @@ from typing import Any
 from hwsim.analysis.result import Result
 from hwsim.analysis.saved import SavedResult, as_saved
 from hwsim.errors import InputError
+from hwsim.report.calibration_page import calibration_page
 from hwsim.report.compare_page import comparison_page
 from hwsim.report.content import Page
 from hwsim.report.generic_page import generic_page
@@ -19,6 +20,7 @@ from hwsim.report.published_page import published_page
 from hwsim.report.published_runs import published_runs_page
 from hwsim.report.run_page import graph_page, infer_page, train_page
 from hwsim.report.serve_page import serve_page
+from hwsim.report.serve_plan_page import serve_plan_page
 from hwsim.report.study_page import study_page
 from hwsim.report.sweep_page import sensitivity_page, solve_page, whatif_page
 from hwsim.report.templates import Templates
@@ -39,6 +41,8 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "sensitivity": sensitivity_page,
     "solve": solve_page,
     "train_plan": train_plan_page,
+    "serve_plan": serve_plan_page,
+    "calibration": calibration_page,
     "validation": validation_page,
     "published_validation": published_runs_page,
 }

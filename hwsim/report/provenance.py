@@ -284,8 +284,12 @@ def reproducibility(saved: SavedResult) -> Section:
 
 def seed_text(data: Mapping[str, Any]) -> str:
     """Return the seed of a result, or that it has none."""
-    cells = data.get("cells") or []
-    configs = [data.get("config"), *(cell.get("config") for cell in cells)]
+    parts = [
+        *(data.get("cells") or []),
+        *(data.get("results") or {}).values(),
+    ]
+    configs = [data.get("config"), *(part.get("config") for part in parts)]
+    configs += list((data.get("families") or {}).values())
     seeds = [c.get("seed") for c in configs if isinstance(c, Mapping)]
     if data.get("sobol_samples"):
         seeds.append(data.get("seed"))

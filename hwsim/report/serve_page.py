@@ -45,11 +45,16 @@ def serve_page(saved: SavedResult) -> Page:
         ),
         answer=_answer(saved),
         facts=_facts(saved),
-        sections=(_latency(saved), _load(saved), *closing(saved)),
+        sections=(*service_sections(saved), *closing(saved)),
         warning="",
         notice=_notice(saved),
         assumed=assumed(saved),
     )
+
+
+def service_sections(saved: SavedResult) -> tuple[Section, ...]:
+    """Return what a service did: how long requests wait, how it was used."""
+    return _latency(saved), _load(saved)
 
 
 def _traffic(saved: SavedResult) -> str:

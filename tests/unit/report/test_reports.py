@@ -363,3 +363,54 @@ def test_figures_that_a_newer_hwsim_added_are_not_shown() -> None:
     del data["specs"]["stack"]["memory_reserve"]
     after = PageReader(render_page(SavedResult(data, "x.json"))).words()
     assert "memory_reserve" not in after
+
+
+def test_a_plan_of_a_service_has_a_page(tmp_path: Path) -> None:
+    plan = hwsim.plan_serve(
+        MODEL, [SYSTEM, "l4"], rate=20.0, slo={"ttft.p99": 0.5, "tpot.p99": 0.05},
+        input_len="fixed:64", output_len="fixed:8",
+    )  # fmt: skip
+    path = hwsim.save_result(plan, tmp_path / "p.json")
+    html = render_page(hwsim.load_result(path))
+    assert html == render_page(plan)
+    page = PageReader(html)
+    assert page.faults == []
+    words = page.words().replace("\xa0", " ")
+    assert "at the upper end of the 90 % interval" in words
+    assert "Deployments that meet the limits" in words
+    assert "How accurate such predictions are" in words
+    assert "Seed 1" in words
+
+
+def test_a_calibration_has_a_page() -> None:
+    errors = {"rows": 40, "median_ape": 0.02, "mape": 0.03, "p90_ape": 0.1, "bias": 0.0}
+    fit = {
+        "parameters": {"matmul.overhead": 1e-6}, "residual": True, "seed": 3,
+        "in_sample": errors, "held_out": {**errors, "median_ape": 0.04},
+        "coverage_90": 0.9, "interval_width": 0.3,
+    }  # fmt: skip
+    data = {
+        "kind": "calibration", "schema_version": 2, "hwsim_version": "0", "device": "x",
+        "interrupted": False, "skipped": {"moe": "too few rows"},
+        "families": {"gemm": fit},
+    }  # fmt: skip
+    page = PageReader(render_page(SavedResult(data, "c.json")))
+    assert page.faults == []
+    words = page.words().replace("\xa0", " ")
+    assert "shapes that the fit never saw: matrix products 4.0 %" in words
+    assert "too few rows" in words
+    assert "Seed 3" in words
+
+
+def test_every_kind_of_result_has_a_page_of_its_own() -> None:
+    import importlib
+    import pkgutil
+
+    import hwsim.analysis
+
+    for module in pkgutil.iter_modules(hwsim.analysis.__path__, "hwsim.analysis."):
+        importlib.import_module(module.name)
+    kinds = {c.__dict__["kind"] for c in Result.__subclasses__() if "kind" in vars(c)}
+    # These are shown as they are; the last one is drawn live.
+    plain = {"live_check", "request_log_validation", "published"}
+    assert {k for k in kinds if isinstance(k, str)} <= set(PAGES) | plain
