@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.evidence import evidence
 from hwsim.analysis.graph_result import PARTS, largest_part
 from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.mixed_place import LATENCY, PassTime, Place, Work
@@ -166,6 +167,17 @@ class MixedResult(Result):
         if not found:
             return None
         return {"latency_s": weighted(found).around(self.latency_s)}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of each device's passes, by its id."""
+        used: dict[str, dict[str, str]] = {}
+        devices = {s.place.system.device.id: s.place.system.device for s in self.stages}
+        for stage in self.stages:
+            mine = used.setdefault(stage.place.system.device.id, {})
+            for timed in (stage.prefill, stage.decode):
+                if timed is not None:
+                    mine.update(timed.run.fidelity_by_family)
+        return {k: evidence(devices[k], known, "infer") for k, known in used.items()}
 
     def specs(self) -> dict[str, Spec]:
         """Return model and systems, each once, as ``role:id``."""

@@ -14,6 +14,7 @@ from hwsim.report.calibration_page import calibration_page
 from hwsim.report.compare_page import comparison_page
 from hwsim.report.content import Page
 from hwsim.report.generic_page import generic_page
+from hwsim.report.mixed_page import mixed_page
 from hwsim.report.op_page import op_page
 from hwsim.report.plan_page import train_plan_page
 from hwsim.report.published_page import published_page
@@ -32,6 +33,7 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "infer": infer_page,
     "train": train_page,
     "training_run": training_run_page,
+    "mixed": mixed_page,
     "op": op_page,
     "graph": graph_page,
     "serve": serve_page,

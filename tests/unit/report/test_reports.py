@@ -402,15 +402,14 @@ def test_a_calibration_has_a_page() -> None:
     assert "Seed 3" in words
 
 
-def test_every_kind_of_result_has_a_page_of_its_own() -> None:
-    import importlib
-    import pkgutil
-
-    import hwsim.analysis
-
-    for module in pkgutil.iter_modules(hwsim.analysis.__path__, "hwsim.analysis."):
-        importlib.import_module(module.name)
-    kinds = {c.__dict__["kind"] for c in Result.__subclasses__() if "kind" in vars(c)}
-    # These are shown as they are; the last one is drawn live.
-    plain = {"live_check", "request_log_validation", "published"}
-    assert {k for k in kinds if isinstance(k, str)} <= set(PAGES) | plain
+def test_a_model_on_devices_of_two_kinds_has_a_page(tmp_path: Path) -> None:
+    result = hwsim.mixed(MODEL, prefill=[SYSTEM], decode=["l4"], prompt=64, output=8)
+    path = hwsim.save_result(result, tmp_path / "m.json")
+    html = render_page(hwsim.load_result(path))
+    assert html == render_page(result)
+    page = PageReader(html)
+    assert page.faults == []
+    words = page.words().replace("\xa0", " ")
+    assert "90 % interval" in words
+    assert "1 to 12" in words
+    assert "on h100-80gb-sxm and l4" in words
