@@ -309,7 +309,7 @@ def validate(
         the table.
     models : callable
         Gives what predicts a device; see
-        :func:`~hwsim.analysis.predict_rows.predict_rows`.
+        ``hwsim.analysis.predict_rows.predict_rows``.
 
     Returns
     -------
