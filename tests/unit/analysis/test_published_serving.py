@@ -51,6 +51,8 @@ def test_the_prediction_is_that_of_the_closed_loop(tmp_path: Path) -> None:
     rate = found["throughput"]
     assert rate["measured"] == pytest.approx(4 * 64 / (0.08 + 63 * 0.009))
     assert rate["unit"] == "tokens/s"
+    for row in found.values():
+        assert row["lower"] < row["predicted"] < row["upper"]
     assert found["ttft"]["devices"] == 4
     assert found["ttft"]["op"] == "serve aggregated"
 
@@ -155,6 +157,11 @@ def test_servers_apart_are_those_of_the_row(tmp_path: Path) -> None:
     assert found["tpot"]["predicted"] > 0
     more = split(tmp_path, row.replace(",1,1,2,2,1,3,4,", ",1,1,4,2,1,3,4,"))
     assert more["ttft"]["predicted"] < found["ttft"]["predicted"]
+
+
+def test_servers_of_one_device_have_no_network_of_their_own(tmp_path: Path) -> None:
+    row = "Qwen/Qwen3-32B,h100_sxm,vllm,fp8,disagg,512,16,,1,1,2,1,1,2,2,300,9"
+    assert split(tmp_path, row)["ttft"]["predicted"] > 0
 
 
 def test_servers_that_are_not_given_are_assumed_and_said() -> None:
