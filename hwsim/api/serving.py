@@ -108,7 +108,7 @@ def serve(
     replicas : int
         Replicas behind the router.
     router : str
-        ``round_robin`` or ``least_outstanding``.
+        ``round_robin``, ``least_outstanding`` or ``power_of_two``.
     prefill : mapping or None
         Replicas that run prompts only, the others then decode: ``replicas``,
         ``tp``, ``pp``, ``ep``, ``attention_dp``, ``router``, ``system``,

@@ -154,7 +154,10 @@ def serve(
     ] = 1,
     router: Annotated[
         str,
-        typer.Option(help="round_robin or least_outstanding.", rich_help_panel=_ENGINE),
+        typer.Option(
+            help="round_robin, least_outstanding or power_of_two.",
+            rich_help_panel=_ENGINE,
+        ),
     ] = "round_robin",
     max_num_seqs: Annotated[
         int | None,

@@ -25,6 +25,7 @@ from hwsim.sim.serving_records import Requests
 #: What routers choose among.
 Engine = Replica | JointReplica
 Router = Callable[[Sequence[Engine], int], Engine]
+_WORD = 0xFFFFFFFFFFFFFFFF
 _WINDOWS = 200  # how often replicas that do not meet are brought level
 
 
@@ -38,6 +39,27 @@ def least_outstanding(replicas: Sequence[Engine], request: int) -> Engine:  # no
     return min(replicas, key=_outstanding)
 
 
+def power_of_two(replicas: Sequence[Engine], request: int) -> Engine:
+    """Return the one with fewer requests of two that the request's number draws.
+
+    References
+    ----------
+    .. [1] M. Mitzenmacher, "The power of two choices in randomized load
+       balancing", IEEE TPDS 12(10), 2001, doi:10.1109/71.963420.
+    """
+    count = len(replicas)
+    if count == 1:
+        return replicas[0]
+    # Mixed as SplitMix64 does, so that neighbours draw apart and runs repeat.
+    z = (request + 1) * 0x9E3779B97F4A7C15 & _WORD
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _WORD
+    z ^= z >> 31
+    first = (z & 0xFFFFFFFF) % count
+    second = (first + 1 + (z >> 32) % (count - 1)) % count
+    return min(replicas[first], replicas[second], key=_outstanding)
+
+
 def _outstanding(replica: Engine) -> int:
     return replica.outstanding + replica.coming
 
@@ -45,6 +67,7 @@ def _outstanding(replica: Engine) -> int:
 ROUTERS: dict[str, Router] = {
     "round_robin": round_robin,
     "least_outstanding": least_outstanding,
+    "power_of_two": power_of_two,
 }
 
 

@@ -294,6 +294,18 @@ def test_replicas_share_the_load_and_the_router_matters():
     assert aware.ttft_s["p99"] <= four.ttft_s["p99"] * 1.05
 
 
+def test_two_choices_are_nearly_as_good_as_all():
+    load = {"rate": 60.0, "replicas": 4, "requests": 1200}
+    waits = {
+        router: answer(**load, router=router).ttft_s["mean"]
+        for router in ("round_robin", "power_of_two", "least_outstanding")
+    }
+    assert waits["least_outstanding"] <= waits["power_of_two"] * 1.02
+    assert waits["power_of_two"] < waits["round_robin"] * 1.1
+    shares = np.bincount(answer(**load, router="power_of_two").run.replica)
+    assert shares.min() > 0.8 * shares.max()
+
+
 def test_a_closed_loop_has_no_rate_and_keeps_its_clients():
     closed = answer(rate=None, concurrency=8)
     assert closed.stable is None
