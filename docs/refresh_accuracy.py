@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import hwsim
 from hwsim.analysis.live_fit import fit_operators
+from hwsim.analysis.microbench import microbenchmarks
 from hwsim.analysis.published import ComparedRow, PublishedComparison
 from hwsim.analysis.published_totals import compare_totals
 from hwsim.report import format as fmt
@@ -239,6 +240,21 @@ def host() -> str:
     return _table(("Processor", "Operators", "Rows", "Median", "Mean"), rows, left=2)
 
 
+def micro() -> str:
+    """Return errors on published microbenchmarks."""
+    rows = []
+    for name, found in microbenchmarks().items():
+        sizes = [abs(found.error), abs(found.default_error)]
+        rows.append([
+            name, str(len(found.error)), str(len(found.devices)),
+            *(fmt.percent(float(value), 0) for size in sizes
+              for value in (statistics.median(size), size.mean())),
+        ])  # fmt: skip
+    head = ("Category", "Rows", "Devices", "Median, by generation", "Mean",
+            "Median, default", "Mean")  # fmt: skip
+    return _table(head, rows)
+
+
 def summary() -> str:
     """Return the short table for the README."""
     rows = []
@@ -276,4 +292,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy_runs": whole_runs,
     "accuracy_totals": totals,
     "accuracy_host": host,
+    "accuracy_micro": micro,
 }

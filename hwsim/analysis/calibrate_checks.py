@@ -20,6 +20,7 @@ from hwsim.specs.calibration_file import (
 COVER = 0.9
 _LEAST = 60  # rows that a regime needs for quantiles of its own
 _FURTHEST = 15.0
+_FACTORS = np.round(np.arange(1.0, 2.01, 0.02), 2)
 
 
 def errors(predicted: FloatArray, measured: FloatArray) -> Errors:
@@ -71,19 +72,36 @@ def check_interval(
     """Return the spread, and what intervals made of other folds cover.
 
     Rows of each fold are checked against quantiles of the other folds, so
-    that neither parameters nor quantiles have seen them.
+    that neither parameters nor quantiles have seen them. Whole blocks of shapes
+    differ by more than rows do: where too few are covered, all quantiles are
+    widened by the one factor that covers enough.
     """
-    inside, width = np.zeros(len(measured), dtype=bool), np.zeros(len(measured))
+    low, high, ratio = _of_other_folds(predicted, measured, fold)
+    for factor in _FACTORS:
+        inside = (factor * low <= ratio) & (ratio <= factor * high)
+        if np.mean(inside) >= COVER:
+            break
+    regimes = {
+        name: Regime(
+            low=_short(factor * r.low), high=_short(factor * r.high), rows=r.rows
+        )
+        for name, r in regime_table(predicted, measured).regimes.items()
+    }
+    return IntervalCheck(
+        regimes=RegimeTable(regimes=regimes),
+        coverage=_short(np.mean(inside)),
+        width=_short(np.mean(np.exp(factor * high) - np.exp(factor * low))),
+    )
+
+
+def _of_other_folds(
+    predicted: FloatArray, measured: FloatArray, fold: NDArray[np.int64]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return quantiles of the other folds for each row, and the row's own error."""
+    low, high = np.zeros(len(measured)), np.zeros(len(measured))
     for which in np.unique(fold):
         here = fold == which
         others = ~here if np.any(~here) else here
         table = regime_table(predicted[others], measured[others])
-        low, high = Spread(table).logs(predicted[here])
-        ratio = np.log(measured[here] / predicted[here])
-        inside[here] = (low <= ratio) & (ratio <= high)
-        width[here] = np.exp(high) - np.exp(low)
-    return IntervalCheck(
-        regimes=regime_table(predicted, measured),
-        coverage=_short(np.mean(inside)),
-        width=_short(np.mean(width)),
-    )
+        low[here], high[here] = Spread(table).logs(predicted[here])
+    return low, high, np.log(measured / predicted)

@@ -14,6 +14,12 @@ from hwsim.specs.catalogs import load_device
 from hwsim.specs.measurement_table import MeasurementTable
 from hwsim.version import __version__
 
+# Generations whose chips are those of a measured one, with units added or cut.
+_SAME_CHIPS = {
+    "blackwell": ("blackwell-ultra", "blackwell-ultra-1400w"),
+    "hopper": ("hopper-cut",),
+}
+
 
 def make_intervals(
     table: MeasurementTable,
@@ -42,7 +48,7 @@ def make_intervals(
     return IntervalFile(
         hwsim_version=__version__,
         date=dt.datetime.now(tz=dt.UTC).date(),
-        generations=tuple(sorted({spec.architecture for spec in specs})),
+        generations=_generations({spec.architecture for spec in specs}),
         kinds=tuple(sorted({spec.kind for spec in specs})),
         tables=spread_tables(made, FAMILIES),
         end_to_end=outside_terms(outside_rows()),
@@ -52,3 +58,9 @@ def make_intervals(
             f"1.6; measured devices: {names}",
         ),
     )
+
+
+def _generations(measured: set[str]) -> tuple[str, ...]:
+    """Return the generations whose own chips were measured."""
+    same = {name for known in measured for name in _SAME_CHIPS.get(known, ())}
+    return tuple(sorted(measured | same))

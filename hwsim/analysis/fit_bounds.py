@@ -69,6 +69,9 @@ _TILED: dict[str, tuple[float, float]] = {
     "step_latency": (0.001 * US, 2 * US), "supply_overlap": (1.0, 60.0),
     "split_sync": (0.05 * US, 30 * US),
 }  # fmt: skip
+_BLOCK_SCALED: dict[str, tuple[float, float]] = {
+    "efficiency": (0.1, 1.0), "start_time": (0.01 * US, 30 * US),
+}  # fmt: skip
 _BLOCKED: dict[str, tuple[float, float]] = {
     "edge_loss": (1e-3, 1.0), "cache_share": (0.02, 1.0), "work_per_thread": (1e3, 1e9),
     "thread_sync": (0.05 * US, 500 * US), "pack_time": (1e-7 * US, 0.02 * US),
@@ -101,6 +104,12 @@ _DECODE = (
 )  # fmt: skip
 _DECODE_NARROW = _b("attention.decode", narrow_matrix_efficiency=(0.01, 1.0))
 _REGROUP = _b("attention.decode", regroup_time=(0.05 * US, 30 * US))
+_DIRECT = _b(
+    "collective.direct",
+    start_time=(1 * US, 60 * US), peer_time=(0.001 * US, 5 * US),
+    exchange_time=(0.01 * US, 30 * US), efficiency=(0.02, 1.0),
+    host_time=(1 * US, 200 * US),
+)  # fmt: skip
 _EXPERTS: dict[str, tuple[float, float]] = {
     "start_time": (1 * US, 300 * US), "block_time": (0.005 * US, 20 * US),
     "half_rate_rows": (0.5, 400.0), "matrix_efficiency": (0.05, 1.0),
@@ -121,9 +130,12 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
     if rows.family == "elementwise":
         return [Stage(_ELEMENTWISE, every)]
     if rows.family == "collective":
-        # The library's kernels; trees tell frameworks' own from them.
+        # The library's kernels, then frameworks' own.
         own = np.array([direct_kernel(str(k)) > 0 for k in rows.rows["kernel"]])
-        return [Stage(_collective(rows, calibration), ~own if np.any(~own) else every)]
+        plan = [Stage(_collective(rows, calibration), ~own if np.any(~own) else every)]
+        if np.any(own) and calibration.collective.direct is not None:
+            plan.append(Stage(_DIRECT, own))
+        return plan
     if rows.family == "moe":
         return _moe(rows, calibration)
     narrow = np.any(np.isin(rows.rows["kv_dtype"].astype(str), ("fp8", "int8")))
@@ -155,25 +167,31 @@ def _unaligned(rows: FitRows) -> NDArray[np.bool_]:
 
 def _gemm(rows: FitRows, calibration: Calibration) -> list[Stage]:
     narrow, params = rows.narrow, calibration.matmul
-    plain = ~np.isin(rows.rows["dtype"].astype(str), list(SCALED_DTYPES))
-    # Trees tell block-scaled kernels apart.
-    narrow_fit = narrow & plain if np.any(narrow & plain) else narrow
+    block = np.isin(rows.rows["dtype"].astype(str), list(SCALED_DTYPES)) & narrow
+    if params.tiled_block is None and np.any(narrow & ~block):
+        block &= False  # learned factors alone tell them apart
     plan: list[Stage] = []
-    for mask, table in ((~narrow, "tiled"), (narrow_fit, "tiled_narrow")):
+    for mask, table in (
+        (~narrow, "tiled"), (narrow & ~block, "tiled_narrow"), (block, "tiled_block"),
+    ):  # fmt: skip
         if np.count_nonzero(mask) < 20:
             continue
-        bounds = tuple(
-            Bound(f"matmul.compute_efficiency.{name}", 0.1, 1.0)
-            for name in _dtypes(rows.rows["dtype"][mask])
-        )
         own = getattr(params, table) is not None
         first = not plan
+        bounds: tuple[Bound, ...] = ()
+        if table != "tiled_block" or not own:
+            bounds = tuple(
+                Bound(f"matmul.compute_efficiency.{name}", 0.1, 1.0)
+                for name in _dtypes(rows.rows["dtype"][mask])
+            )
         if first:
             bounds += _MATMUL
         if params.blocked is not None and first:
             bounds += _b("matmul.blocked", **_BLOCKED)
         elif own:
             bounds += _b(f"matmul.{table}", **_TILED)
+        if own and table == "tiled_block":
+            bounds += _b("matmul.tiled_block", **_BLOCK_SCALED)
         plan.append(Stage(bounds, mask))
     return plan
 

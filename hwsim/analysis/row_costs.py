@@ -32,6 +32,7 @@ from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.routing import Routing, expert_load
 from hwsim.cost.sequence import add
 from hwsim.errors import InputError
+from hwsim.specs.calibration import with_parameters
 from hwsim.specs.measurement_names import SCALED_DTYPES
 from hwsim.specs.measurement_table import FamilyRows
 
@@ -192,13 +193,19 @@ def _memory(group: Group) -> Cost:
         return combine(overhead=_load_latency(group, touched))
     cache = device.cache
     fits = np.zeros(len(rows))
-    if cache is not None:
+    # Software decides what the memories of TPUs and the like hold.
+    if cache is not None and device.kind in {"cpu", "gpu"}:
         fits = (touched <= cache.size).astype(np.float64)
     if group.calibration is None:
         moved = rows["nbytes"] * (1.0 - fits)
         return roofline_cost(np.zeros(len(rows)), moved, device=device, dtype="fp32")
+    calibration = group.calibration
+    if rows["op"][0] == "read" and cache is not None and cache.bandwidth is not None:
+        # The spec quotes the rate of just these streams.
+        quoted = {"elementwise.cache_efficiency": 1.0}
+        calibration = with_parameters(calibration, quoted)
     return elementwise_cost(
-        rows["nbytes"], device=device, calibration=group.calibration, resident=fits
+        rows["nbytes"], device=device, calibration=calibration, resident=fits
     )
 
 
@@ -229,8 +236,12 @@ def _host_link(group: Group) -> Cost:
     link = group.device.host_link
     if link is None:
         raise InputError(f"device {group.device.id} has no host_link in its spec")
-    latency = 0.0 if group.calibration is None else link.latency or 0.0
-    return combine(interconnect=group.rows["nbytes"] / link.bandwidth, overhead=latency)
+    if group.calibration is None:
+        return combine(interconnect=group.rows["nbytes"] / link.bandwidth)
+    rate = link.bandwidth * group.calibration.elementwise.host_copy_efficiency
+    return combine(
+        interconnect=group.rows["nbytes"] / rate, overhead=link.latency or 0.0
+    )
 
 
 # By family: columns whose values a call shares, and the call.

@@ -99,7 +99,7 @@ class Group:
         eager = (launch == "eager") | (
             (launch == "") & (self.benchmark.launch == "eager")
         )
-        time = self.benchmark.eager_time
+        time = self.benchmark.eager_time if self.device.kind == "gpu" else None
         if time is None:
             time = self.device.launch.eager if self.device.launch else 0.0
         return np.where(eager, time, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,8 +76,8 @@ def collective_cost(
         active at the same time.
     direct : float
         1 for all-reduce kernels of serving frameworks, which read the memory
-        of their peers themselves, 2 where they are launched eagerly: only
-        learned factors tell them from the library's.
+        of their peers themselves, 2 where they are launched eagerly; buffers
+        too large for them go to the library.
     fanout : int
         All-to-all only: see :class:`~hwsim.graph.op.Collective`.
 
@@ -113,6 +113,10 @@ def collective_cost(
     if op in {"all_gather", "reduce_scatter", "all_to_all"}:
         copied = 2 * size / n / (system.device.bandwidth * parameters.copy_efficiency)
     overhead = fixed[best[0]]
+    if direct and op == "all_reduce" and len(used) == 1:
+        overhead, moved = _direct(
+            overhead, moved, size, n, used[0], parameters, eager=direct > 1
+        )
     cost = Cost(
         time=overhead + moved + copied,
         compute=zero,
@@ -127,6 +131,36 @@ def collective_cost(
             _OPS.index(op), size, n, len(used), reduces, direct
         ),
     )  # fmt: skip
+
+
+def _direct(
+    overhead: FloatArray,
+    moved: FloatArray,
+    size: FloatArray,
+    n: int,
+    span: Span,
+    parameters: CollectiveParameters,
+    *,
+    eager: bool,
+) -> tuple[FloatArray, FloatArray]:
+    """Return (fixed time, transfer) where small buffers bypass the library."""
+    p = parameters.direct
+    if p is None:
+        return overhead, moved
+    bus = span.network.kind == "bus"
+    usual = parameters.efficiency[span.network.kind]
+    share = _sustained(parameters, span, _Path((), ()), 0) / usual if bus else 1.0
+    rate = span.ring_bandwidth * p.efficiency * share
+    start = p.start_time + p.peer_time * (n - 2)
+    once = (n - 1) * size / rate  # reads the buffers of all others
+    twice = 2 * (n - 1) / n * size / rate + p.exchange_time  # a share, then shares
+    own = np.minimum(once, twice)
+    small = (size < p.limit) & (start + own < overhead + moved)
+    fixed = np.where(small, start, overhead)
+    spent = np.where(small, own, moved)
+    if eager:
+        fixed = np.maximum(fixed + spent, p.host_time) - spent
+    return fixed, spent
 
 
 def direct_reduce_cost(
@@ -156,29 +190,23 @@ def direct_reduce_cost(
     Cost
         Device time.
     """
-    library = collective_cost(
-        "all_reduce", nbytes, group_size, system=system, calibration=calibration,
-        stride=stride,
-    )  # fmt: skip
-    kernel, used = calibration.collective.direct, spans(system, group_size, stride)
-    if kernel is None or len(used) != 1 or not _all_joined(used[0], group_size):
+    common: dict[str, Any] = {
+        "system": system, "calibration": calibration, "stride": stride
+    }  # fmt: skip
+    library = collective_cost("all_reduce", nbytes, group_size, **common)
+    used = spans(system, group_size, stride)
+    if calibration.collective.direct is None or len(used) != 1:
         return library
-    size, n = np.asarray(nbytes, dtype=np.float64), group_size
-    start = kernel.start_time + kernel.peer_time * (n - 2)
-    rate = used[0].network.bandwidth * kernel.efficiency
-    once = (n - 1) * size / rate
-    twice = 2.0 * (n - 1) / n * size / rate
-    rounds = np.where(start + once <= 2.0 * start + twice, 1.0, 2.0)
-    moved = np.where(rounds == 1.0, once, twice)
-    own = rounds * start + moved
-    faster = own < library.time
-    zero = np.zeros_like(size)
+    if not _all_joined(used[0], group_size):
+        return library
+    own = collective_cost("all_reduce", nbytes, group_size, direct=1.0, **common)
+    faster = own.time < library.time
     return Cost(
-        time=np.where(faster, own, library.time),
-        compute=zero,
-        levels={k: np.where(faster, zero, v) for k, v in library.levels.items()},
-        interconnect=np.where(faster, moved, library.interconnect),
-        overhead=np.where(faster, rounds * start, library.overhead),
+        time=np.where(faster, own.time, library.time),
+        compute=own.compute,
+        levels=library.levels,
+        interconnect=np.where(faster, own.interconnect, library.interconnect),
+        overhead=np.where(faster, own.overhead, library.overhead),
     )
 
 

@@ -329,7 +329,8 @@ def _host_copy(ops: Sequence[Op], context: _Context) -> Cost:
             f"device {context.system.device.id} has no host_link; "
             "offloading needs one in its spec"
         )
-    time = _column(ops, "nbytes_read") / link.bandwidth
+    rate = link.bandwidth * context.calibration.elementwise.host_copy_efficiency
+    time = _column(ops, "nbytes_read") / rate
     return combine(interconnect=time, overhead=link.latency or 0.0)
 
 

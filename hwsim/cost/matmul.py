@@ -52,8 +52,7 @@ def matmul_cost(
     resident : array_like of float64
         Share of operand bytes found in the last shared cache. [1]
     block_scales : bool
-        Operands have a scale per block rather than per row: other kernels,
-        which learned factors tell apart.
+        Operands have a scale per block rather than per row: other kernels.
     sustained_flop : float
         Least work to take the clocks of: that of one long product, where other
         work goes on around these without a pause. [FLOP]
@@ -70,8 +69,9 @@ def matmul_cost(
         the dtype.
     """
     work = product(
-        m, n, k, batch, dtype, a_bytes, b_bytes, c_bytes, resident, sustained_flop
-    )
+        m, n, k, batch, dtype, a_bytes, b_bytes, c_bytes, resident, sustained_flop,
+        block_scales,
+    )  # fmt: skip
     if device.compute.systolic is not None and calibration.matmul.systolic is not None:
         cost = systolic_cost(work, device, calibration, dtype)
     elif device.kind == "cpu" and calibration.matmul.blocked is not None:
@@ -94,7 +94,7 @@ def _tiled_cost(
     cost = combine_stream(
         compute=tiles.total,
         levels=memory_levels(work, device, calibration),
-        overhead=params.overhead,
+        overhead=params.overhead + tiles.start,
         exponent=params.overlap,
     )
     spent = cost.compute / np.where(tiles.total > 0, tiles.total, 1.0)

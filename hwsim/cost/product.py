@@ -27,6 +27,8 @@ class Product:
         Share of operand bytes found in the last shared cache. [1]
     wide_bytes : float
         Bytes per element of the dtype that is multiplied. [B]
+    block_scales : bool
+        Whether operands have a scale per block rather than per row.
     sustained_flop : float
         Work as long as that of one product whose clocks these run at, because
         other work goes on around them without a pause. [FLOP]
@@ -43,6 +45,7 @@ class Product:
     wide_bytes: float
     shape: tuple[int, ...]
     sustained_flop: float = 0.0
+    block_scales: bool = False
 
     @property
     def flop(self) -> FloatArray:
@@ -69,7 +72,7 @@ class Product:
             self.m[part], self.n[part], self.k[part], self.batch[part],
             self.a_bytes[part], self.b_bytes[part], self.c_bytes[part],
             self.resident[part], self.wide_bytes, (stop - start,),
-            self.sustained_flop,
+            self.sustained_flop, self.block_scales,
         )  # fmt: skip
 
 
@@ -84,6 +87,7 @@ def product(
     c_bytes: ArrayLike | None,
     resident: ArrayLike,
     sustained_flop: float = 0.0,
+    block_scales: bool = False,
 ) -> Product:
     """Return checked, broadcast, flat arrays of products.
 
@@ -107,11 +111,15 @@ def product(
         )
     if np.any(stacked[-1] > 1):
         raise InputError("resident is above 1; give the share of bytes in the cache")
-    return _product(stacked, width, shape, sustained_flop)
+    return _product(stacked, width, shape, sustained_flop, block_scales)
 
 
 def _product(
-    table: FloatArray, width: float, shape: tuple[int, ...], sustained_flop: float
+    table: FloatArray,
+    width: float,
+    shape: tuple[int, ...],
+    sustained_flop: float,
+    block_scales: bool,
 ) -> Product:
     return Product(
         m=table[0],
@@ -125,4 +133,5 @@ def _product(
         wide_bytes=width,
         shape=shape,
         sustained_flop=sustained_flop,
+        block_scales=block_scales,
     )

@@ -28,12 +28,15 @@ class TileTime:
     total, compute, operands, overhead : ndarray of float64
         All of it; the parts bound by arithmetic and by operand loads; and
         filling, draining and joining split parts.
+    start : float
+        Of kernels beside the product's own.
     """
 
     total: FloatArray
     compute: FloatArray
     operands: FloatArray
     overhead: FloatArray
+    start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,7 @@ def tile_time(
 ) -> TileTime:
     """Return the time of the best tile and split of every product."""
     params = calibration.matmul
-    tiled = params.tiled
-    if work.wide_bytes <= 1.0 and params.tiled_narrow is not None:
-        tiled = params.tiled_narrow
+    tiled = params.tiles(work.wide_bytes, work.block_scales)
     if tiled is None:
         raise InputError(
             f"calibration {calibration.id} has no matmul.tiled table; "
@@ -65,8 +66,6 @@ def tile_time(
         _best(work.rows(i, min(i + chunk, count)), derate[i : i + chunk], tiled, rates)
         for i in range(0, count, chunk)
     ]
-    if len(parts) == 1:
-        return parts[0]
     if not parts:
         nothing = np.zeros(0)
         return TileTime(nothing, nothing, nothing, nothing)
@@ -74,7 +73,8 @@ def tile_time(
         *(
             np.concatenate([getattr(p, name) for p in parts])
             for name in ("total", "compute", "operands", "overhead")
-        )
+        ),
+        start=tiled.start_time,
     )
 
 
@@ -88,8 +88,9 @@ def _rates(
     widen = np.inf
     if params.dequantise_flop > 0:
         widen = device.peak("fp32", "vector") / units / params.dequantise_flop
+    efficiency = tiled.efficiency or params.efficiency(dtype)
     return _Rates(
-        flop_per_s=device.peak(dtype) * params.efficiency(dtype) / units,
+        flop_per_s=device.peak(dtype) * efficiency / units,
         bytes_per_s=supply / units,
         widen_per_s=widen,
         units=units,

@@ -2,9 +2,11 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 import hwsim
+from hwsim.analysis.microbench import microbenchmarks
 from hwsim.specs.calibration import (
     calibration_path,
     load_calibration_file,
@@ -71,6 +73,19 @@ def test_devices_never_fitted_stay_within_budget():
         every = tables["generation"][family].regimes["every"]
         assert every.low >= -most
         assert every.high <= most
+
+
+@pytest.mark.parametrize(
+    ("category", "median", "mean"),
+    [("products, 16 bit", 0.07, 0.09), ("products, fp8", 0.35, 0.40),
+     ("memory streams", 0.09, 0.20), ("cache reads", 0.06, 0.30),
+     ("collectives", 0.09, 0.20), ("host link", 0.03, 0.05)],
+)  # fmt: skip
+def test_published_microbenchmarks_stay_within_budget(category, median, mean):
+    rows = microbenchmarks()[category]
+    assert len(rows.error) >= 2
+    assert np.median(np.abs(rows.error)) <= median
+    assert np.mean(np.abs(rows.error)) <= mean
 
 
 def test_published_runs_stay_within_budget():

@@ -37,22 +37,32 @@ class Protocol(Spec):
     ramp_time: Seconds
 
 
-class DirectReduce(Spec):
-    """All-reduce kernels of serving engines, which read their peers' memory.
+class DirectParameters(Spec):
+    """All-reduces of serving frameworks, whose kernels read the memory of peers.
 
     Attributes
     ----------
     start_time : float
-        Launch and barrier of two devices. [s]
+        Floor of one call: start, and the barriers of two members. [s]
     peer_time : float
-        Of each further device. [s]
+        What each further member adds to the barriers. [s]
+    exchange_time : float
+        One more barrier, where members first add up a share each and then
+        gather the shares, rather than read everything. [s]
     efficiency : float
-        Rate of reading peers over the quoted link bandwidth. [1]
+        Sustained over quoted link bandwidth. [1]
+    host_time : float
+        Time from one call to the next where the host launches each. [s]
+    limit : float
+        Buffers from this size on go to the library. [B]
     """
 
     start_time: Seconds
     peer_time: Seconds
+    exchange_time: Seconds
     efficiency: Share
+    host_time: Seconds
+    limit: Bytes
 
 
 class CollectiveParameters(Spec):
@@ -88,8 +98,8 @@ class CollectiveParameters(Spec):
         memory for want of peer-to-peer access. [1]
     host_bounce_contention : float
         As ``bus_contention``, where data bounces through the host. [1]
-    direct : DirectReduce or None
-        All-reduces without the library; None where there are none.
+    direct : Spec or None
+        All-reduces that bypass the library; None: there are none.
     """
 
     start_time: dict[CollectiveName, Seconds]
@@ -104,7 +114,7 @@ class CollectiveParameters(Spec):
     bus_contention: Exponent
     host_bounce_efficiency: Share
     host_bounce_contention: Exponent
-    direct: DirectReduce | None = None
+    direct: DirectParameters | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> CollectiveParameters:

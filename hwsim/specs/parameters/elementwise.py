@@ -24,7 +24,8 @@ class ElementwiseParameters(Spec):
         Rate of traffic that stays in the last shared cache over the rate of
         main memory, where the device spec quotes no cache bandwidth. [1]
     cache_efficiency : float
-        Share of the quoted cache bandwidth that they reach. [1]
+        Share of the quoted cache bandwidth that they reach. Quoted is what
+        streams of reads alone reach. [1]
     memory_ramp : float
         Time that memory needs to come to speed; short kernels see little of
         it, long ones all. [s]
@@ -38,6 +39,9 @@ class ElementwiseParameters(Spec):
     row_rate : float or None
         Bytes that the thread block of one row takes in and puts out per clock;
         None is no limit. [B/clk]
+    host_copy_efficiency : float
+        Share of the quoted bandwidth of the link to the host that copies reach.
+        [1]
     """
 
     compute_efficiency: Efficiency
@@ -49,3 +53,4 @@ class ElementwiseParameters(Spec):
     overhead: Seconds
     row_time: Seconds = 0.0
     row_rate: BytesPerClock | None = None
+    host_copy_efficiency: Efficiency = 1.0

@@ -54,6 +54,11 @@ class TiledParameters(Spec):
         p of (arithmetic^p + operand supply^p)^(1/p) in one step. [1]
     split_sync : float
         Time to join the parts of a split k loop, besides their traffic. [s]
+    efficiency : float or None
+        Share of the dense peak that these kernels reach, where it is not the
+        dtype's. [1]
+    start_time : float
+        Kernels that go before or after, such as those that lay out scales. [s]
     """
 
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1)]
@@ -66,6 +71,8 @@ class TiledParameters(Spec):
     step_latency: Seconds
     supply_overlap: Exponent
     split_sync: Seconds
+    efficiency: Efficiency | None = None
+    start_time: Seconds = 0.0
 
 
 class SystolicParameters(Spec):
@@ -166,6 +173,9 @@ class MatmulParameters(Spec):
     tiled_narrow : Spec or None
         The GPU form's table for dtypes of one byte and less, whose kernels
         come from other libraries; ``tiled`` where there is none.
+    tiled_block : Spec or None
+        The same where operands have a scale per block; ``tiled_narrow`` where
+        there is none.
     """
 
     compute_efficiency: dict[Dtype, Efficiency]
@@ -182,6 +192,7 @@ class MatmulParameters(Spec):
     dequantise_flop: NonNegative
     tiled: TiledParameters | None = None
     tiled_narrow: TiledParameters | None = None
+    tiled_block: TiledParameters | None = None
     systolic: SystolicParameters | None = None
     blocked: BlockedParameters | None = None
 
@@ -194,6 +205,17 @@ class MatmulParameters(Spec):
         if self.sustained_work <= 0:
             raise ValueError("sustained_work is 0; write a work above it")
         return self
+
+    def tiles(
+        self, wide_bytes: float, block_scales: bool = False
+    ) -> TiledParameters | None:
+        """Return the table of the GPU form for a dtype of so many bytes."""
+        if wide_bytes > 1.0:
+            return self.tiled
+        tables = (self.tiled_narrow, self.tiled)
+        if block_scales:
+            tables = (self.tiled_block, *tables)  # type: ignore[assignment]
+        return next((table for table in tables if table is not None), None)
 
     def efficiency(self, dtype: str) -> float:
         """Return the share of peak that a dtype reaches."""

@@ -354,3 +354,48 @@ def test_published_bus_bandwidth_is_met(generation, link, in_network, n, busbw):
     system = node(bandwidth=link, latency=0.5e-6, in_network_reduction=in_network)
     found = time_of("all_reduce", 16e9, n, system, calibration)
     assert 2 * (n - 1) / n * 16e9 / found == pytest.approx(busbw, rel=0.06)
+
+
+def test_direct_all_reduces_are_faster_where_small_and_the_library_s_where_large(
+    calibration,
+):
+    def times(direct):
+        return collective_cost(
+            "all_reduce", np.array([256.0, 65536.0, 2.0**23, 2.0**28]), 8,
+            system=node(), calibration=calibration, direct=direct,
+        ).time  # fmt: skip
+
+    library, direct, eager = times(0.0), times(1.0), times(2.0)
+    assert (direct[:2] < 0.6 * library[:2]).all()
+    np.testing.assert_allclose(direct[2:], library[2:])
+    host = calibration.collective.direct.host_time
+    np.testing.assert_allclose(eager, np.maximum(direct, host))
+
+
+def test_direct_all_reduces_read_all_or_a_share_of_each(calibration):
+    p = calibration.collective.direct
+    rate = LINK * p.efficiency
+    small, medium = 2.0**10, 2.0**22
+    cost = collective_cost(
+        "all_reduce", np.array([small, medium]), 8, system=node(),
+        calibration=calibration, direct=1.0,
+    )  # fmt: skip
+    start = p.start_time + 6 * p.peer_time
+    once = start + 7 * small / rate
+    twice = start + p.exchange_time + 2 * 7 / 8 * medium / rate
+    np.testing.assert_allclose(cost.time, [once, twice])
+
+
+def test_without_direct_parameters_the_library_does_it(calibration):
+    bare = calibration.model_copy(
+        update={
+            "collective": calibration.collective.model_copy(update={"direct": None})
+        }
+    )
+    both = [
+        collective_cost(
+            "all_reduce", 1024.0, 8, system=node(), calibration=bare, direct=direct
+        ).time
+        for direct in (0.0, 1.0)
+    ]
+    assert both[0] == both[1]

@@ -7,7 +7,7 @@ import pytest
 
 from hwsim.cost.matmul import matmul_cost
 from hwsim.errors import InputError
-from hwsim.specs.calibration import Calibration, calibration_for
+from hwsim.specs.calibration import Calibration, calibration_for, with_parameters
 from hwsim.specs.device import DeviceSpec
 
 
@@ -167,6 +167,22 @@ def test_narrow_dtypes_use_their_own_kernels(
     wide = matmul_cost(4096, 8192, 8192, dtype="bf16", **args).time  # type: ignore[arg-type]
     narrow = matmul_cost(4096, 8192, 8192, dtype="fp8", **args).time  # type: ignore[arg-type]
     assert 1.3 < wide / narrow < 2.1
+
+
+def test_block_scales_use_their_own_kernels(
+    gpu: DeviceSpec, calibration: Calibration
+) -> None:
+    def time(block: bool, using: Calibration) -> float:
+        cost = matmul_cost(
+            64, 4096, 4096, device=gpu, calibration=using, dtype="fp8",
+            c_bytes=2, block_scales=block,
+        )  # fmt: skip
+        return float(cost.time)
+
+    late = with_parameters(calibration, {"matmul.tiled_block.start_time": 1e-3})
+    assert time(True, late) > 1e-3 > time(False, late)
+    none = with_parameters(calibration, {"matmul.tiled_block": None})
+    assert time(True, none) == time(False, none)
 
 
 def test_weight_only_quantisation(gpu: DeviceSpec, calibration: Calibration) -> None:
