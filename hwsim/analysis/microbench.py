@@ -45,7 +45,7 @@ def microbenchmarks() -> dict[str, MicroRows]:
     for rows in read_measurements(files).families.values():
         categories = _categories(rows)
         errors = [
-            predict_rows(rows, fidelity=fidelity).time / rows["time"] - 1  # type: ignore[arg-type]
+            predict_rows(rows, fidelity=fidelity).time / rows["time"] - 1
             for fidelity in ("structured", None)
         ]
         for name in sorted(set(categories) - {""}):

@@ -69,13 +69,11 @@ def tile_time(
     if not parts:
         nothing = np.zeros(0)
         return TileTime(nothing, nothing, nothing, nothing)
-    return TileTime(
-        *(
-            np.concatenate([getattr(p, name) for p in parts])
-            for name in ("total", "compute", "operands", "overhead")
-        ),
-        start=tiled.start_time,
+    total, compute, operands, overhead = (
+        np.concatenate([getattr(p, name) for p in parts])
+        for name in ("total", "compute", "operands", "overhead")
     )
+    return TileTime(total, compute, operands, overhead, start=tiled.start_time)
 
 
 def _rates(
