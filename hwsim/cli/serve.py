@@ -36,6 +36,8 @@ from hwsim.cli.serve_options import (
     SpecTokens,
     Startup,
     Timeout,
+    TraceOut,
+    TraceSeconds,
 )
 from hwsim.cli.serve_show import serve_notes, show_service
 from hwsim.errors import InputError
@@ -203,6 +205,8 @@ def serve(
     spec_tokens: SpecTokens = None,
     acceptance: Acceptance = None,
     draft: Draft = None,
+    trace_out: TraceOut = None,
+    trace_seconds: TraceSeconds = 60.0,
     dtype: Annotated[
         str | None,
         typer.Option(help="Arithmetic.  [default: bf16 if it has it]"),
@@ -229,7 +233,9 @@ def serve(
     """Simulate a service under load: latencies, throughput, goodput, memory."""
     from hwsim.api.serving import serve as ask
 
-    check_outputs(out)
+    check_outputs(out, trace_out)
+    if not trace_seconds > 0:
+        raise InputError(f"--trace-seconds {trace_seconds}: give seconds above 0")
     _check_table(out)
     meter = _Meter()
     prefill = _prefill(
@@ -264,6 +270,8 @@ def serve(
         show_service(result)
     serve_notes(result)
     note_unread(set_)
+    if trace_out is not None:
+        _write_trace(result, trace_out, trace_seconds)
     if out is not None and out.suffix.casefold() == ".json":
         save(result, out)
     elif out is not None:
@@ -331,6 +339,20 @@ def _check_table(out: Path | None) -> None:
             raise InputError(
                 f"--out {out}: parquet needs pyarrow; install it, or write .csv"
             ) from None
+
+
+def _write_trace(result: ServeResult, out: Path, seconds: float) -> None:
+    from hwsim.report.write import write_atomic
+    from hwsim.sim.serving_trace import requests_trace
+
+    run = result.run
+    text = requests_trace(
+        run.arrival, run.first, run.finish, run.replica, (run.inputs, run.outputs),
+        seconds, model=result.model.id, system=result.system.id,
+        engine=result.engine.id,
+    )  # fmt: skip
+    write_atomic(out, text)
+    note(f"wrote {out}: open it in ui.perfetto.dev")
 
 
 def _write_table(result: ServeResult, out: Path) -> None:

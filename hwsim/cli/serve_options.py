@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -153,4 +154,11 @@ Draft = Annotated[
         help="ngram, mtp or a smaller model.  [default: ngram]",
         rich_help_panel=_DRAFTS,
     ),
+]
+TraceOut = Annotated[
+    Path | None,
+    typer.Option(help="Write a Perfetto trace of requests here, a row for each."),
+]
+TraceSeconds = Annotated[
+    float, typer.Option(help="Requests that arrive in the first seconds are in it.")
 ]
