@@ -239,6 +239,8 @@ def _batch_knots(engine: EngineSpec, most: int) -> list[int]:
 
 def _token_knots(most: int) -> list[int]:
     knots = [1, 2, 3, 4, 6, 8, 11, 14, *range(16, _TILE, 4), *range(80, 256, 16)]
+    # Messages of whole powers of two go by other collectives than smaller ones.
+    knots += [(1 << power) - 1 for power in range(5, most.bit_length())]
     at = 64
     while at < most:
         # Steps of a few per cent are told apart; later ones are smaller.
