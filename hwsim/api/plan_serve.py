@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hwsim.analysis.check import positive_int
@@ -26,7 +25,7 @@ from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.traffic import Traffic, parse_lengths
+from hwsim.specs.traffic import Traffic, parse_lengths, trace_path
 
 System = str | SystemSpec | DeviceSpec
 Degree = int | Iterable[int] | None
@@ -123,7 +122,7 @@ def plan_serve(
             requests, rate, arrival, float(burstiness), None,
             parse_lengths("input_len", input_len),
             parse_lengths("output_len", output_len),
-            None if trace is None else Path(named("trace", trace)).expanduser(),
+            None if trace is None else trace_path(named("trace", trace)),
         )
     )  # fmt: skip
     if not 0.0 <= margin < 1.0:

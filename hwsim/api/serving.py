@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hwsim.analysis.resolve import (
@@ -30,7 +29,7 @@ from hwsim.specs.model import ModelSpec
 from hwsim.specs.operations import operations_of
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.traffic import Traffic, parse_lengths
+from hwsim.specs.traffic import Traffic, parse_lengths, trace_path
 
 
 def serve(
@@ -157,7 +156,7 @@ def serve(
             _number("burstiness", burstiness) or 0.0, concurrency,
             parse_lengths("input_len", input_len),
             parse_lengths("output_len", output_len),
-            None if trace is None else Path(named("trace", trace)).expanduser(),
+            None if trace is None else trace_path(named("trace", trace)),
             rate_profile,
         )
     )  # fmt: skip

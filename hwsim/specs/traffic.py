@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsim.errors import InputError
+from hwsim.resources import builtin_path
 
 ARRIVALS = ("poisson", "gamma", "deterministic")
 MAX_TOKENS = 10**7
@@ -149,3 +150,18 @@ def parse_profile(text: str) -> tuple[str, float, float]:
         f"rate_profile {text!r} is not understood; write ramp:FIRST:LAST (factors of "
         "the rate) or daily:AMPLITUDE[:PERIOD] (amplitude 0 to 1, period in seconds)"
     )
+
+
+def trace_path(text: str) -> Path:
+    """Return a trace's file: a path, or the name of one that ships with hwsim.
+
+    Examples
+    --------
+    >>> trace_path("mooncake-shape").name
+    'mooncake-shape.jsonl'
+    """
+    given = Path(text).expanduser()
+    if given.exists() or given.parent != Path():
+        return given
+    shipped = sorted((builtin_path("workloads") / "traces").glob(f"{text}*"))
+    return next((f for f in shipped if text in {f.name, f.stem}), given)

@@ -23,7 +23,8 @@ from hwsim.specs.system import SystemFile
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+# Reference pages are made with the site.
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 KINDS = {
     "device": DeviceSpec, "system": SystemFile, "model": ModelSpec,
