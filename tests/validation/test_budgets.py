@@ -29,8 +29,8 @@ TIGHT = {  # where the figures of the best-measured GPUs are well below
 DEVICES = ("a100-80gb-sxm", "h100-80gb-sxm", "h200-sxm", "b200-sxm", "l40s")
 COVERAGE = (0.83, 0.97)  # of 90 % intervals
 TASKS = {  # median, mean
-    "all": (0.11, 0.16), "train": (0.11, 0.13), "prefill": (0.07, 0.08),
-    "decode": (0.10, 0.13), "forward": (0.10, 0.15), "generate": (0.26, 0.31),
+    "all": (0.09, 0.12), "train": (0.09, 0.11), "prefill": (0.08, 0.08),
+    "decode": (0.08, 0.13), "forward": (0.08, 0.14), "generate": (0.12, 0.15),
 }  # fmt: skip
 
 
