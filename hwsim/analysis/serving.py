@@ -34,6 +34,7 @@ from hwsim.analysis.serving_handover import Before, describe, handover_between
 from hwsim.analysis.serving_layout import checked_layout
 from hwsim.analysis.serving_pool import Capacity, Pool, pool_of, tabulated
 from hwsim.analysis.serving_run import Run, play
+from hwsim.analysis.serving_series import series_of
 from hwsim.analysis.serving_speculative import Speculation, draft_of, with_drafts
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
@@ -189,11 +190,12 @@ class ServeResult(Result):
                 g.fidelity_by_family.items()}  # fmt: skip
 
     def details(self) -> dict[str, Any]:
-        """Return quantiles of the latencies [s], the traffic, the interval of steps."""
+        """Return what a page draws: latencies, load over time, traffic, spread."""
         runs = request_runs(self) if self.run.outputs.size else []
         return {
             "step_interval_90": step_interval(runs),
             "quantiles": quantiles_of(self.run),
+            "series": series_of(self),
             "traffic": traffic_words(self.traffic),
         }
 

@@ -294,8 +294,8 @@ def run(
     if result.kind == "serve" and not json:
         from hwsim.cli.serve_show import show_service
 
-        if trace is not None or report is not None:
-            raise InputError("a service has no --trace and no --report; use --out")
+        if trace is not None:
+            raise InputError("a service has no --trace; use hwsim serve --trace-out")
         show_service(result)  # type: ignore[arg-type]
     else:
         show.answer(result, json=json)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set, System
-from hwsim.cli.output import check_outputs, note, note_unread, save
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Report, Set, System
+from hwsim.cli.output import check_outputs, note, note_unread, save, save_outputs
 from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
 from hwsim.cli.serve_options import (
     Acceptance,
@@ -229,11 +229,12 @@ def serve(
             help="Save the result here (.json), or a row per request (.csv, .parquet)."
         ),
     ] = None,
+    report: Report = None,
 ) -> None:
     """Simulate a service under load: latencies, throughput, goodput, memory."""
     from hwsim.api.serving import serve as ask
 
-    check_outputs(out, trace_out)
+    check_outputs(out, trace_out, report)
     if not trace_seconds > 0:
         raise InputError(f"--trace-seconds {trace_seconds}: give seconds above 0")
     _check_table(out)
@@ -276,6 +277,7 @@ def serve(
         save(result, out)
     elif out is not None:
         _write_table(result, out)
+    save_outputs(result, out=None, trace=None, report=report)
     if not result.complete:
         raise typer.Exit(INTERRUPTED)
 

@@ -18,6 +18,7 @@ from hwsim.report.content import (
 )
 from hwsim.report.more_figures import cdf_figure
 from hwsim.report.pieces import assumed, closing, name_of, number
+from hwsim.report.service_figure import service_figure
 
 if TYPE_CHECKING:
     from hwsim.analysis.saved import SavedResult
@@ -200,4 +201,12 @@ def _load(saved: SavedResult) -> Section:
     if stable is not None:
         rows.append(("Most requests per second for long", number(stable)))
     made = table("What the service did", "What|#Value", rows)
-    return Section("load", "How the service was used", (), (made,))
+    items: list[Table | Picture] = [made]
+    series = (saved.data.get("detail") or {}).get("series")
+    if series:
+        drawn = picture(
+            "over-time", "The service over time",
+            lambda width: service_figure(series, width=width),
+        )  # fmt: skip
+        items.insert(0, drawn)
+    return Section("load", "How the service was used", (), tuple(items))

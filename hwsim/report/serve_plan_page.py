@@ -182,6 +182,7 @@ def _others(saved: SavedResult) -> Section:
             ),
         )  # fmt: skip
         items.append(drawn)
+    items += _front(saved.data.get("pareto") or ())
     items.append(_ranking(saved.need("ranking")))
     rejected = saved.need("rejected")
     if rejected:
@@ -191,6 +192,26 @@ def _others(saved: SavedResult) -> Section:
         caption = f"What is not the answer, and why{more}"
         items.append(table(caption, "Deployment|Why not", rows))
     return Section("others", "What else there is", (), tuple(items))
+
+
+def _front(rows: Sequence[Row]) -> list[Picture]:
+    """Return loads that no other beats for users and for devices, by system."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        points = series.setdefault(str(row["system"]), [])
+        points.append((
+            float(row["tokens_per_s_per_user"]), float(row["tokens_per_s_per_device"])
+        ))  # fmt: skip
+    if len(rows) < 2:
+        return []
+    drawn = picture(
+        "front", "What no other deployment or load is better in, in closed form",
+        lambda width: lines_figure(
+            series, x=("tokens/s of a user", "/s"), y=("tokens/s of a device", "/s"),
+            width=width,
+        ),
+    )  # fmt: skip
+    return [drawn]
 
 
 def _ranking(rows: Sequence[Row]) -> Table:

@@ -120,3 +120,14 @@ def test_ctrl_c_prints_what_is_known(hwsim_cli, monkeypatch):
     assert answer["ttft_s"]["p50"] > 0
     assert "interrupted: the figures are of" in done.err
     assert done.code == 130
+
+
+def test_a_page_is_written(hwsim_cli, tmp_path):
+    place = tmp_path / "page.html"
+    done = hwsim_cli(*SMALL, "--rate", "20", "--report", place)
+    assert (done.code, done.err) == (0, f"wrote {place}\n")
+    text = place.read_text(encoding="utf-8")
+    assert "The service over time" in text
+    assert "waiting for their first token" in text
+    lost = hwsim_cli(*SMALL, "--rate", "20", "--report", tmp_path / "no" / "x.html")
+    assert lost.code == 2

@@ -91,6 +91,22 @@ def test_a_service_says_how_far_its_steps_may_be_off(
     assert "meet the SLO" in page.answer
 
 
+def test_a_service_is_drawn_over_time(results: dict[str, Result]) -> None:
+    drawn = {p.name: p for p in page_of(results["serve"]).pictures}
+    assert set(drawn) == {"latencies", "over-time"}
+    assert "The replica is busy" in drawn["over-time"].caption
+    assert "of the KV cache in the mean" in drawn["over-time"].caption
+
+
+def test_a_service_saved_without_its_course_has_a_page(
+    results: dict[str, Result],
+) -> None:
+    data = json.loads(results["serve"].saved_text())
+    del data["detail"]["series"]
+    names = [p.name for p in page_of(SavedResult(data, "x.json")).pictures]
+    assert names == ["latencies"]
+
+
 @pytest.mark.parametrize("kind", ["op", "training_run", "serve", "train_plan"])
 def test_evidence_is_of_the_families_in_the_answer(
     kind: str, results: dict[str, Result]
@@ -378,6 +394,7 @@ def test_a_plan_of_a_service_has_a_page(tmp_path: Path) -> None:
     words = page.words().replace("\xa0", " ")
     assert "at the upper end of the 90 % interval" in words
     assert "Deployments that meet the limits" in words
+    assert {"goodput", "front", "over-time"} <= {p.name for p in page_of(plan).pictures}
     assert "How accurate such predictions are" in words
     assert "Seed 1" in words
 
