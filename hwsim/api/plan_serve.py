@@ -9,15 +9,15 @@ from typing import Any
 from hwsim.analysis.check import positive_int
 from hwsim.analysis.plan_economy import economy_of
 from hwsim.analysis.resolve import default_dtype, named, resolve
-from hwsim.analysis.serve_plan import (
+from hwsim.analysis.serve_plan import ServePlan
+from hwsim.analysis.serve_plan_confirm import Confirmer, parse_limits
+from hwsim.analysis.serve_plan_space import DEGREES, Precision, Space, degrees
+from hwsim.analysis.serve_planner import (
     Progress,
-    ServePlan,
     ServePlanner,
     demand_of,
     in_this_process,
 )
-from hwsim.analysis.serve_plan_confirm import Confirmer, parse_limits
-from hwsim.analysis.serve_plan_space import DEGREES, Precision, Space, degrees
 from hwsim.analysis.serving_ask import checked_traffic
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -187,14 +188,15 @@ class StepLog:
         return s
 
 
-class StepPower:
-    """Energy of steps of one replica, or group; the base has none."""
+class StepPower(ABC):
+    """Energy of steps of one replica, or group."""
 
     @property
+    @abstractmethod
     def idle(self) -> float:
         """Power between steps. [W]"""
-        raise NotImplementedError
 
+    @abstractmethod
     def energy(
         self,
         duration: FloatArray,
@@ -203,4 +205,3 @@ class StepPower:
         prompt: FloatArray,
     ) -> float:
         """Return the energy of rows of steps. [J]"""
-        raise NotImplementedError
