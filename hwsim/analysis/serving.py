@@ -36,6 +36,7 @@ from hwsim.analysis.serving_pool import Capacity, Pool, pool_of, tabulated
 from hwsim.analysis.serving_run import Run, play
 from hwsim.analysis.serving_series import series_of
 from hwsim.analysis.serving_speculative import Speculation, draft_of, with_drafts
+from hwsim.analysis.serving_watch import Snapshot
 from hwsim.analysis.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
 from hwsim.sim.arrivals import Arrivals, draw_requests
@@ -274,6 +275,7 @@ def run_serving(
     slo: Mapping[str, float] | None = None,
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Snapshot], None] | None = None,
     arrivals: Arrivals | None = None,
     tables: Callable[[Deployment], TableOf] = step_table,
     prefill: PrefillAsked | None = None,
@@ -316,7 +318,7 @@ def run_serving(
     begun = time.perf_counter()
     run, complete = play(
         arrivals, pool, config.router, traffic, progress, before, operations,
-        config.seed,
+        config.seed, watch,
     )  # fmt: skip
     wall = time.perf_counter() - begun
     stable = None

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import simpy
 
 from hwsim.analysis.serving_handover import Before
 from hwsim.analysis.serving_pool import Capacity, Pool
+from hwsim.analysis.serving_watch import Snapshot, Watcher
 from hwsim.sim.arrivals import Arrivals
 from hwsim.sim.serving_cluster import Cluster, Engine, router_named
 from hwsim.sim.serving_fleet import Autoscaler, failures
@@ -196,6 +198,7 @@ def play(
     before: Before | None = None,
     operations: Operations | None = None,
     seed: int = 1,
+    watch: Callable[[Snapshot], None] | None = None,
 ) -> tuple[Run, bool]:
     """Play the requests; an interrupt ends the run and keeps what is done.
 
@@ -207,6 +210,8 @@ def play(
         Rules at the door and in the fleet.
     seed : int
         Of failures.
+    watch : callable or None
+        Told a few times a second how the service stands.
     """
     overhead = pool.engine.request_overhead
     size = arrivals.inputs.size
@@ -222,7 +227,11 @@ def play(
         door = Fleet(before.pool.engines(first), router_named(before.router), first)
         played.append((before.pool, door.engines))
 
-    def tell(_: float) -> None:
+    watcher = None if watch is None else Watcher(watch)
+
+    def tell(now: float) -> None:
+        if watcher is not None:
+            watcher.look(now, requests, engines)
         if progress is not None:
             left = sum([r.outstanding for r in engines])
             progress(max(size - left, 0), size)
@@ -235,13 +244,26 @@ def play(
             rules = _rules(traffic, operations)
             handover = None if before is None else before.handover
             service = Service(env, fleet, rules, door, handover)
-            if progress is not None:
-                service.progress = lambda _: progress(size - service.left, size)
+            service.progress = partial(_told, service, progress, watcher)
             scaler = _staff(service, operations, seed)
             service.run()
     except KeyboardInterrupt:
         complete = False
     return _collect(requests, played, traffic, scaler), complete
+
+
+def _told(
+    service: Service,
+    progress: Callable[[int, int], None] | None,
+    watcher: Watcher | None,
+    now: float,
+) -> None:
+    """Say how a service with rules of its own stands."""
+    if watcher is not None:
+        watcher.look(now, service.fleet.requests, service.fleet.engines)
+    if progress is not None:
+        size = len(service.fleet.requests)
+        progress(size - service.left, size)
 
 
 def _rules(traffic: Traffic, operations: Operations | None) -> Rules:

@@ -20,6 +20,7 @@ from hwsim.analysis.resolve import (
 from hwsim.analysis.serving import ServeResult, run_serving
 from hwsim.analysis.serving_ask import PrefillAsked, checked_traffic
 from hwsim.analysis.serving_speculative import Speculation, speculation_of
+from hwsim.analysis.serving_watch import Snapshot
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.specs.catalogs import load_model, load_stack
@@ -68,6 +69,7 @@ def serve(
     seed: int = 1,
     overrides: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Snapshot], None] | None = None,
 ) -> ServeResult:
     """Simulate a service: requests arrive, queue, are batched and answered.
 
@@ -138,6 +140,9 @@ def serve(
         What-if changes, as on the command line.
     progress : callable or None
         Called now and then with requests answered and requests in all.
+    watch : callable or None
+        Called a few times a second with a
+        :class:`hwsim.analysis.serving_watch.Snapshot`.
 
     Returns
     -------
@@ -180,7 +185,7 @@ def serve(
         attention_dp=attention_dp, replicas=replicas, router=router,
         dtype=dtype or default_dtype(resolved.device),
         weight_dtype=weight_dtype, kv_dtype=kv_dtype, fidelity=fidelity, slo=slo,
-        seed=seed, progress=progress,
+        seed=seed, progress=progress, watch=watch,
         operations=operations_of(operations), speculation=_drafting(speculative),
         prefill=_prefill(prefill, resolved, software, served, overrides),
     )  # fmt: skip

@@ -38,8 +38,10 @@ from hwsim.cli.serve_options import (
     Timeout,
     TraceOut,
     TraceSeconds,
+    Watch,
 )
 from hwsim.cli.serve_show import serve_notes, show_service
+from hwsim.cli.serve_watch import meter
 from hwsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -230,6 +232,7 @@ def serve(
         ),
     ] = None,
     report: Report = None,
+    watch: Watch = False,
 ) -> None:
     """Simulate a service under load: latencies, throughput, goodput, memory."""
     from hwsim.api.serving import serve as ask
@@ -238,33 +241,34 @@ def serve(
     if not trace_seconds > 0:
         raise InputError(f"--trace-seconds {trace_seconds}: give seconds above 0")
     _check_table(out)
-    meter = _Meter()
     prefill = _prefill(
         kv_bandwidth, replicas=prefill_replicas, tp=prefill_tp, pp=prefill_pp,
         ep=prefill_ep, attention_dp=prefill_attention_dp, system=prefill_system,
         engine=prefill_engine, max_num_seqs=prefill_max_num_seqs,
         max_num_batched_tokens=prefill_max_num_batched_tokens,
     )  # fmt: skip
-    result = ask(
-        model, system, rate=rate, input_len=input_len, output_len=output_len,
-        requests=10_000 if requests is None and trace is None else requests,
-        arrival=arrival, burstiness=burstiness, concurrency=concurrency, trace=trace,
-        tp=tp, pp=pp, ep=ep, attention_dp=attention_dp, replicas=replicas,
-        router=router, engine=engine, prefill=prefill, rate_profile=rate_profile,
-        operations={
-            "timeout": time_of("timeout", timeout), "max_queue": max_queue,
-            "mtbf": time_of("mtbf", mtbf), "repair": time_of("repair", repair),
-            "max_retries": max_retries, "min_replicas": min_replicas,
-            "target": scale_target, "startup": time_of("startup", startup),
-        },
-        speculative=_speculative(spec_tokens, acceptance, draft),
-        preemption=preemption,
-        max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
-        chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
-        kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=limits_of(slo),
-        seed=seed, overrides=set_ or (), progress=meter.show,
-    )  # fmt: skip
-    meter.close()
+    with meter(watch) as viewer:
+        result = ask(
+            model, system, rate=rate, input_len=input_len, output_len=output_len,
+            requests=10_000 if requests is None and trace is None else requests,
+            arrival=arrival, burstiness=burstiness, concurrency=concurrency,
+            trace=trace, tp=tp, pp=pp, ep=ep, attention_dp=attention_dp,
+            replicas=replicas, router=router, engine=engine, prefill=prefill,
+            rate_profile=rate_profile,
+            operations={
+                "timeout": time_of("timeout", timeout), "max_queue": max_queue,
+                "mtbf": time_of("mtbf", mtbf), "repair": time_of("repair", repair),
+                "max_retries": max_retries, "min_replicas": min_replicas,
+                "target": scale_target, "startup": time_of("startup", startup),
+            },
+            speculative=_speculative(spec_tokens, acceptance, draft),
+            preemption=preemption,
+            max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
+            chunked_prefill=chunked_prefill, dtype=dtype, weight_dtype=weight_dtype,
+            kv_dtype=kv_dtype, stack=stack, fidelity=fidelity.value, slo=limits_of(slo),
+            seed=seed, overrides=set_ or (), progress=viewer.show,
+            watch=viewer.look,
+        )  # fmt: skip
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
@@ -305,24 +309,6 @@ def _speculative(
     given = {"tokens": tokens, "acceptance": acceptance, "draft": draft}
     found = {name: value for name, value in given.items() if value is not None}
     return found or None
-
-
-class _Meter:
-    """A line on stderr that grows, where somebody looks on."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-
-    def show(self, done: int, total: int) -> None:
-        """Say how far it is."""
-        if self._live:
-            sys.stderr.write(f"\r{done:,} of {total:,} requests")
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """Wipe the line."""
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
 
 
 def _check_table(out: Path | None) -> None:

@@ -162,3 +162,7 @@ TraceOut = Annotated[
 TraceSeconds = Annotated[
     float, typer.Option(help="Requests that arrive in the first seconds are in it.")
 ]
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="Show how it stands while it runs, in a terminal."),
+]

@@ -11,8 +11,8 @@ from hwsim.analysis.serving_series import BINS, mean_present, merged, series_of
 ASKED = {"input_len": "lognormal:400", "output_len": "lognormal:80", "requests": 400}
 
 
-def served(**asked):
-    return hwsim.serve("llama-3.2-3b", "dgx-h100", **{**ASKED, **asked})
+def served(model="llama-3.2-3b", **asked):
+    return hwsim.serve(model, "dgx-h100", **{**ASKED, **asked})
 
 
 CASES = {
@@ -72,3 +72,33 @@ def test_ramps_against_a_plain_sum():
 def test_spans_that_touch_are_one():
     start, end = merged(np.array([3.0, 0.0, 1.0, 6.0]), np.array([4.0, 2.0, 3.0, 7.0]))
     assert (start.tolist(), end.tolist()) == ([0.0, 6.0], [4.0, 7.0])
+
+
+WATCHED = {
+    "apart": {"rate": 20.0, "replicas": 2},
+    "routed": {"rate": 20.0, "replicas": 2, "router": "power_of_two"},
+    "closed loop": {"concurrency": 8},
+    "prompts apart": {"rate": 10.0, "prefill": {"replicas": 1}},
+    "groups in step": {
+        "model": "deepseek-v2-lite", "rate": 20.0, "attention_dp": 2, "ep": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WATCHED)
+def test_a_watcher_sees_what_the_requests_say(case, monkeypatch):
+    monkeypatch.setattr("hwsim.analysis.serving_watch._EVERY", 0.0)
+    seen = []
+    run = served(**WATCHED[case], watch=seen.append).run
+    assert len(seen) > 20
+    assert any(s.running for s in seen)
+    assert any(s.kv_occupancy for s in seen)
+    for at in seen:
+        # An engine may not yet have been brought up to the clock.
+        assert at.done <= np.count_nonzero(run.finish <= at.time)
+        # A client that asks again at this very time may not have done so.
+        come = at.done + at.running + at.waiting
+        assert come >= np.count_nonzero(run.arrival < at.time)
+        assert come <= np.count_nonzero(run.arrival <= at.time)
+        assert 0.0 <= at.kv_occupancy <= 1.0
+    assert served(**WATCHED[case]).run.finish.tolist() == run.finish.tolist()

@@ -112,7 +112,7 @@ def test_ctrl_c_prints_what_is_known(hwsim_cli, monkeypatch):
         if done > 20:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("hwsim.cli.serve._Meter.show", stop)
+    monkeypatch.setattr("hwsim.cli.serve_watch.Meter.show", stop)
     done = hwsim_cli(*SMALL, "--rate", "20", "--json")
     answer = json.loads(done.out)
     assert answer["complete"] is False
@@ -131,3 +131,30 @@ def test_a_page_is_written(hwsim_cli, tmp_path):
     assert "waiting for their first token" in text
     lost = hwsim_cli(*SMALL, "--rate", "20", "--report", tmp_path / "no" / "x.html")
     assert lost.code == 2
+
+
+def test_nothing_is_drawn_where_nobody_watches(hwsim_cli):
+    plain = hwsim_cli(*SMALL, "--rate", "20")
+    done = hwsim_cli(*SMALL, "--rate", "20", "--watch")
+    assert (done.code, done.err) == (0, "")
+    told = [x.out.partition("simulated at")[0] for x in (plain, done)]
+    assert told[0] == told[1]
+
+
+def test_a_terminal_shows_how_the_service_stands():
+    import io
+    import math
+
+    from rich.console import Console
+
+    from hwsim.analysis.serving_watch import Snapshot
+    from hwsim.cli.serve_watch import watched
+
+    out = io.StringIO()
+    at = Snapshot(12.5, 100, 40, 3, 5, 3.2, 0.25, 0.05, math.nan)
+    Console(file=out, width=80).print(watched(at))
+    words = " ".join(out.getvalue().split())
+    assert "answered 40 of 100 3.2 /s" in words
+    assert "KV cache 25%" in words
+    assert "first token 50 ms" in words
+    assert "nan" not in words
