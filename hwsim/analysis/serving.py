@@ -175,6 +175,8 @@ class ServeResult(Result):
         rate = self.run.rate
         if rate is None or math.isinf(rate):
             return None
+        if self.run.cached is not None and self.run.busiest > _SUSPECT:
+            return None  # what could be served depends on what is kept
         return self.stable_rate is None or rate <= self.stable_rate
 
     @property
@@ -232,6 +234,7 @@ class ServeResult(Result):
             "utilisation": self.utilisation,
             "mean_batch": run.pools[0].mean_batch,
             "preemptions": int(run.preemptions),
+            "prefix_hit_rate": run.prefix_hit_rate,
             "kv_occupancy": self.kv_occupancy,
             "kv_blocks": self.capacity.blocks,
             "kv_tokens": self.capacity.tokens,
@@ -322,7 +325,7 @@ def run_serving(
     )  # fmt: skip
     wall = time.perf_counter() - begun
     stable = None
-    if run.rate is not None and run.busiest > _SUSPECT:
+    if run.rate is not None and run.busiest > _SUSPECT and run.cached is None:
         stable = _stable_rate(arrivals, pool, first)
     return ServeResult(
         model, pool.group, stack, engine, config, traffic,

@@ -14,6 +14,7 @@ from hwsim.errors import InputError
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.arrivals import Arrivals
 from hwsim.sim.serving_cluster import router_named
+from hwsim.sim.serving_service import Rules
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.operations import Operations
@@ -99,6 +100,11 @@ def checked_engine(engine: EngineSpec, router: str) -> None:
     """Refuse an engine or router that cannot work."""
     policy_named(engine.policy)
     router_named(router)
+    if engine.prefix_caching and engine.policy == "static":
+        raise InputError(
+            f"engine {engine.id}: a static batch frees its blocks together and has no "
+            "prefix cache; leave prefix_caching out, or choose another policy"
+        )
     if engine.policy == "mixed" and engine.max_num_batched_tokens < engine.max_num_seqs:
         raise InputError(
             f"max_num_batched_tokens {engine.max_num_batched_tokens} is less than "
@@ -117,6 +123,7 @@ def checked_traffic(traffic: Traffic) -> Traffic:
         raise InputError(f"burstiness is {traffic.burstiness}; give 0 to 1000")
     closed = traffic.concurrency is not None
     _check_profile(traffic)
+    _check_turns(traffic)
     if traffic.rate is not None and closed:
         raise InputError("rate and concurrency exclude each other; give one of them")
     if traffic.rate is not None and not traffic.rate > 0:
@@ -135,6 +142,17 @@ def checked_traffic(traffic: Traffic) -> Traffic:
     if count > 10**8:
         raise InputError(f"requests is {count}; give at most {10**8}")
     return replace(traffic, requests=count)
+
+
+def _check_turns(traffic: Traffic) -> None:
+    if positive_int("turns", traffic.turns) > 10**4:
+        raise InputError(f"turns is {traffic.turns}; give at most {10**4}")
+    if not 0.0 <= traffic.think_time < math.inf:
+        raise InputError(f"think_time is {traffic.think_time}; give seconds from 0")
+    if traffic.turns > 1 and traffic.trace is not None:
+        raise InputError("a trace brings its own sessions; leave turns out")
+    if traffic.think_time and traffic.turns == 1:
+        raise InputError("think_time is between turns; give turns, 2 or more")
 
 
 def _check_profile(traffic: Traffic) -> None:
@@ -207,3 +225,18 @@ def check_operations(operations: Operations, replicas: int) -> None:
             f"min_replicas {least} is more than replicas, which is {replicas}; "
             "raise replicas, the most there may be"
         )
+
+
+def rules_of(
+    traffic: Traffic, operations: Operations | None, arrivals: Arrivals
+) -> Rules:
+    """Return what clients do, and what happens at the door."""
+    known, think, rules = arrivals.prefixes, arrivals.think, Rules(traffic.concurrency)
+    if think is not None and known is not None:
+        rules = replace(rules, follows=known.previous, think=think.tolist())
+    if operations is None:
+        return rules
+    return replace(
+        rules, max_queue=operations.max_queue, timeout=operations.timeout,
+        max_retries=operations.max_retries,
+    )  # fmt: skip

@@ -22,6 +22,7 @@ from hwsim.sim.serving_batch import Limits
 from hwsim.sim.serving_cluster import Engine
 from hwsim.sim.serving_cost import StepCost
 from hwsim.sim.serving_joint import JointReplica
+from hwsim.sim.serving_prefix import CachingReplica
 from hwsim.sim.serving_records import Requests, StepLog, StepPower
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
@@ -98,10 +99,10 @@ class Pool:
             raise TypeError("the pool has no table of step times yet")
         policy = policy_named(self.engine.policy)
         limits = self._limits()
+        caching = self.engine.prefix_caching and requests.prefixes is not None
+        made = CachingReplica if caching else Replica
         groups = [
-            Replica(
-                requests, self.table, policy, limits, StepLog(self.power), index=index
-            )
+            made(requests, self.table, policy, limits, StepLog(self.power), index=index)
             for _ in range(self.layout.attention_dp)
         ]
         return groups[0] if len(groups) == 1 else JointReplica(groups)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
+from hwsim.analysis.serving_ask import rules_of
 from hwsim.analysis.serving_handover import Before
 from hwsim.analysis.serving_pool import Capacity, Pool
 from hwsim.analysis.serving_watch import Snapshot, Watcher
@@ -20,7 +21,7 @@ from hwsim.sim.arrivals import Arrivals
 from hwsim.sim.serving_cluster import Cluster, Engine, router_named
 from hwsim.sim.serving_fleet import Autoscaler, failures
 from hwsim.sim.serving_records import Requests, StepSums
-from hwsim.sim.serving_service import LOST, Fleet, Rules, Service
+from hwsim.sim.serving_service import LOST, Fleet, Service
 from hwsim.specs.operations import Operations
 from hwsim.specs.traffic import Traffic
 
@@ -112,6 +113,8 @@ class Run:
         How often requests began anew because replicas failed.
     mean_replicas : float or None
         Of a fleet that changes with the load.
+    cached : ndarray of int or None
+        Tokens of each prompt that were not computed, where prefixes are kept.
     """
 
     arrival: FloatArray
@@ -129,6 +132,7 @@ class Run:
     lost: dict[str, int] = dataclasses.field(default_factory=dict)
     retries: int = 0
     mean_replicas: float | None = None
+    cached: IntArray | None = None
 
     @property
     def duration(self) -> float:
@@ -136,6 +140,13 @@ class Run:
         if not self.finish.size:
             return 0.0
         return float(self.finish.max() - self.arrival.min())
+
+    @property
+    def prefix_hit_rate(self) -> float | None:
+        """Share of all prompts' tokens that were not computed."""
+        if self.cached is None or not self.inputs.size:
+            return None
+        return float(self.cached.sum() / self.inputs.sum())
 
     @property
     def preemptions(self) -> int:
@@ -186,6 +197,8 @@ class Run:
         }
         if len(self.pools) > 1:
             columns["kv_transfer_s"] = self.moving
+        if self.cached is not None:
+            columns["cached_tokens"] = self.cached
         return pd.DataFrame(columns)
 
 
@@ -216,14 +229,15 @@ def play(
     overhead = pool.engine.request_overhead
     size = arrivals.inputs.size
     inputs, outputs = arrivals.inputs.tolist(), arrivals.outputs.tolist()
-    requests = Requests(inputs, outputs, arrivals.arrival, overhead)
+    known = arrivals.prefixes
+    requests = Requests(inputs, outputs, arrivals.arrival, overhead, known)
     engines = pool.engines(requests)
     env, played = simpy.Environment(), [(pool, engines)]
     fleet = Fleet(engines, router_named(router), requests)
     door = None
     if before is not None:
         opening = before.pool.engine.request_overhead
-        first = Requests(inputs, [1] * size, arrivals.arrival, opening)
+        first = Requests(inputs, [1] * size, arrivals.arrival, opening, known)
         door = Fleet(before.pool.engines(first), router_named(before.router), first)
         played.append((before.pool, door.engines))
 
@@ -238,10 +252,11 @@ def play(
 
     scaler, complete = None, True
     try:
-        if door is None and (operations is None or not operations.any):
+        alone = operations is None or not operations.any
+        if door is None and alone and arrivals.think is None:
             Cluster(env, engines, fleet.router, tell).run(requests, traffic.concurrency)
         else:
-            rules = _rules(traffic, operations)
+            rules = rules_of(traffic, operations, arrivals)
             handover = None if before is None else before.handover
             service = Service(env, fleet, rules, door, handover)
             service.progress = partial(_told, service, progress, watcher)
@@ -249,7 +264,10 @@ def play(
             service.run()
     except KeyboardInterrupt:
         complete = False
-    return _collect(requests, played, traffic, scaler), complete
+    run = _collect(requests, played, traffic, scaler)
+    if known is not None and played[-1][0].engine.prefix_caching:
+        run = _with_hits(run, requests, requests if door is None else door.requests)
+    return run, complete
 
 
 def _told(
@@ -266,13 +284,16 @@ def _told(
         progress(size - service.left, size)
 
 
-def _rules(traffic: Traffic, operations: Operations | None) -> Rules:
-    if operations is None:
-        return Rules(traffic.concurrency)
-    return Rules(
-        traffic.concurrency, operations.max_queue, operations.timeout,
-        operations.max_retries,
-    )  # fmt: skip
+def _answered(requests: Requests) -> npt.NDArray[np.bool_]:
+    status = np.frombuffer(requests.status, np.uint8)
+    unfinished = np.isnan(np.array(requests.finish))
+    answered: npt.NDArray[np.bool_] = ~(unfinished | (status != 0))
+    return answered
+
+
+def _with_hits(run: Run, requests: Requests, prompts: Requests) -> Run:
+    cached = np.array(prompts.cached, dtype=np.int64)[_answered(requests)]
+    return dataclasses.replace(run, cached=cached)
 
 
 def _staff(
@@ -303,9 +324,8 @@ def _collect(
     traffic: Traffic,
     scaler: Autoscaler | None = None,
 ) -> Run:
-    finish = np.array(requests.finish)
     status = np.frombuffer(requests.status, np.uint8)
-    done = ~np.isnan(finish) & (status == 0)
+    done = _answered(requests)
     times = [
         np.array(c)[done]
         for c in (requests.arrival, requests.first, requests.finish, requests.moving)

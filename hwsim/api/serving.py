@@ -43,6 +43,8 @@ def serve(
     output_len: str = "lognormal:250",
     arrival: str = "poisson",
     rate_profile: str | None = None,
+    turns: int = 1,
+    think_time: float = 0.0,
     burstiness: float = 1.0,
     concurrency: int | None = None,
     trace: str | os.PathLike[str] | None = None,
@@ -60,6 +62,7 @@ def serve(
     max_num_batched_tokens: int | None = None,
     chunked_prefill: bool | None = None,
     preemption: str | None = None,
+    prefix_caching: bool | None = None,
     dtype: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -93,6 +96,11 @@ def serve(
     rate_profile : str or None
         How the rate changes: ``ramp:FIRST:LAST`` (factors of it, over the run)
         or ``daily:AMPLITUDE[:PERIOD]`` (a sine around it; period in seconds).
+    turns : int
+        Requests of a session: each prompt has all that was said before it, and
+        a new part of ``input_len``.
+    think_time : float
+        Mean time from an answer to the next turn, exponential. [s]
     concurrency : int or None
         Closed loop, instead of a rate: clients that each wait for an answer
         before they ask again.
@@ -109,7 +117,7 @@ def serve(
     replicas : int
         Replicas behind the router.
     router : str
-        ``round_robin``, ``least_outstanding`` or ``power_of_two``.
+        ``round_robin``, ``least_outstanding``, ``power_of_two`` or ``session``.
     prefill : mapping or None
         Replicas that run prompts only, the others then decode: ``replicas``,
         ``tp``, ``pp``, ``ep``, ``attention_dp``, ``router``, ``system``,
@@ -126,7 +134,7 @@ def serve(
         Speculative decoding: ``tokens`` drafted per round, ``acceptance`` of
         each, ``draft``: ``ngram``, ``mtp`` or a model.
     engine : str or EngineSpec
-        Serving engine; the next four override what it says.
+        Serving engine; the next five override what it says.
     dtype, weight_dtype, kv_dtype : str or None
         As for :func:`hwsim.infer`.
     stack : str, StackSpec or None
@@ -162,7 +170,7 @@ def serve(
             parse_lengths("input_len", input_len),
             parse_lengths("output_len", output_len),
             None if trace is None else trace_path(named("trace", trace)),
-            rate_profile,
+            rate_profile, turns, _number("think_time", think_time) or 0.0,
         )
     )  # fmt: skip
     changes = parsed(overrides, (*TARGETS, ENGINE))
@@ -176,6 +184,8 @@ def serve(
         if preemption not in {"recompute", "swap"}:
             raise UnknownNameError("preemption", preemption, ["recompute", "swap"])
         served = served.model_copy(update={"preemption": preemption})
+    if prefix_caching is not None:
+        served = served.model_copy(update={"prefix_caching": bool(prefix_caching)})
     software = served.stack if stack is None else stack
     loaded, resolved, software = resolve(
         model, system, software, [c.label for c in changes if c.target != ENGINE]

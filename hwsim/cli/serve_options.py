@@ -83,6 +83,28 @@ Preemption = Annotated[
         help="recompute or swap.  [default: the engine's]", rich_help_panel="Engine"
     ),
 ]
+PrefixCaching = Annotated[
+    bool | None,
+    typer.Option(
+        help="Keep blocks of prompts and answers for prompts that begin with them."
+        "  [default: the engine's]",
+        rich_help_panel="Engine",
+    ),
+]
+Turns = Annotated[
+    int,
+    typer.Option(
+        help="Requests of a session; each prompt has all that was said before.",
+        rich_help_panel="Traffic",
+    ),
+]
+ThinkTime = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean time from an answer to the next turn, such as 10s.  [default: 0s]",
+        rich_help_panel="Traffic",
+    ),
+]
 Timeout = Annotated[
     str | None,
     typer.Option(

@@ -25,6 +25,11 @@ def serve_notes(result: ServeResult) -> None:
             f"interrupted: the figures are of {result.run.outputs.size:,} of "
             f"{result.run.asked:,} requests"
         )
+    if result.engine.prefix_caching and result.run.cached is None:
+        note(
+            "prefix caching: no prompt shares a beginning with another; give --turns, "
+            "or a --trace with hash_ids or session_id"
+        )
     if result.stable is False:
         note(
             f"unstable: {result.run.rate:.4g} requests/s arrive but at most "
@@ -68,6 +73,9 @@ def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
         ("KV cache", f"{kv['mean']:.0%}", busiest),
         ("preemptions", f"{d['preemptions']:,}", ""),
     ]  # fmt: skip
+    if d["prefix_hit_rate"] is not None:
+        lines.append(("prefixes", f"{d['prefix_hit_rate']:.1%}",
+                      "of prompt tokens were in the cache"))  # fmt: skip
     lost = d["rejected"] + d["timed_out"] + d["failed"]
     if lost or d["retries"]:
         lines.append((

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsim.errors import InputError
+from hwsim.sim.prefixes import PrefixColumns, Prefixes
 from hwsim.specs.traffic import ARRIVALS, MAX_TOKENS, Lengths, Traffic, parse_profile
 
 FloatArray = npt.NDArray[np.float64]
@@ -46,11 +47,18 @@ class Arrivals:
         When each comes; None where clients decide. [s]
     inputs, outputs : ndarray of int
         Tokens of prompts and answers.
+    prefixes : Prefixes or None
+        What prompts begin with, where it is known.
+    think : ndarray or None
+        Time between the answer to the request before in its session and each
+        request; None: requests wait for none. [s]
     """
 
     arrival: FloatArray | None
     inputs: IntArray
     outputs: IntArray
+    prefixes: Prefixes | None = None
+    think: FloatArray | None = None
 
 
 def draw_requests(
@@ -71,19 +79,42 @@ def draw_requests(
     if traffic.trace is not None:
         trace = read_trace(traffic.trace, traffic.requests)
         if traffic.concurrency is not None:
-            return Arrivals(None, trace.inputs, trace.outputs)
+            return replace(trace, arrival=None)
         return trace
-    count = traffic.requests or 0
+    count, turns = traffic.requests or 0, traffic.turns
+    if longest is not None:
+        longest //= turns
     arrival = None
     if traffic.concurrency is None:
-        arrival = _arrival_times(traffic, count, rng)
+        rate = None if traffic.rate is None else traffic.rate / turns
+        opened = replace(traffic, rate=rate)
+        arrival = _arrival_times(opened, -(-count // turns), rng)
     inputs = _lengths("input_len", traffic.inputs, count, rng)
     outputs = _lengths("output_len", traffic.outputs, count, rng)
     if longest is not None and "lognormal" in (
         traffic.inputs.kind, traffic.outputs.kind
     ):  # fmt: skip
         _draw_again(traffic, inputs, outputs, longest, rng)
-    return Arrivals(arrival, inputs, outputs)
+    drawn = Arrivals(arrival, inputs, outputs)
+    return drawn if turns == 1 else _with_turns(drawn, traffic, rng)
+
+
+def _with_turns(
+    drawn: Arrivals, traffic: Traffic, rng: np.random.Generator
+) -> Arrivals:
+    """Return sessions, one after the other: a prompt has all that was said before."""
+    count, turns = drawn.inputs.size, traffic.turns
+    number = np.arange(count)
+    first = number - number % turns
+    said = np.concatenate([[0], np.cumsum(drawn.inputs + drawn.outputs)])
+    history = said[number] - said[first]
+    previous = np.where(number == first, -1, number - 1)
+    arrival = drawn.arrival
+    if arrival is not None:
+        arrival = np.where(number == first, arrival[number // turns], np.nan)
+    think = rng.exponential(1.0, count) * traffic.think_time
+    prefixes = Prefixes(previous.tolist(), first.tolist())
+    return Arrivals(arrival, drawn.inputs + history, drawn.outputs, prefixes, think)
 
 
 def _arrival_times(traffic: Traffic, count: int, rng: np.random.Generator) -> Any:
@@ -246,6 +277,7 @@ def _trace(
     times: list[float] = []
     inputs: list[int] = []
     outputs: list[int] = []
+    prefixes = PrefixColumns(path, names)
     for row, fields in rows:
         at, prompt, answer = (fields.get(c) for c in columns)
         time = _time(path, row, at) / (1e3 if mooncake else 1.0)
@@ -260,12 +292,15 @@ def _trace(
             times.append(time)
             inputs.append(tokens)
             outputs.append(generated)
+            prefixes.add(row, fields, tokens, generated)
         if limit is not None and len(times) >= limit:
             break
     if not times:
         raise InputError(f"{path}: no row generates a token; nothing can be served")
     start = np.array(times)
-    return Arrivals(start - start[0], np.array(inputs), np.array(outputs))
+    return Arrivals(
+        start - start[0], np.array(inputs), np.array(outputs), prefixes.found()
+    )
 
 
 def _chain(

@@ -60,6 +60,18 @@ def power_of_two(replicas: Sequence[Engine], request: int) -> Engine:
     return min(replicas[first], replicas[second], key=_outstanding)
 
 
+def session(replicas: Sequence[Engine], request: int) -> Engine:
+    """Return who served the session's last request; else the one with the fewest."""
+    requests = replicas[0].requests
+    previous = -1 if requests.prefixes is None else requests.prefixes.previous[request]
+    if previous >= 0 and not requests.status[previous]:
+        last = requests.replica[previous]
+        for replica in replicas:
+            if replica.index == last:
+                return replica
+    return least_outstanding(replicas, request)
+
+
 def _outstanding(replica: Engine) -> int:
     return replica.outstanding + replica.coming
 
@@ -68,6 +80,7 @@ ROUTERS: dict[str, Router] = {
     "round_robin": round_robin,
     "least_outstanding": least_outstanding,
     "power_of_two": power_of_two,
+    "session": session,
 }
 
 

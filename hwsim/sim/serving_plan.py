@@ -126,13 +126,19 @@ class Planner(Batch):
                 self._waited = 0
                 budget -= self.policy.mixed
                 continue
-            whole_steps = not limits.chunked and target > budget
+            known = self._known(request, target)
+            whole_steps = not limits.chunked and target - known > budget
             if whole_steps and (self._prompts or (self.policy.mixed and decoding)):
                 break
             if not self._admit(request, target):
                 break
             self._waited = 0
-            budget = self._take(request, 0, max(budget, target * whole_steps))
+            whole = (target - known) * whole_steps
+            budget = self._take(request, known, max(budget, whole))
+
+    def _known(self, request: int, target: int) -> int:  # noqa: ARG002
+        """Return the tokens of a prompt that are in the cache already."""
+        return 0
 
     def _waits(self, budget: int, decoding: int) -> bool:
         """Whether prompts that could join wait for more of them."""

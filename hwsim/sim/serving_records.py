@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hwsim.sim.prefixes import Prefixes
+
 FloatArray = npt.NDArray[np.float64]
 _FLUSH = 1 << 15
 _BIN = 0.001  # relative width of a bin of token gaps
@@ -36,6 +38,10 @@ class Requests:
         0 if it was not given up; else why.
     retries : array of int
         How often it began anew because its replica failed.
+    prefixes : Prefixes or None
+        What prompts begin with, where it is known.
+    cached : array of int
+        Tokens of the prompt that were not computed; empty without prefixes.
     moving : array of float
         How long its keys and values were on their way. [s]
     """
@@ -46,10 +52,11 @@ class Requests:
         outputs: Sequence[int],
         arrival: FloatArray | None,
         overhead: float = 0.0,
+        prefixes: Prefixes | None = None,
     ) -> None:
         size = len(inputs)
         self.inputs, self.outputs = list(inputs), list(outputs)
-        self.overhead = overhead
+        self.overhead, self.prefixes = overhead, prefixes
         unknown = np.full(size, math.nan)
         start = unknown if arrival is None else arrival
         self.arrival = array("d", start.tobytes())
@@ -63,6 +70,7 @@ class Requests:
         self.moving = array("d", np.zeros(size).tobytes())
         self.preemptions = array("q", zeros)
         self.replica = array("q", zeros)
+        self.cached = array("q", zeros if prefixes is not None else b"")
 
     def __len__(self) -> int:
         return len(self.inputs)

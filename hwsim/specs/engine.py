@@ -45,6 +45,9 @@ class EngineSpec(CatalogSpec):
     preemption : str
         ``recompute``: a preempted request loses its blocks; ``swap``: they go
         to the host's memory, over each device's link, and come back.
+    prefix_caching : bool
+        Filled blocks stay known by what they begin with: prompts that begin with
+        them skip them, and the least recently used go when memory is needed.
     sequence_overhead : float
         Host time of a step per request in it, that nothing hides. [s]
     intake_interval : int
@@ -70,6 +73,7 @@ class EngineSpec(CatalogSpec):
     cache_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     captured_batches: tuple[Slots, ...] = ()
     preemption: Literal["recompute", "swap"] = "recompute"
+    prefix_caching: bool = False
     sequence_overhead: Seconds = 0.0
     intake_interval: Slots = 1
     wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0

@@ -113,6 +113,10 @@ class Traffic:
         ``daily:AMPLITUDE[:PERIOD]`` (a sine; seconds, a day unless given).
     trace : Path or None
         File whose arrivals and lengths are replayed instead.
+    turns : int
+        Requests of a session; each prompt has all that was said before.
+    think_time : float
+        Mean of the exponential time from an answer to the next turn. [s]
     """
 
     requests: int | None = None
@@ -124,6 +128,8 @@ class Traffic:
     outputs: Lengths = Lengths("lognormal", 250.0, _SIGMA)
     trace: Path | None = None
     profile: str | None = None
+    turns: int = 1
+    think_time: float = 0.0
 
 
 def parse_profile(text: str) -> tuple[str, float, float]:

@@ -113,6 +113,7 @@ class PlainEngine:
                 self.swapped(victim)
             victim.decoding, victim.prefilled = False, 0
             victim.preempted += 1
+            self.release(victim)
             self.waiting.insert(0, victim)
         return fine
 
@@ -167,7 +168,8 @@ class PlainEngine:
         while self.waiting and budget > 0:
             r = self.waiting[0]
             whole = r.inp + r.generated
-            long = not self.limits.chunked and whole > budget
+            known = self.known(r)
+            long = not self.limits.chunked and whole - known > budget
             if len(self.running) >= self.limits.max_num_seqs:
                 break
             if not r.handed and long and (chunks or (mixed and decoding)):
@@ -182,8 +184,19 @@ class PlainEngine:
                 r.handed, r.decoding = 0, True
                 budget -= mixed
                 continue
-            chunks.append((r, whole if long else min(whole, budget), 0))
+            self.pin(r, known)
+            r.prefilled, whole = known, whole - known
+            chunks.append((r, whole if long else min(whole, budget), known))
             budget = 0 if long else budget - chunks[-1][1]
+
+    def known(self, r):
+        return 0
+
+    def pin(self, r, tokens):
+        pass
+
+    def release(self, r):
+        pass
 
     def lets_wait(self, decoding, budget):
         limits = self.limits
