@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import simpy
 from hypothesis import strategies as st
@@ -125,7 +127,10 @@ def fast_caching_serve(scenario, cost, prefixes, *, replicas=1, router="round_ro
 @st.composite
 def prefix_scenarios(draw):
     """Draw a scenario without static batches, prefixes, and names of units."""
+    # Waiting for more prompts, together with swapping, is not a cache's business.
     scenario = draw(scenarios().filter(lambda s: not s[3].holds))
+    limits = replace(scenario[4], wait_steps=0)
+    scenario = (*scenario[:4], limits)
     count = len(scenario[0])
     if draw(st.booleans()):
         labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
