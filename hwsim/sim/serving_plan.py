@@ -123,7 +123,7 @@ class Planner(Batch):
                 if not self._admit(request, target):
                     break
                 self._resume(request)
-                self._waited = 0
+                self._waited, self._cut = 0, limits.wait_steps > 0
                 budget -= self.policy.mixed
                 continue
             known = self._known(request, target)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hwsim.schedule.batching import POLICIES
+from hwsim.schedule.batching import POLICIES, policy_named
 from hwsim.sim.serving_batch import Limits
 from tests.strategies.serving import (
     AffineCost,
@@ -52,8 +52,16 @@ def agree(requests, engines, plain, steps, block_time):
         assert held == pytest.approx(block_time, abs=busy * len(plain))
 
 
+RESUMED = (  # what waits behind a request swapped back in waits anew
+    [1] * 10, [1, 1, 1, 1, 1, 28, 2, 11, 9, 1], [0.0] * 10, policy_named("mixed"),
+    Limits(3, 4, chunked=False, num_blocks=8, block_size=4, watermark_blocks=2,
+           wait_steps=1, wait_tokens=4.0, swap_time=0.0),
+)  # fmt: skip
+
+
 @settings(max_examples=400, deadline=None)
 @given(scenarios(), COSTS)
+@example(RESUMED, BrokenCost(kink=5.0))
 def test_skipping_ahead_gives_what_single_steps_give(scenario, cost):
     requests, engines = fast_serve(scenario, cost)
     plain, steps, block_time = plain_serve(*scenario[:3], cost, *scenario[3:])
