@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import hwsim
-from hwsim.analysis.live_fit import fit_operators
-from hwsim.analysis.microbench import microbenchmarks
-from hwsim.analysis.published import ComparedRow, PublishedComparison
-from hwsim.analysis.published_totals import compare_totals
+from hwsim.analysis.live.fit import fit_operators
+from hwsim.analysis.published.runs import ComparedRow, PublishedComparison
+from hwsim.analysis.published.totals import compare_totals
+from hwsim.analysis.validation.microbench import microbenchmarks
 from hwsim.report import format as fmt
 from hwsim.specs.calibration import (
     calibration_path,

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from hwsim.version import __version__
 
 if TYPE_CHECKING:
-    from hwsim.analysis.calibrate import calibrate
-    from hwsim.analysis.compare import Comparison
-    from hwsim.analysis.graph_result import GraphResult
-    from hwsim.analysis.inference import InferResult
-    from hwsim.analysis.mixed import MixedResult
-    from hwsim.analysis.operator import OpResult
-    from hwsim.analysis.sensitivity import SensitivityResult
-    from hwsim.analysis.serving import ServeResult
-    from hwsim.analysis.solve import Solved
-    from hwsim.analysis.study import (
+    from hwsim.analysis.comparing.compare import Comparison
+    from hwsim.analysis.comparing.study import (
         Study,
         StudyBars,
         StudyLines,
         StudySection,
         StudyTable,
     )
-    from hwsim.analysis.training import TrainResult
-    from hwsim.analysis.training_run import TrainingRun
-    from hwsim.analysis.validate import validate
-    from hwsim.analysis.whatif import WhatIf
+    from hwsim.analysis.fitting.calibrate import calibrate
+    from hwsim.analysis.graph_result import GraphResult
+    from hwsim.analysis.inference import InferResult
+    from hwsim.analysis.mixing.mixed import MixedResult
+    from hwsim.analysis.operator import OpResult
+    from hwsim.analysis.serving.serve import ServeResult
+    from hwsim.analysis.training.train import TrainResult
+    from hwsim.analysis.training.whole_run import TrainingRun
+    from hwsim.analysis.validation.validate import validate
+    from hwsim.analysis.varying.sensitivity import SensitivityResult
+    from hwsim.analysis.varying.solve import Solved
+    from hwsim.analysis.varying.sweep import WhatIf
     from hwsim.api.ask import estimate, infer, op, run_scenario, simulate, train
     from hwsim.api.catalog import (
         device_ids,
@@ -75,9 +75,9 @@ if TYPE_CHECKING:
     from hwsim.specs.system import SystemSpec
 
 _HOMES = {
-    "hwsim.analysis.serving": ("ServeResult",),
-    "hwsim.analysis.compare": ("Comparison",),
-    "hwsim.analysis.mixed": ("MixedResult",),
+    "hwsim.analysis.serving.serve": ("ServeResult",),
+    "hwsim.analysis.comparing.compare": ("Comparison",),
+    "hwsim.analysis.mixing.mixed": ("MixedResult",),
     "hwsim.api.mixed": ("mixed",),
     "hwsim.api.compare": ("compare",),
     "hwsim.api.live": ("live_check",),
@@ -109,9 +109,9 @@ _HOMES = {
         "simulate",
         "train",
     ),
-    "hwsim.analysis.sensitivity": ("SensitivityResult",),
-    "hwsim.analysis.solve": ("Solved",),
-    "hwsim.analysis.whatif": ("WhatIf",),
+    "hwsim.analysis.varying.sensitivity": ("SensitivityResult",),
+    "hwsim.analysis.varying.solve": ("Solved",),
+    "hwsim.analysis.varying.sweep": ("WhatIf",),
     "hwsim.api.whatif": ("question", "sensitivity", "solve_for", "whatif"),
     "hwsim.api.whole_run": ("training_run",),
     "hwsim.api.truth": ("compare_published",),
@@ -120,8 +120,8 @@ _HOMES = {
         "write_report",
         "write_reports",
     ),
-    "hwsim.analysis.validate": ("validate",),
-    "hwsim.analysis.calibrate": ("calibrate",),
+    "hwsim.analysis.validation.validate": ("validate",),
+    "hwsim.analysis.fitting.calibrate": ("calibrate",),
     "hwsim.measure.cpu": ("measure_cpu",),
     "hwsim.errors": (
         "GraphError",
@@ -134,15 +134,15 @@ _HOMES = {
     "hwsim.analysis.graph_result": ("GraphResult",),
     "hwsim.analysis.inference": ("InferResult",),
     "hwsim.analysis.operator": ("OpResult",),
-    "hwsim.analysis.study": (
+    "hwsim.analysis.comparing.study": (
         "Study",
         "StudyBars",
         "StudyLines",
         "StudySection",
         "StudyTable",
     ),
-    "hwsim.analysis.training": ("TrainResult",),
-    "hwsim.analysis.training_run": ("TrainingRun",),
+    "hwsim.analysis.training.train": ("TrainResult",),
+    "hwsim.analysis.training.whole_run": ("TrainingRun",),
     "hwsim.specs.device": ("DeviceSpec",),
     "hwsim.specs.model": ("ModelSpec",),
     "hwsim.specs.stack": ("StackSpec",),

@@ -18,8 +18,8 @@ from hwsim.analysis.resolve import (
     parsed,
     resolve,
 )
-from hwsim.analysis.training import TrainResult, run_training
-from hwsim.analysis.training_spread import Disturbance
+from hwsim.analysis.training.spread import Disturbance
+from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.graph.inference import decode_graph, prefill_graph

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from hwsim.analysis.case import Case
-from hwsim.analysis.compare import Comparison, compared
-from hwsim.analysis.compare_cell import Money
-from hwsim.analysis.plan_economy import economy_of
+from hwsim.analysis.comparing.cell import Money
+from hwsim.analysis.comparing.compare import Comparison, compared
+from hwsim.analysis.economy import economy_of
 from hwsim.api.case import System, case_of, scenario_case
 from hwsim.errors import InputError
 from hwsim.specs.device import DeviceSpec

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from hwsim.analysis.live import LiveCheck, LiveRow, predict_step
-from hwsim.analysis.live_fit import fit_operators, table_offset
-from hwsim.analysis.live_operators import HostOperators
+from hwsim.analysis.live.check import LiveCheck, LiveRow, predict_step
+from hwsim.analysis.live.fit import fit_operators, table_offset
+from hwsim.analysis.live.operators import HostOperators
 from hwsim.errors import InputError
 from hwsim.measure.cpu import cases_for, detect_device
 from hwsim.measure.cuda.cases import Case, Skip, interleave

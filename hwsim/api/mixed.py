@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hwsim.analysis.check import context_within, dtype_on, known_dtype, positive_int
-from hwsim.analysis.mixed import Hop, MixedResult, run_mixed, split_layers
-from hwsim.analysis.mixed_place import LATENCY, Place, Work, host_system
+from hwsim.analysis.mixing.mixed import Hop, MixedResult, run_mixed, split_layers
+from hwsim.analysis.mixing.place import LATENCY, Place, Work, host_system
 from hwsim.analysis.resolve import as_system, default_dtype, resolve
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hwsim.analysis.plan import (
+from hwsim.analysis.economy import Limits, economy_of
+from hwsim.analysis.plan_train.choices import Choices
+from hwsim.analysis.plan_train.planner import (
     Objective,
     Planner,
     TrainPlan,
     device_counts,
 )
-from hwsim.analysis.plan_choices import Choices
-from hwsim.analysis.plan_economy import Limits, economy_of
-from hwsim.analysis.plan_search import Runner, in_this_process
+from hwsim.analysis.plan_train.search import Runner, in_this_process
 from hwsim.analysis.resolve import default_dtype, resolve
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
@@ -125,6 +125,6 @@ def plan_train(
 def _runner(cluster: str | None) -> Runner:
     if cluster is None:
         return in_this_process
-    from hwsim.analysis.plan_cluster import on_cluster
+    from hwsim.analysis.plan_train.cluster import on_cluster
 
     return on_cluster(cluster)

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hwsim.analysis.check import positive_int
-from hwsim.analysis.plan_economy import economy_of
-from hwsim.analysis.resolve import default_dtype, named, resolve
-from hwsim.analysis.serve_plan import ServePlan
-from hwsim.analysis.serve_plan_confirm import Confirmer, parse_limits
-from hwsim.analysis.serve_plan_space import DEGREES, Precision, Space, degrees
-from hwsim.analysis.serve_planner import (
+from hwsim.analysis.economy import economy_of
+from hwsim.analysis.plan_serve.answer import ServePlan
+from hwsim.analysis.plan_serve.confirm import Confirmer, parse_limits
+from hwsim.analysis.plan_serve.planner import (
     Progress,
     ServePlanner,
     demand_of,
     in_this_process,
 )
-from hwsim.analysis.serving_ask import checked_traffic
+from hwsim.analysis.plan_serve.space import DEGREES, Precision, Space, degrees
+from hwsim.analysis.resolve import default_dtype, named, resolve
+from hwsim.analysis.serving.ask import checked_traffic
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.device import DeviceSpec
@@ -171,6 +171,6 @@ def _several(given: Any, one: Any) -> list[Any]:
 def _runner(cluster: str | None) -> Any:
     if cluster is None:
         return in_this_process
-    from hwsim.analysis.plan_cluster import cluster_map
+    from hwsim.analysis.plan_train.cluster import cluster_map
 
     return cluster_map(cluster)

@@ -17,10 +17,10 @@ from hwsim.analysis.resolve import (
     parsed,
     resolve,
 )
-from hwsim.analysis.serving import ServeResult, run_serving
-from hwsim.analysis.serving_ask import PrefillAsked, checked_traffic
-from hwsim.analysis.serving_speculative import Speculation, speculation_of
-from hwsim.analysis.serving_watch import Snapshot
+from hwsim.analysis.serving.ask import PrefillAsked, checked_traffic
+from hwsim.analysis.serving.serve import ServeResult, run_serving
+from hwsim.analysis.serving.speculative import Speculation, speculation_of
+from hwsim.analysis.serving.watch import Snapshot
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.specs.catalogs import load_model, load_stack
@@ -150,7 +150,7 @@ def serve(
         Called now and then with requests answered and requests in all.
     watch : callable or None
         Called a few times a second with a
-        :class:`hwsim.analysis.serving_watch.Snapshot`.
+        :class:`hwsim.analysis.serving.watch.Snapshot`.
 
     Returns
     -------

@@ -8,13 +8,13 @@ from hwsim.analysis.graph_result import Engine
 from hwsim.cost.evaluate import Fidelity
 
 if TYPE_CHECKING:
-    from hwsim.analysis.published import PublishedComparison
+    from hwsim.analysis.published.runs import PublishedComparison
 
 
 def compare_published(
     *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
 ) -> PublishedComparison:
     """Predict the published runs that ship with hwsim; errors are not hidden."""
-    from hwsim.analysis.published import compare
+    from hwsim.analysis.published.runs import compare
 
     return compare(fidelity=fidelity, engine=engine)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hwsim.analysis.case import Case
-from hwsim.analysis.sensitivity import SWING, SensitivityResult, sensitivities
-from hwsim.analysis.solve import Solved, parse_target, solve
-from hwsim.analysis.whatif import WhatIf, sweep
+from hwsim.analysis.varying.sensitivity import SWING, SensitivityResult, sensitivities
+from hwsim.analysis.varying.solve import Solved, parse_target, solve
+from hwsim.analysis.varying.sweep import WhatIf, sweep
 from hwsim.api.case import System, case_of, scenario_case
 from hwsim.api.compare import money_of
 from hwsim.specs.model import ModelSpec

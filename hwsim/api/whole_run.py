@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwsim.analysis.training import TrainResult
-from hwsim.analysis.training_run import TrainingRun, whole_run
+from hwsim.analysis.training.train import TrainResult
+from hwsim.analysis.training.whole_run import TrainingRun, whole_run
 from hwsim.errors import InputError
 from hwsim.specs.economics import Economics, load_economics
 

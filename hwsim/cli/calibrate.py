@@ -12,7 +12,7 @@ from hwsim.cli.options import Json
 from hwsim.cli.output import check_outputs, console, note, save, table
 
 if TYPE_CHECKING:
-    from hwsim.analysis.calibrate import CalibrateResult
+    from hwsim.analysis.fitting.calibrate import CalibrateResult
 
 INTERRUPTED = 130
 
@@ -84,7 +84,7 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit the cost models of a device to measurements of it."""
-    from hwsim.analysis.calibrate import calibrate as fit
+    from hwsim.analysis.fitting.calibrate import calibrate as fit
     from hwsim.report.write import write_atomic
 
     check_outputs(out, result_out)

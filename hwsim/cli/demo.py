@@ -27,7 +27,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Predict published runs and print predicted, published and signed error."""
-    from hwsim.analysis.published import PublishedComparison, compare_each
+    from hwsim.analysis.published.runs import PublishedComparison, compare_each
     from hwsim.report.write import make_folder
 
     if out is not None:

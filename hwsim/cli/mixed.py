@@ -17,7 +17,7 @@ from hwsim.errors import InputError
 from hwsim.units import DIMENSIONS, parse_quantity
 
 if TYPE_CHECKING:
-    from hwsim.analysis.mixed import MixedResult
+    from hwsim.analysis.mixing.mixed import MixedResult
 
 _PLACE = "SYSTEM[,tp=N][,layers=N]"
 Places = list[str] | None

@@ -38,7 +38,7 @@ from hwsim.report import format as fmt
 from hwsim.units import DIMENSIONS, format_quantity, parse_quantity
 
 if TYPE_CHECKING:
-    from hwsim.analysis.plan import TrainPlan
+    from hwsim.analysis.plan_train.planner import TrainPlan
 
 _DEVICES = re.compile(r"^(\d+)-(\d+)(?:/(\d+))?$")
 _PATIENCE = 2.0  # a search shorter than this needs no progress bar [s]

@@ -31,8 +31,8 @@ from hwsim.cli.quantity import integers, limits_of
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.serve_plan import ServePlan
-    from hwsim.analysis.serve_plan_confirm import Confirmed
+    from hwsim.analysis.plan_serve.answer import ServePlan
+    from hwsim.analysis.plan_serve.confirm import Confirmed
 
 _TRAFFIC = "Traffic"
 _CHOICES = "What to choose from"

@@ -48,7 +48,7 @@ from hwsim.cli.serve_watch import meter
 from hwsim.errors import InputError
 
 if TYPE_CHECKING:
-    from hwsim.analysis.serving import ServeResult
+    from hwsim.analysis.serving.serve import ServeResult
 
 _TRAFFIC, _ENGINE = "Traffic", "Engine"
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from hwsim.cli.output import console, note, table
 from hwsim.specs.assumed import labelled
 
 if TYPE_CHECKING:
-    from hwsim.analysis.serving import ServeResult
+    from hwsim.analysis.serving.serve import ServeResult
 
 _LATENCIES = {
     "ttft_s": "first token",

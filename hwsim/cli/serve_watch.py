@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from hwsim.analysis.serving_watch import Snapshot
+    from hwsim.analysis.serving.watch import Snapshot
 
 
 class Meter:

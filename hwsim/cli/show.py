@@ -10,9 +10,9 @@ from rich.markup import escape
 from hwsim.analysis.inference import InferResult
 from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.operator import OpResult
-from hwsim.analysis.training import TrainResult
-from hwsim.analysis.training_run import TrainingRun
-from hwsim.analysis.training_spread import PERCENTILES, StepSpread
+from hwsim.analysis.training.spread import PERCENTILES, StepSpread
+from hwsim.analysis.training.train import TrainResult
+from hwsim.analysis.training.whole_run import TrainingRun
 from hwsim.cli.output import console, table
 from hwsim.report import format as fmt
 from hwsim.specs.assumed import labelled

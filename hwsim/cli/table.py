@@ -11,8 +11,8 @@ from hwsim.cli.output import console, table
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.compare import Comparison
-    from hwsim.analysis.waterfall import Waterfall
+    from hwsim.analysis.comparing.compare import Comparison
+    from hwsim.analysis.comparing.waterfall import Waterfall
 
 _NAMES, _CELL = 22, 23  # columns: of the names, of a cell at least
 Shown = Callable[[dict[str, Any]], str]

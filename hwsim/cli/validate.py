@@ -16,8 +16,8 @@ from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.validate import Validation
-    from hwsim.analysis.validate_metrics import ErrorSummary
+    from hwsim.analysis.validation.metrics import ErrorSummary
+    from hwsim.analysis.validation.validate import Validation
 
 _SHOWN = 8  # skipped rows that the terminal spells out
 
@@ -105,7 +105,7 @@ def validate(
     report: Report = None,
 ) -> None:
     """Predict measured rows; print errors by operator, device, dtype and regime."""
-    from hwsim.analysis.validate import validate as compare
+    from hwsim.analysis.validation.validate import validate as compare
 
     paths = [*(measurements or ()), *(files or ())]
     if live:

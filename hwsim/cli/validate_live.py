@@ -15,7 +15,7 @@ from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.live import LiveCheck
+    from hwsim.analysis.live.check import LiveCheck
 
 DEFAULT_BUDGET = "90s"
 _COLUMNS = (

@@ -14,7 +14,7 @@ from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.request_log import ReplayedRun, RequestLogValidation
+    from hwsim.analysis.validation.request_log import ReplayedRun, RequestLogValidation
 
 _TITLES = {"ttft": "TTFT", "tpot": "TPOT", "latency": "Latency"}
 
@@ -31,7 +31,7 @@ def validate_log(
     report: Path | None,
 ) -> None:
     """Replay logs of real servers; print distributions run by run."""
-    from hwsim.analysis.request_log import validate_request_log
+    from hwsim.analysis.validation.request_log import validate_request_log
 
     if others:
         raise InputError(

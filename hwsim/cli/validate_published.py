@@ -15,8 +15,8 @@ from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
-    from hwsim.analysis.validate_metrics import ErrorSummary
-    from hwsim.analysis.validate_published import PublishedValidation
+    from hwsim.analysis.validation.metrics import ErrorSummary
+    from hwsim.analysis.validation.published import PublishedValidation
 
 _WORST = 10
 _REASONS = 12
@@ -39,7 +39,7 @@ def validate_runs(
     report: Path | None,
 ) -> None:
     """Predict tables of published figures; print errors by source."""
-    from hwsim.analysis.validate_published import validate_published
+    from hwsim.analysis.validation.published import validate_published
 
     if others:
         raise InputError(

@@ -16,9 +16,9 @@ from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 
 if TYPE_CHECKING:
-    from hwsim.analysis.sensitivity import SensitivityResult
-    from hwsim.analysis.solve import Solved
-    from hwsim.analysis.whatif import WhatIf
+    from hwsim.analysis.varying.sensitivity import SensitivityResult
+    from hwsim.analysis.varying.solve import Solved
+    from hwsim.analysis.varying.sweep import WhatIf
 
 INTERRUPTED = 130
 Scenario = Annotated[

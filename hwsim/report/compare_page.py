@@ -238,7 +238,7 @@ def _refused(cells: Sequence[Row]) -> Section:
 
 
 def _differences(saved: SavedResult) -> Section:
-    from hwsim.analysis.waterfall import Waterfall
+    from hwsim.analysis.comparing.waterfall import Waterfall
 
     pairs = saved.need("pairs")
     text = [f"{pair['sentence']}." for pair in pairs]

@@ -12,7 +12,7 @@ from hwsim.report.figures import scatter_figure
 from hwsim.report.provenance import Sources, reproducibility
 
 if TYPE_CHECKING:
-    from hwsim.analysis.published import ComparedRow, PublishedComparison
+    from hwsim.analysis.published.runs import ComparedRow, PublishedComparison
 
 GOOD, BAD = 0.10, 0.25
 _METRICS = {

@@ -14,7 +14,7 @@ from hwsim.report.validation import summary_of
 
 if TYPE_CHECKING:
     from hwsim.analysis.saved import SavedResult
-    from hwsim.analysis.validate_metrics import ErrorSummary
+    from hwsim.analysis.validation.metrics import ErrorSummary
 
 GOOD, BAD = 0.10, 0.25
 _GROUPS = (

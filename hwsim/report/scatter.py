@@ -25,7 +25,7 @@ from hwsim.report.style import (
 )
 
 if TYPE_CHECKING:
-    from hwsim.analysis.published import ComparedRow
+    from hwsim.analysis.published.runs import ComparedRow
 
 BANDS = (0.10, 0.25)
 _SHADES = (1.0, 0.5)  # of the grid's colour: the narrow band is the darker

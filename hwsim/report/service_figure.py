@@ -35,7 +35,7 @@ def service_figure(series: Mapping[str, Any], *, width: float = 7.2) -> ReportFi
     ----------
     series : mapping
         As saved with a service; see
-        :func:`hwsim.analysis.serving_series.series_of`.
+        :func:`hwsim.analysis.serving.series.series_of`.
     """
     rows = series["replica_busy"]
     many = 0 if rows is None else len(rows)

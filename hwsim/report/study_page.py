@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hwsim.analysis.waterfall import Waterfall
+from hwsim.analysis.comparing.waterfall import Waterfall
 from hwsim.report import format as fmt
 from hwsim.report.content import (
     Cell,

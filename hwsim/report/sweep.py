@@ -28,9 +28,9 @@ from hwsim.report.style import (
 )
 
 if TYPE_CHECKING:
-    from hwsim.analysis.sensitivity import SensitivityResult
-    from hwsim.analysis.vary import Axis
-    from hwsim.analysis.whatif import WhatIf
+    from hwsim.analysis.varying.sensitivity import SensitivityResult
+    from hwsim.analysis.varying.sweep import WhatIf
+    from hwsim.analysis.varying.vary import Axis
 
 PathLike = str | os.PathLike[str] | None
 _BARS = 14

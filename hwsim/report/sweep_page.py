@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hwsim.analysis.sensitivity import Sensitivity
-from hwsim.analysis.vary import Axis, Parameter
-from hwsim.analysis.whatif import Knee, Point
+from hwsim.analysis.varying.sensitivity import Sensitivity
+from hwsim.analysis.varying.sweep import Knee, Point
+from hwsim.analysis.varying.vary import Axis, Parameter
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Fact, Page, Section, Table, picture, table
 from hwsim.report.pieces import assumed, bound_word, closing, name_of

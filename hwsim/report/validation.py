@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwsim.analysis.validate_metrics import ErrorSummary
+from hwsim.analysis.validation.metrics import ErrorSummary
 from hwsim.report import format as fmt
 from hwsim.report.content import (
     Cell,

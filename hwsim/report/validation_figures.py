@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hwsim.analysis.validate_details import BAND, EDGES
+from hwsim.analysis.validation.details import BAND, EDGES
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 from hwsim.report.style import (
@@ -37,7 +37,7 @@ def measured_figure(
 ) -> ReportFigure:
     """Draw predicted over measured, log-log, a mark per device.
 
-    ``points`` are those of :mod:`hwsim.analysis.validate_details`: of many rows
+    ``points`` are those of :mod:`hwsim.analysis.validation.details`: of many rows
     an evenly spaced part in order of measured time is drawn; the caption says so.
     Devices named in ``devices`` keep their colour from one figure to the next.
 

@@ -22,7 +22,7 @@ from hwsim.report.style import (
 )
 
 if TYPE_CHECKING:
-    from hwsim.analysis.waterfall import Waterfall
+    from hwsim.analysis.comparing.waterfall import Waterfall
 
 _LEAST = 2e-3  # of the larger end: smaller steps are drawn as one
 

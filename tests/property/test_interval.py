@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsim.analysis.calibrate_checks import check_interval, regime_table
-from hwsim.analysis.fit_trees import Boosting, grow
+from hwsim.analysis.fitting.checks import check_interval, regime_table
+from hwsim.analysis.fitting.trees import Boosting, grow
 from hwsim.cost.interval import LogInterval, quadrature
 from hwsim.specs.calibration_file import Spread
 from hwsim.specs.residual import Residual

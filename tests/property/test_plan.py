@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.analysis.plan_economy import front
-from hwsim.analysis.plan_space import divisors
-from hwsim.analysis.plan_stages import StageMaker
+from hwsim.analysis.economy import front
+from hwsim.analysis.plan_train.space import divisors
+from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.graph.partition import layers_per_stage
 from hwsim.specs.catalogs import load_model
 

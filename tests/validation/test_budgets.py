@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis.microbench import microbenchmarks
+from hwsim.analysis.validation.microbench import microbenchmarks
 from hwsim.specs.calibration import (
     calibration_path,
     load_calibration_file,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis import calibrate as module
-from hwsim.analysis.calibrate import calibrate, dump_calibration
-from hwsim.analysis.fit_rows import fit_rows, folds
-from hwsim.analysis.fit_trees import Boosting, factors, grow
+from hwsim.analysis.fitting import calibrate as module
+from hwsim.analysis.fitting.calibrate import calibrate, dump_calibration
+from hwsim.analysis.fitting.rows import fit_rows, folds
+from hwsim.analysis.fitting.trees import Boosting, factors, grow
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.errors import HwsimError, InputError, SpecError
 from hwsim.specs.calibration import (
@@ -325,7 +325,7 @@ def test_shipped_calibrations_state_what_they_are_worth(name):
 
 
 def test_a_plan_without_trees_has_none(tables):
-    from hwsim.analysis.fit_family import FitPlan, fit_family
+    from hwsim.analysis.fitting.family import FitPlan, fit_family
 
     rows = fit_rows(
         read_measurements([tables]), load_device(DEVICE), [DEVICE], "elementwise"

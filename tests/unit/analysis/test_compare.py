@@ -6,9 +6,9 @@ import math
 import pytest
 
 import hwsim
-from hwsim.analysis.compare import pair_of
-from hwsim.analysis.error_sources import ratio_interval
-from hwsim.analysis.waterfall import shapley
+from hwsim.analysis.comparing.compare import pair_of
+from hwsim.analysis.comparing.error_sources import ratio_interval
+from hwsim.analysis.comparing.waterfall import shapley
 from hwsim.errors import InputError, UnknownNameError
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwsim.analysis.live import LiveCheck, LiveRow, StepPrediction, predict_step
-from hwsim.analysis.live_fit import fit_operators, fit_terms, held_out, table_offset
-from hwsim.analysis.live_operators import FAR, CopyRate, Products, product_terms
+from hwsim.analysis.live.check import LiveCheck, LiveRow, StepPrediction, predict_step
+from hwsim.analysis.live.fit import fit_operators, fit_terms, held_out, table_offset
+from hwsim.analysis.live.operators import FAR, CopyRate, Products, product_terms
 from hwsim.errors import InputError
 from hwsim.specs.measurement_read import read_measurements
 

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hwsim.analysis import plan_search
-from hwsim.analysis.plan_choices import Choices
-from hwsim.analysis.plan_economy import front
-from hwsim.analysis.plan_memory import MemoryModel
-from hwsim.analysis.plan_space import Enumerator
-from hwsim.analysis.plan_stages import StageMaker
-from hwsim.analysis.plan_time import TimeModel
-from hwsim.analysis.plan_units import Question
+from hwsim.analysis.economy import front
+from hwsim.analysis.plan_train import search as plan_search
+from hwsim.analysis.plan_train.choices import Choices
+from hwsim.analysis.plan_train.memory import MemoryModel
+from hwsim.analysis.plan_train.space import Enumerator
+from hwsim.analysis.plan_train.stages import StageMaker
+from hwsim.analysis.plan_train.time import TimeModel
+from hwsim.analysis.plan_train.units import Question
 from hwsim.analysis.resolve import resolve
-from hwsim.analysis.training import run_training
-from hwsim.analysis.training_config import checked_config
-from hwsim.analysis.training_memory import step_memory
-from hwsim.analysis.training_step import StepMaker
+from hwsim.analysis.training.config import checked_config
+from hwsim.analysis.training.memory import step_memory
+from hwsim.analysis.training.step import StepMaker
+from hwsim.analysis.training.train import run_training
 from hwsim.api.plan import plan_train
 from hwsim.errors import HwsimError, InputError
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from hwsim.analysis import plan_search
+from hwsim.analysis.plan_train import search as plan_search
 from hwsim.api.plan import plan_train
 from hwsim.errors import InputError
 
@@ -100,7 +100,7 @@ def test_an_interrupt_keeps_what_the_workers_have_found(cluster, monkeypatch):
 
 
 def test_nobody_at_the_address_is_said_at_once(monkeypatch):
-    from hwsim.analysis import plan_cluster
+    from hwsim.analysis.plan_train import cluster as plan_cluster
 
     monkeypatch.setattr(plan_cluster, "PATIENCE", 0.5)
     start = time.monotonic()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis.serve_plan_confirm import parse_limits, upper_bound
-from hwsim.analysis.serve_plan_space import Precision
-from hwsim.analysis.serve_planner import ServePlanner
+from hwsim.analysis.plan_serve.confirm import parse_limits, upper_bound
+from hwsim.analysis.plan_serve.planner import ServePlanner
+from hwsim.analysis.plan_serve.space import Precision
 from hwsim.errors import InputError
 
 ASKED = {

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import hwsim
-from hwsim.analysis.fit_outside import table_rows
-from hwsim.analysis.published_inference import layout
-from hwsim.analysis.published_setting import known_device, precisions
-from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.analysis.fitting.outside import table_rows
+from hwsim.analysis.published.inference import layout
+from hwsim.analysis.published.setting import known_device, precisions
+from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.published_inference import InferenceRow

@@ -8,8 +8,8 @@ import pytest
 
 import hwsim
 from hwsim.analysis.graph_result import run_graph
-from hwsim.analysis.published_passes import hand_over, read_prompts
-from hwsim.analysis.published_work import longest
+from hwsim.analysis.published.passes import hand_over, read_prompts
+from hwsim.analysis.published.work import longest
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.specs.catalogs import load_model, load_stack, load_system
 

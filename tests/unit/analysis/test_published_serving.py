@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hwsim.analysis.published_kinds import Record, table_kind
-from hwsim.analysis.published_layout import Degrees, degrees_of, pools_of
-from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.analysis.published.kinds import Record, table_kind
+from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of
+from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device, load_model

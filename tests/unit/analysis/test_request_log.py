@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwsim.analysis.request_log import RequestLogValidation, validate_request_log
-from hwsim.analysis.serving import ServeResult, run_serving
+from hwsim.analysis.serving.serve import ServeResult, run_serving
+from hwsim.analysis.validation.request_log import (
+    RequestLogValidation,
+    validate_request_log,
+)
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
 from hwsim.specs.engine import load_engine

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis.serving_layout import ReplicaLayout
-from hwsim.analysis.step_cost import Deployment, step_table
+from hwsim.analysis.serving.layout import ReplicaLayout
+from hwsim.analysis.serving.step_cost import Deployment, step_table
 from hwsim.api.serving import serve
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.specs.engine import load_engine

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hwsim.analysis.serving_speculative import Speculation
+from hwsim.analysis.serving.speculative import Speculation
 from hwsim.api.serving import serve
 from hwsim.errors import HwsimError, InputError
 from hwsim.sim.arrivals import draw_requests

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis.serving_series import BINS, mean_present, merged, series_of
+from hwsim.analysis.serving.series import BINS, mean_present, merged, series_of
 
 ASKED = {"input_len": "lognormal:400", "output_len": "lognormal:80", "requests": 400}
 
@@ -87,7 +87,7 @@ WATCHED = {
 
 @pytest.mark.parametrize("case", WATCHED)
 def test_a_watcher_sees_what_the_requests_say(case, monkeypatch):
-    monkeypatch.setattr("hwsim.analysis.serving_watch._EVERY", 0.0)
+    monkeypatch.setattr("hwsim.analysis.serving.watch._EVERY", 0.0)
     seen = []
     run = served(**WATCHED[case], watch=seen.append).run
     assert len(seen) > 20

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwsim.analysis.predict_rows import DeviceModel, device_model, predict_rows
-from hwsim.analysis.row_collective import _with_devices
-from hwsim.analysis.row_work import (
+from hwsim.analysis.measured.collective import _with_devices
+from hwsim.analysis.measured.predict import DeviceModel, device_model, predict_rows
+from hwsim.analysis.measured.work import (
     STREAMS,
     attention_work,
     elementwise_work,
     row_work,
 )
-from hwsim.analysis.validate import Validation, validate
-from hwsim.analysis.validate_metrics import regimes, summarise
+from hwsim.analysis.validation.metrics import regimes, summarise
+from hwsim.analysis.validation.validate import Validation, validate
 from hwsim.cost.collective import collective_cost
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.matmul import matmul_cost

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hwsim.analysis.published_flop import counted_flop
-from hwsim.analysis.published_rows import RunPredictor, completed, run_options
-from hwsim.analysis.training import run_training
-from hwsim.analysis.validate_published import PublishedValidation, validate_published
+from hwsim.analysis.published.flop import counted_flop
+from hwsim.analysis.published.rows import RunPredictor, completed, run_options
+from hwsim.analysis.training.train import run_training
+from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
 from hwsim.report.page import render_page
 from hwsim.specs.catalogs import load_model, load_stack, load_system
@@ -116,7 +116,7 @@ def test_groups_and_worst() -> None:
 
 
 def test_equal_runs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsim.analysis import published_rows
+    from hwsim.analysis.published import rows as published_rows
 
     calls = []
     real = published_rows.run_training

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import hwsim
-from hwsim.analysis.solve import parse_target
-from hwsim.analysis.vary import parameter, parse_axis, spaced
+from hwsim.analysis.varying.solve import parse_target
+from hwsim.analysis.varying.vary import parameter, parse_axis, spaced
 from hwsim.errors import InputError, SpecError, UnknownNameError
 
 HBM = "device.memory.hbm.bandwidth"

@@ -65,7 +65,7 @@ def test_faults_are_one_line(table, tmp_path, capsys, arguments, fault):
 
 
 def test_an_interrupt_keeps_what_is_finished(table, tmp_path, monkeypatch, capsys):
-    from hwsim.analysis import calibrate as module
+    from hwsim.analysis.fitting import calibrate as module
 
     whole = module._each
 

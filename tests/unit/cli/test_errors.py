@@ -134,7 +134,7 @@ def test_a_broken_pipe_is_silent():
 
 INTERRUPTED = """
 import time
-import hwsim.analysis.published as published
+import hwsim.analysis.published.runs as published
 from hwsim.cli.app import run
 
 def slow(**options):

@@ -147,7 +147,7 @@ def test_a_terminal_shows_how_the_service_stands():
 
     from rich.console import Console
 
-    from hwsim.analysis.serving_watch import Snapshot
+    from hwsim.analysis.serving.watch import Snapshot
     from hwsim.cli.serve_watch import watched
 
     out = io.StringIO()

@@ -93,7 +93,7 @@ def test_a_table_that_no_longer_holds_is_measured_anew(hwsim_cli, host, monkeypa
 
 
 def test_a_processor_without_a_table_is_measured_first(hwsim_cli, host, monkeypatch):
-    from hwsim.analysis.live_fit import fit_operators
+    from hwsim.analysis.live.fit import fit_operators
 
     seen = []
 

@@ -10,8 +10,8 @@ import pytest
 
 from hwsim.analysis.graph_result import Engine, GraphResult, run_graph
 from hwsim.analysis.inference import InferResult, run_inference
-from hwsim.analysis.published import ComparedRow, PublishedComparison
-from hwsim.analysis.training import TrainResult, run_training
+from hwsim.analysis.published.runs import ComparedRow, PublishedComparison
+from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.graph.op import Copy, Elementwise, Matmul, Op, Operand
 from hwsim.graph.opgraph import Block, Node, OpGraph
 from hwsim.specs.device import DeviceSpec

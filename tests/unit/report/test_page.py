@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 
-from hwsim.analysis.published import PublishedComparison
+from hwsim.analysis.published.runs import PublishedComparison
 from hwsim.errors import InputError, OutputError
 from hwsim.report.content import Picture
 from hwsim.report.page import render_page, write_page

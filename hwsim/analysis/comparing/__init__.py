@@ -1,0 +1,1 @@
+"""Systems side by side and what explains their difference."""

@@ -1,0 +1,1 @@
+"""Calibration: named parameters fitted to measurements, held-out errors, intervals."""

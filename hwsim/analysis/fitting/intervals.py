@@ -1,0 +1,66 @@
+"""The spreads that predictions of uncalibrated devices carry, from measurements."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+from hwsim.analysis.fitting.family import FitPlan
+from hwsim.analysis.fitting.outside import outside_rows, outside_terms
+from hwsim.analysis.fitting.transfer import spread_tables, transfers
+from hwsim.specs.calibration import FAMILIES
+from hwsim.specs.calibration_file import IntervalFile
+from hwsim.specs.catalogs import load_device
+from hwsim.specs.measurement_table import MeasurementTable
+from hwsim.version import __version__
+
+# Generations whose chips are those of a measured one, with units added or cut.
+_SAME_CHIPS = {
+    "blackwell": ("blackwell-ultra", "blackwell-ultra-1400w"),
+    "hopper": ("hopper-cut",),
+}
+
+
+def make_intervals(
+    table: MeasurementTable,
+    devices: Sequence[str],
+    *,
+    plan: FitPlan | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> IntervalFile:
+    """Return what ``devices/generations/intervals.json`` holds.
+
+    Parameters
+    ----------
+    table : MeasurementTable
+        Rows of several devices of several generations.
+    devices : sequence of str
+        Their ids.
+    plan : FitPlan, optional
+        How the fits to all devices but one are made.
+    progress : callable, optional
+        Told each transfer's errors.
+    """
+    plan = plan or FitPlan(sample=900, evaluations=20)
+    made = transfers(table, devices, FAMILIES, plan, progress)
+    specs = [load_device(name) for name in devices]
+    names = ", ".join(spec.name for spec in specs)
+    return IntervalFile(
+        hwsim_version=__version__,
+        date=dt.datetime.now(tz=dt.UTC).date(),
+        generations=_generations({spec.architecture for spec in specs}),
+        kinds=tuple(sorted({spec.kind for spec in specs})),
+        tables=spread_tables(made, FAMILIES),
+        end_to_end=outside_terms(outside_rows()),
+        notes=(
+            "generation: devices predicted by a fit to another of their generation; "
+            "kind: by a fit to other generations; assumed: kind, half widths times "
+            f"1.6; measured devices: {names}",
+        ),
+    )
+
+
+def _generations(measured: set[str]) -> tuple[str, ...]:
+    """Return the generations whose own chips were measured."""
+    same = {name for known in measured for name in _SAME_CHIPS.get(known, ())}
+    return tuple(sorted(measured | same))

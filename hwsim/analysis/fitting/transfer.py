@@ -1,0 +1,193 @@
+"""How well fits carry over to devices they have not seen.
+
+Each device of a table is predicted by parameters fitted to others alone: to
+other devices of its generation where there are any, else to devices of other
+generations, all together. What is left gives the intervals of devices that
+have no calibration of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hwsim.analysis.fitting.calibrate import device_names
+from hwsim.analysis.fitting.checks import regime_table
+from hwsim.analysis.fitting.family import FitPlan, fit_values
+from hwsim.analysis.fitting.rows import FitRows, fit_rows
+from hwsim.analysis.fitting.trees import Boosting, factors, grow
+from hwsim.cost.cost import FloatArray
+from hwsim.specs.calibration import (
+    GENERATIONS,
+    Calibration,
+    calibration_for,
+    with_parameters,
+)
+from hwsim.specs.calibration_file import Regime, RegimeTable
+from hwsim.specs.catalogs import load_device
+from hwsim.specs.load import load_spec
+from hwsim.specs.measurement_table import MeasurementTable
+
+# An unmeasured kind of device: as far off again as an unmeasured generation.
+_UNKNOWN_KIND = 1.6
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Predictions of one device by fits to others.
+
+    Attributes
+    ----------
+    device, family : str
+        What was predicted.
+    origin : str
+        ``generation``: fitted to another device of its generation; ``kind``:
+        to other generations.
+    time, predicted : ndarray of float64
+        Measured, and predicted by physical forms. [s]
+    with_trees : ndarray of float64
+        Predicted with trees grown on the errors of the other devices. [s]
+    """
+
+    device: str
+    family: str
+    origin: str
+    time: FloatArray
+    predicted: FloatArray
+    with_trees: FloatArray
+
+
+def transfers(
+    table: MeasurementTable,
+    devices: Sequence[str],
+    families: Sequence[str],
+    plan: FitPlan,
+    progress: Callable[[str], None] | None = None,
+) -> list[Transfer]:
+    """Predict every device by fits that left it out.
+
+    Parameters
+    ----------
+    table : MeasurementTable
+        Rows of several devices.
+    devices : sequence of str
+        Ids of devices with rows.
+    families : sequence of str
+        As calibration files name them.
+    """
+    found = []
+    for family in families:
+        rows = {}
+        for name in devices:
+            spec = load_device(name)
+            own = fit_rows(table, spec, device_names(table, spec), family)
+            if own is not None:
+                rows[name] = own
+        for name in rows:
+            for origin in ("generation", "kind"):
+                made = _transfer(name, family, origin, rows, plan)
+                if made is not None:
+                    found.append(made)
+                    if progress is not None:
+                        progress(_line(made))
+    return found
+
+
+def _line(made: Transfer) -> str:
+    def size(predicted: FloatArray) -> str:
+        error = np.abs(predicted / made.time - 1)
+        return f"{np.median(error):.1%}/{np.mean(error):.1%}"
+
+    return (
+        f"{made.family} of {made.device} from its {made.origin}: "
+        f"{size(made.predicted)}, with trees {size(made.with_trees)}"
+    )
+
+
+def _transfer(
+    name: str,
+    family: str,
+    origin: str,
+    rows: Mapping[str, FitRows],
+    plan: FitPlan,
+) -> Transfer | None:
+    generation = load_device(name).architecture
+    same = {n for n in rows if load_device(n).architecture == generation}
+    others = (
+        sorted(same - {name}) if origin == "generation" else sorted(set(rows) - same)
+    )
+    if not others:
+        return None
+    target = load_device(name)
+    if origin == "generation":
+        prior = calibration_for(target)
+    else:
+        prior = load_spec(GENERATIONS, Calibration, target.kind)
+    parts = [rows[n] for n in others]
+    values, _, _ = fit_values(parts, [prior] * len(parts), plan, starts=1)
+    tuned = with_parameters(prior, values)
+    predicted = rows[name].predict(tuned)
+    return Transfer(
+        name, family, origin, rows[name].time, predicted,
+        _with_trees(rows[name], parts, tuned, plan),
+    )  # fmt: skip
+
+
+def _with_trees(
+    target: FitRows, parts: Sequence[FitRows], tuned: Calibration, plan: FitPlan
+) -> FloatArray:
+    """Return predictions with trees grown on the errors of other devices."""
+    names: tuple[str, ...] = ()
+    tables, errors = [], []
+    for part in parts:
+        names, table, own = part.features(tuned)
+        other = part.predict(tuned) - own
+        wanted = np.maximum(part.time - other, 0.3 * own)
+        tables.append(table)
+        errors.append(np.clip(np.log(wanted / own), -1.0, 1.0))
+    how = replace(plan.trees or Boosting(), depth=4)
+    grown = grow(names, np.hstack(tables), np.concatenate(errors), how, plan.seed)
+    _, table, own = target.features(tuned)
+    other = target.predict(tuned) - own
+    summed: FloatArray = own * factors(grown, table) + other
+    return summed
+
+
+def spread_tables(
+    made: Sequence[Transfer], families: Sequence[str]
+) -> dict[str, dict[str, RegimeTable]]:
+    """Return the spread by origin and family; kinds without data are wider."""
+    tables: dict[str, dict[str, RegimeTable]] = {}
+    for origin in ("generation", "kind"):
+        tables[origin] = {}
+        for family in families:
+            some = [t for t in made if t.family == family and t.origin == origin]
+            some = some or [t for t in made if t.family == family]
+            if some:
+                tables[origin][family] = regime_table(*_even(some))
+    tables["assumed"] = {
+        family: widened(table, _UNKNOWN_KIND)
+        for family, table in tables["kind"].items()
+    }
+    return tables
+
+
+def _even(some: Sequence[Transfer]) -> tuple[FloatArray, FloatArray]:
+    """Return rows of several devices, each device counting the same."""
+    least = min(len(t.time) for t in some)
+    rng = np.random.default_rng(0)
+    picks = [np.sort(rng.permutation(len(t.time))[:least]) for t in some]
+    predicted = [t.predicted[i] for t, i in zip(some, picks, strict=True)]
+    measured = [t.time[i] for t, i in zip(some, picks, strict=True)]
+    return np.concatenate(predicted), np.concatenate(measured)
+
+
+def widened(table: RegimeTable, factor: float) -> RegimeTable:
+    """Return a spread with half widths multiplied, and none of the bias."""
+    regimes = {}
+    for name, regime in table.regimes.items():
+        reach = factor * max(abs(regime.low), abs(regime.high))
+        regimes[name] = Regime(low=-reach, high=reach, rows=0)
+    return RegimeTable(regimes=regimes)

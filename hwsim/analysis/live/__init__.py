@@ -1,0 +1,1 @@
+"""A small model measured and predicted on this very machine."""

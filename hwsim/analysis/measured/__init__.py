@@ -1,0 +1,1 @@
+"""Measured kernels, layers and models: each row turned into operators and predicted."""

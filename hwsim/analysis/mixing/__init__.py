@@ -1,0 +1,1 @@
+"""Work placed on several kinds of device."""

@@ -1,0 +1,1 @@
+"""The cheapest deployment that meets latency limits: bounds, then simulation."""

@@ -1,0 +1,276 @@
+"""Confirms deployments by simulation: do they meet the limits, how surely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hwsim.analysis.plan_serve.space import Choice
+from hwsim.analysis.plan_serve.steady import Demand, Steady
+from hwsim.analysis.serving.details import request_runs, step_interval
+from hwsim.analysis.serving.serve import ServeResult, run_serving
+from hwsim.cost.cost import FloatArray
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import InputError
+from hwsim.specs.traffic import Traffic
+
+Slo = Mapping[tuple[str, str], float]
+STATS = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
+KEYS = ("ttft", "tpot", "itl", "e2e")
+SURE = 0.95  # of the bound on a percentile, one-sided
+_PER_REPLICA = 200  # requests, at least
+_MOST_REQUESTS = 40_000
+_GROW = 1.4
+
+
+def upper_bound(values: FloatArray, stat: str) -> float:
+    """Return what a statistic of the latencies is below, with 95 % confidence.
+
+    Percentiles by order statistics, which need no distribution; neighbours in
+    a queue are alike, so that the bound is somewhat too sure.
+
+    Examples
+    --------
+    >>> upper_bound(np.arange(100.0), "p50")
+    58.0
+    """
+    from scipy.special import bdtrik, ndtri
+
+    values = np.sort(values[~np.isnan(values)])
+    if not values.size:
+        return math.nan
+    share = STATS[stat]
+    if share is None:
+        if values.size < 2:
+            return float(values[0])
+        wide = float(ndtri(SURE)) * values.std(ddof=1) / math.sqrt(values.size)
+        return float(values.mean() + wide)
+    place = math.ceil(bdtrik(SURE, values.size, share))
+    return float(values[min(place, values.size - 1)])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit and what a run says of it.
+
+    Attributes
+    ----------
+    value, bound, limit : float
+        Simulated; below this with 95 % confidence; allowed. [s]
+    model_upper : float
+        The value at the upper end of the step times' 90 % interval. [s]
+    """
+
+    key: str
+    stat: str
+    value: float
+    bound: float
+    limit: float
+    model_upper: float
+
+    @property
+    def margin(self) -> float:
+        """Share of the limit that is left."""
+        return 1.0 - self.value / self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check with keys in SI."""
+        return {
+            "limit_of": f"{self.key}.{self.stat}", "limit_s": self.limit,
+            "value_s": self.value, "upper_95_s": self.bound, "margin": self.margin,
+            "at_upper_model_s": self.model_upper,
+            "holds_at_upper_model": bool(self.model_upper <= self.limit),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A deployment that meets all limits in simulation.
+
+    Attributes
+    ----------
+    hourly : float
+        Price of all replicas; NaN where unknown. [USD/h]
+    """
+
+    choice: Choice
+    steady: Steady
+    replicas: int
+    result: ServeResult
+    checks: tuple[Check, ...]
+    hourly: float
+
+    @property
+    def devices(self) -> int:
+        """Devices of all replicas."""
+        return self.replicas * self.choice.devices
+
+    @property
+    def usd_per_million_tokens(self) -> float:
+        """Price of a million output tokens; NaN where unknown. [USD]"""
+        return self.hourly / 3600.0 / self.result.tokens_per_s * 1e6
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the deployment and its service with keys in SI."""
+        return {
+            **self.choice.to_dict(),
+            "replicas": self.replicas,
+            "devices": self.devices,
+            "usd_per_hour": self.hourly,
+            "usd_per_million_tokens": self.usd_per_million_tokens,
+            "checks": [check.to_dict() for check in self.checks],
+            "service": self.result.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Confirmer:
+    """Simulates deployments against the limits.
+
+    Attributes
+    ----------
+    margin : float
+        Share of each limit that is to be left.
+    requests : int
+        Least requests of a run.
+    most : int
+        Most replicas.
+    """
+
+    traffic: Traffic
+    demand: Demand
+    slo: Slo
+    router: str
+    fidelity: Fidelity
+    margin: float
+    requests: int
+    most: int
+    seed: int
+
+    def run(
+        self, choice: Choice, replicas: int, rate: float | None = None
+    ) -> ServeResult:
+        """Simulate a number of replicas at a rate, the demanded one by default."""
+        count = min(max(self.requests, _PER_REPLICA * replicas), _MOST_REQUESTS)
+        if self.traffic.trace is not None:
+            traffic = self.traffic
+        else:
+            traffic = replace(
+                self.traffic, requests=count, rate=rate or self.demand.rate
+            )
+        layout, precision = choice.layout, choice.precision
+        return run_serving(
+            choice.model, choice.system, choice.stack, choice.engine, traffic,
+            tp=layout.tp, pp=layout.pp, ep=layout.ep,
+            attention_dp=layout.attention_dp, replicas=replicas, router=self.router,
+            dtype=precision.dtype, weight_dtype=precision.weight_dtype,
+            kv_dtype=precision.kv_dtype, fidelity=self.fidelity, seed=self.seed,
+            slo=self.per_request,
+        )  # fmt: skip
+
+    @property
+    def per_request(self) -> dict[str, float]:
+        """Limits as each request must meet them to count as goodput. [s]"""
+        found: dict[str, float] = {}
+        for (key, _), limit in self.slo.items():
+            if key != "itl":
+                found[key] = min(limit, found.get(key, math.inf))
+        return found
+
+    def checks(self, result: ServeResult) -> tuple[Check, ...]:
+        """Return what a run says of each limit."""
+        interval = step_interval(request_runs(result))
+        upper = 1.0 if interval is None else interval[1]
+        found = []
+        for (key, stat), limit in self.slo.items():
+            value = float(getattr(result, f"{key}_s")[stat])
+            values = getattr(result.run, key, None)
+            bound = value if values is None else upper_bound(values, stat)
+            found.append(Check(key, stat, value, bound, limit, value * upper))
+        return tuple(found)
+
+    def broken(self, result: ServeResult, checks: tuple[Check, ...]) -> str:
+        """Return what a run breaks, in words; empty if nothing."""
+        if result.stable is False:
+            return "queues grow without end"
+        worst = [
+            check for check in checks
+            if check.bound > check.limit * (1.0 - self.margin)
+        ]  # fmt: skip
+        if not worst:
+            return ""
+        check = max(worst, key=lambda c: c.bound / c.limit)
+        return f"{check.key}.{check.stat} is {check.value:.4g} s"
+
+    def confirm(
+        self, steady: Steady, hourly: float, enough: int | None = None
+    ) -> Confirmed | str:
+        """Return the fewest replicas that do; else why none does, in words.
+
+        Parameters
+        ----------
+        enough : int, optional
+            More replicas than these are of no interest.
+        """
+        most = min(self.most, enough or self.most)
+        low, count, why = 0, steady.replicas(self.demand, self.slo), ""
+        good: tuple[int, ServeResult, tuple[Check, ...]] | None = None
+        while count <= most:
+            result = self.run(steady.choice, count)
+            checks = self.checks(result)
+            why = self.broken(result, checks)
+            if not why:
+                good = (count, result, checks)
+                break
+            low = count
+            if count > 4 * steady.replicas(self.demand, self.slo) + 4:
+                break  # waiting is not what takes the time
+            count = max(count + 1, math.ceil(count * _GROW))
+        if good is None:
+            return self._short(low, most, why)
+        while good[0] - low > 1 and low:
+            middle = (low + good[0]) // 2
+            result = self.run(steady.choice, middle)
+            checks = self.checks(result)
+            if self.broken(result, checks):
+                low = middle
+            else:
+                good = (middle, result, checks)
+        replicas, result, checks = good
+        return Confirmed(
+            steady.choice, steady, replicas, result, checks, hourly * replicas
+        )
+
+    def _short(self, tried: int, most: int, why: str) -> str:
+        if not tried:
+            return f"needs more than {most} replicas"
+        return f"with {tried} replicas {why}"
+
+
+def parse_limits(limits: Mapping[str, float]) -> dict[tuple[str, str], float]:
+    """Return limits by (latency, statistic) from ``ttft.p99`` and the like. [s]
+
+    Examples
+    --------
+    >>> parse_limits({"ttft": 0.5, "tpot.mean": 0.04})
+    {('ttft', 'p99'): 0.5, ('tpot', 'mean'): 0.04}
+    """
+    found: dict[tuple[str, str], float] = {}
+    for name, limit in limits.items():
+        key, _, stat = str(name).partition(".")
+        stat = stat or "p99"
+        if key not in KEYS or stat not in STATS:
+            raise InputError(
+                f"slo {name!r} is unknown; write one of {', '.join(KEYS)} and, after "
+                f"a point, {', '.join(STATS)}: ttft.p99"
+            )
+        if not (isinstance(limit, int | float) and 0 < limit < math.inf):
+            raise InputError(f"slo {name} is {limit}; give seconds above 0")
+        found[key, stat] = float(limit)
+    if not found:
+        raise InputError("no limit is given; write slo ttft.p99=500ms,tpot.p99=40ms")
+    return found

@@ -1,0 +1,1 @@
+"""Published end-to-end figures: rows read, turned into runs and predicted."""

@@ -1,0 +1,171 @@
+"""Tables of published inference: read, predict, one record a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from hwsim.analysis.published.kinds import Record, record
+from hwsim.analysis.published.service import InferenceRuns
+from hwsim.analysis.published.setting import (
+    known_device,
+    precisions,
+    row_model,
+    row_system,
+)
+from hwsim.analysis.published.work import Figure, Work
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import HwsimError, InputError
+from hwsim.specs.catalogs import load_stack
+from hwsim.specs.engine import load_engine
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.published_inference import InferenceRow, read_inference
+from hwsim.specs.published_inference_map import (
+    MappedInference,
+    load_inference_mappings,
+    mapped_inference,
+)
+from hwsim.specs.published_map import load_mappings
+
+UNITS = {"ttft": "s", "tpot": "s", "latency": "s", "throughput": "1/s"}
+
+
+class InferencePredictor:
+    """Predicts tables of inference figures; equal runs are run once.
+
+    Parameters
+    ----------
+    fidelity : str
+        What operator costs rest on.
+    """
+
+    def __init__(self, fidelity: Fidelity) -> None:
+        self._runs = InferenceRuns(fidelity)
+        self._mappings = load_inference_mappings()
+        self._general = load_mappings()
+        self._models: dict[ModelSpec, ModelSpec] = {}
+
+    def read(self, path: Path) -> tuple[InferenceRow, ...]:
+        """Return the rows of a file."""
+        rows = read_inference(path)
+        return tuple(
+            dataclasses.replace(row, device=known_device(row.device)) for row in rows
+        )
+
+    def figure(self, row: InferenceRow) -> Figure | None:
+        """Return the prediction of a row; None where there is none."""
+        found = mapped_inference(row, self._mappings)
+        if row.fault or found.unanswered or _missing(found.row):
+            return None
+        try:
+            return self._answer(found)
+        except HwsimError:
+            return None
+
+    def predict(self, row: InferenceRow) -> list[Record]:
+        """Return the record of a row."""
+        found = mapped_inference(row, self._mappings)
+        reason = row.fault or found.unanswered or _missing(found.row)
+        if reason:
+            return [_record(found, None, reason)]
+        try:
+            return [_record(found, self._answer(found), "")]
+        except HwsimError as error:
+            return [_record(found, None, str(error))]
+
+    def _answer(self, found: MappedInference) -> Figure:
+        return self._runs.figure(self._work(found))
+
+    def _work(self, found: MappedInference) -> Work:
+        row, notes = layout(found.row)
+        built = row_model(dataclasses.replace(found, row=row), self._general)
+        model = self._models.setdefault(built, built)  # tables go by identity
+        if model.kind == "encoder" and not row.phase:
+            row = dataclasses.replace(row, phase="prefill")
+        devices = (row.tp or 1) * (row.pp or 1) * (row.dp or 1)
+        system = row_system(found, devices, self._general)
+        precise, more = precisions(row, system.device)
+        engine = load_engine(found.engine or "vllm-v1")
+        if found.limits:
+            engine = engine.model_copy(update=found.limits)
+        served = row.load in {"closed", "open", "max"}
+        usual = engine.stack if served else "default-inference"
+        stack = load_stack(found.stack or usual)
+        return Work(
+            row, model, system, stack, engine, precise, found.spread,
+            found.microbatch, found.in_flight, found.filled,
+            (*found.assumed, *notes, *more),
+        )  # fmt: skip
+
+
+def layout(row: InferenceRow) -> tuple[InferenceRow, list[str]]:
+    """Return a row whose degrees multiply to its devices, and what was filled.
+
+    Devices that nothing is said of are tensor parallel; where degrees are
+    given and do not fill them, the rest are replicas.
+
+    Raises
+    ------
+    InputError
+        If no whole number of replicas fits.
+    """
+    devices = row.num_devices or (row.tp or 1) * (row.pp or 1) * (row.dp or 1)
+    tp, pp, notes = row.tp, row.pp or 1, list[str]()
+    if tp is None:
+        tp = max(devices // (pp * (row.dp or 1)), 1)
+        if tp > 1:
+            notes.append(f"tp = {tp}")
+    if devices % (tp * pp):
+        raise InputError(f"tp x pp = {tp} x {pp} does not divide {devices} devices")
+    dp = devices // (tp * pp)
+    if dp != (row.dp or 1):
+        notes.append(f"dp = {dp}")
+    load, size = row.load, row.size
+    if not load:
+        load = "closed" if _clients(row) else "fixed"
+        notes.append(f"load = {load}")
+    if size is None and load in {"fixed", "closed"}:
+        size = 1.0
+        notes.append("batch = 1")
+    return dataclasses.replace(
+        row, tp=tp, pp=pp, dp=dp, load=load, size=size, num_devices=devices
+    ), notes
+
+
+def _clients(row: InferenceRow) -> bool:
+    """Whether a bare number is that of clients: the row speaks of concurrency."""
+    text = f"{row.notes} {row.metric}".casefold()
+    words = ("concurren", "closed-loop", "closed loop", "clients")
+    spread = row.quantile is not None and row.kind in {"ttft", "latency"}
+    return any(word in text for word in words) or spread
+
+
+def _missing(row: InferenceRow) -> str:
+    """Return what a row lacks to be a run."""
+    if not row.kind:
+        return f"metric {row.metric!r} is no time to first token, time per token, \
+latency or throughput"
+    if row.published is None:
+        return "the row gives no figure"
+    if row.isl is None and row.osl is None:
+        return "neither prompt nor answer lengths are given"
+    return ""
+
+
+def _record(found: MappedInference, figure: Figure | None, reason: str) -> Record:
+    row = found.row
+    cells = {} if figure is None else figure.cells()
+    measured = row.published
+    return record(
+        **{
+            "file": row.file, "row": row.row, "source": row.source,
+            "op": "infer", "model": row.model, "device": row.device,
+            "devices": row.num_devices, "dtype": row.dtype,
+            "stack": found.stack or "", "system": found.system or "",
+            "mapping": ", ".join(found.maps), "metric": row.kind,
+            "unit": UNITS.get(row.kind, ""), "measured": measured,
+            "assumed": "; ".join(found.assumed), "confidence": row.confidence,
+            "reason": reason,
+        }
+        | cells
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Tables of published serving points: read, simulate, one record per figure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwsim.analysis.published.kinds import Record, record
+from hwsim.analysis.published.loop import Loop, LoopRuns, loop_of
+from hwsim.cost.evaluate import Fidelity
+from hwsim.cost.interval import LogInterval
+from hwsim.errors import HwsimError
+from hwsim.specs.published_serving import ServingRow, little, read_serving
+from hwsim.specs.published_serving_map import load_serving_mappings
+
+METRICS = ("ttft", "tpot", "throughput")
+_OPS = {False: "serve aggregated", True: "serve disaggregated"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """Predicted figures of a row: means over its requests.
+
+    Attributes
+    ----------
+    ttft_s, tpot_s : float
+        Arrival to first token; gap after it. [s]
+    intervals : dict of str to LogInterval
+        By metric; none of a speed of light.
+    """
+
+    loop: Loop
+    ttft_s: float
+    tpot_s: float
+    intervals: dict[str, LogInterval]
+    bound: str
+
+
+class ServingPredictor:
+    """Predicts tables of serving points; equal deployments share step times.
+
+    Parameters
+    ----------
+    fidelity : str
+        What operator costs rest on.
+    """
+
+    def __init__(self, fidelity: Fidelity) -> None:
+        self._runs = LoopRuns(fidelity)
+        self._mappings = load_serving_mappings()
+
+    def read(self, path: Path) -> tuple[ServingRow, ...]:
+        """Return the rows of a file."""
+        return read_serving(path)
+
+    def predict(self, row: ServingRow) -> list[Record]:
+        """Return one record per figure that a row gives."""
+        loop, served, reason = None, None, row.fault
+        if not reason:
+            try:
+                loop = loop_of(row, self._mappings)
+                served = self._served(loop)
+            except HwsimError as error:
+                reason = str(error)
+        return _records(row, loop, served, reason)
+
+    def _served(self, loop: Loop) -> Served:
+        result = self._runs.run(loop)
+        tpot = result.run.tpot
+        intervals = self._runs.intervals(loop)
+        return Served(
+            loop, float(result.run.ttft.mean()), float(np.nanmean(tpot)), intervals,
+            self._runs.bound(loop),
+        )  # fmt: skip
+
+
+def _records(
+    row: ServingRow, loop: Loop | None, served: Served | None, reason: str
+) -> list[Record]:
+    measured = _measured(row, loop)
+    given = [m for m in METRICS if measured[m] is not None] or ["ttft"]
+    if not reason and all(measured[m] is None for m in METRICS):
+        reason = "the row gives neither ttft_ms nor tpot_ms"
+    return [_record(row, loop, served, reason, m, measured[m]) for m in given]
+
+
+def _measured(row: ServingRow, loop: Loop | None) -> dict[str, float | None]:
+    throughput = row.throughput
+    if loop is not None:
+        throughput = little(loop.clients, loop.mean_output, row.ttft_s, row.tpot_s)
+    return {"ttft": row.ttft_s, "tpot": row.tpot_s, "throughput": throughput}
+
+
+def _record(
+    row: ServingRow,
+    loop: Loop | None,
+    served: Served | None,
+    reason: str,
+    metric: str,
+    measured: float | None,
+) -> Record:
+    rate = metric == "throughput"
+    cells: dict[str, Any] = {
+        "file": row.file, "row": row.row, "source": _source(row),
+        "op": _OPS[row.disaggregated], "model": row.model, "device": row.device,
+        "dtype": row.precision, "metric": metric, "unit": "tokens/s" if rate else "s",
+        "measured": measured, "confidence": row.confidence, "reason": reason,
+        "published_step_s": _time(metric, measured),
+    }  # fmt: skip
+    if loop is not None:
+        cells |= {
+            "stack": loop.stack.id, "system": loop.system.id,
+            "devices": loop.devices, "mapping": ", ".join(loop.maps),
+            "assumed": "; ".join(loop.assumed), "dtype": loop.dtypes.dtype,
+        }  # fmt: skip
+    if served is not None and not reason:
+        cells |= _predicted(served, metric)
+    return record(**cells)
+
+
+def _predicted(served: Served, metric: str) -> dict[str, Any]:
+    loop = served.loop
+    values = {
+        "ttft": served.ttft_s, "tpot": served.tpot_s,
+        "throughput": little(
+            loop.clients, loop.mean_output, served.ttft_s, served.tpot_s
+        ),
+    }  # fmt: skip
+    value, around = values[metric], served.intervals.get(metric)
+    low, high = around.around(value) if around and value else (None, None)
+    return {
+        "predicted": value, "lower": low, "upper": high, "fits": True,
+        "bound": served.bound, "step_s": _time(metric, value),
+    }  # fmt: skip
+
+
+def _time(metric: str, value: float | None) -> float | None:
+    """Return the time behind a figure: of a token where it is a rate. [s]"""
+    if value is None or metric != "throughput":
+        return value
+    return 1.0 / value if value > 0 else math.nan
+
+
+def _source(row: ServingRow) -> str:
+    return row.source or " ".join(t for t in (row.backend, row.backend_version) if t)

@@ -1,0 +1,1 @@
+"""A service under load: requests, engines, pools, routers, step times."""

@@ -1,0 +1,65 @@
+"""What a saved service result keeps beyond its headline figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwsim.analysis.graph_result import GraphResult
+from hwsim.analysis.serving.run import Run
+from hwsim.cost.interval import weighted
+from hwsim.specs.traffic import Lengths, Traffic
+
+if TYPE_CHECKING:
+    from hwsim.analysis.serving.serve import ServeResult
+
+
+def request_runs(result: ServeResult) -> list[tuple[GraphResult, float]]:
+    """Return the graphs of a mean request and how often each runs for it."""
+    from hwsim.analysis.comparing.cell import mean_request, request_graphs
+
+    return request_graphs(result, *mean_request(result))
+
+
+def step_interval(
+    runs: Sequence[tuple[GraphResult, float]],
+) -> tuple[float, float] | None:
+    """Return the 90 % interval of engine time over its prediction, if known."""
+    known = [(run.log_interval, run.time_s * times) for run, times in runs]
+    found = [(log, time) for log, time in known if log is not None and time > 0]
+    return weighted(found).around(1.0) if found else None
+
+
+def quantiles_of(run: Run) -> dict[str, list[float]]:
+    """Return 201 quantiles of each latency of the requests. [s]"""
+    shares = np.linspace(0.0, 1.0, 201)
+    found = {"shares": shares.tolist()}
+    for name in ("ttft", "tpot", "e2e"):
+        values = getattr(run, name)
+        known = values[~np.isnan(values)]
+        found[f"{name}_s"] = np.quantile(known, shares).tolist() if known.size else []
+    return found
+
+
+def traffic_words(traffic: Traffic) -> dict[str, Any]:
+    """Return what is asked of a service, in words."""
+
+    def words(what: str, lengths: Lengths) -> str:
+        if lengths.kind == "file":
+            return f"{what} tokens as in {lengths.path}"
+        how = "" if lengths.kind == "fixed" else " in the mean"
+        return f"{lengths.mean:,.0f} {what} tokens{how}"
+
+    if traffic.trace is not None:
+        text = f"the trace {traffic.trace.name}"
+    else:
+        text = f"{words('prompt', traffic.inputs)} and " + words(
+            "output", traffic.outputs
+        )
+    return {
+        "lengths": text,
+        "arrival": traffic.arrival,
+        "concurrency": traffic.concurrency,
+    }

@@ -1,0 +1,191 @@
+"""Speculative decoding: several tokens are drafted, then checked in one step.
+
+A round drafts ``k`` tokens and checks them together; each is accepted with the
+same probability, and the first that is not ends the round with one token of
+the model's own. The mean of tokens per round is paid out evenly: a request
+gets a token every round's time over that mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hwsim.analysis.check import positive_int
+from hwsim.analysis.serving.layout import ReplicaLayout
+from hwsim.analysis.serving.pool import Pool, tabulated
+from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
+from hwsim.analysis.serving.table import StepTable
+from hwsim.errors import InputError, UnknownNameError
+from hwsim.sim.serving_cost import Part, StepCost
+from hwsim.specs.model import ModelSpec
+
+_FIELDS = ("tokens", "acceptance", "draft")
+_MOST = 32
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How tokens are drafted.
+
+    Attributes
+    ----------
+    tokens : int
+        Drafted in a round.
+    acceptance : float
+        Probability that one is accepted, those before it being so.
+    draft : str or ModelSpec
+        ``ngram``: found in the text, free; ``mtp``: one more layer and the
+        head, token by token; else a smaller model, token by token.
+    """
+
+    tokens: int
+    acceptance: float
+    draft: str | ModelSpec = "ngram"
+
+    @property
+    def per_round(self) -> float:
+        """Mean tokens of a round.
+
+        References
+        ----------
+        .. [1] Y. Leviathan et al., "Fast inference from transformers via
+           speculative decoding", ICML 2023, arXiv:2211.17192, equation 1.
+        """
+        if self.acceptance == 1.0:
+            return self.tokens + 1.0
+        return float(
+            (1.0 - self.acceptance ** (self.tokens + 1)) / (1.0 - self.acceptance)
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields, and the mean tokens of a round."""
+        draft = self.draft if isinstance(self.draft, str) else self.draft.id
+        return {
+            "tokens": self.tokens, "acceptance": self.acceptance, "draft": draft,
+            "tokens_per_round": self.per_round,
+        }  # fmt: skip
+
+
+def speculation_of(asked: Mapping[str, Any] | None) -> Speculation | None:
+    """Return how tokens are drafted, checked; ``draft`` a name or a loaded model.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        If a name is unknown or a value cannot be.
+    """
+    if asked is None:
+        return None
+    for name in asked:
+        if name not in _FIELDS:
+            raise UnknownNameError("speculative option", name, _FIELDS)
+    tokens = positive_int("speculative tokens", asked.get("tokens", 4))
+    if tokens > _MOST:
+        raise InputError(f"speculative tokens is {tokens}; give at most {_MOST}")
+    share = asked.get("acceptance")
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not number or share is None or not 0.0 <= share <= 1.0:
+        raise InputError(
+            f"acceptance is {share!r}; give the share of drafted tokens that are "
+            "accepted, from 0 to 1"
+        )
+    return Speculation(tokens, float(share), asked.get("draft") or "ngram")
+
+
+@dataclass(frozen=True)
+class SpeculativeTable:
+    """Step times per token; see :class:`hwsim.sim.serving_cost.StepCost`.
+
+    Attributes
+    ----------
+    base : StepTable
+        Of the model.
+    draft : StepCost or None
+        Of a smaller model.
+    layers : int
+        Of the model: the layer that drafts is one more such.
+    """
+
+    base: StepTable
+    speculation: Speculation
+    draft: StepCost | None
+    layers: int
+
+    @property
+    def padded(self) -> list[int]:
+        """Batch that runs for each number of sequences."""
+        return self.base.padded
+
+    def decode(self, batch: int, contexts: float) -> tuple[float, float, float]:
+        """Return time per token, growth per token of context, and up to where."""
+        s = self.speculation
+        time, slope, limit = self.base.check(batch, contexts, s.tokens + 1)
+        if s.draft == "mtp":
+            time += s.tokens * self.base.one_layer(batch, contexts, self.layers)
+            slope *= 1.0 + s.tokens / self.layers
+        elif self.draft is not None:
+            own, grown, known = self.draft.decode(batch, contexts)
+            time, slope = time + s.tokens * own, slope + s.tokens * grown
+            limit = min(limit, known)
+        return time / s.per_round, slope / s.per_round, limit
+
+    def mixed(
+        self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
+    ) -> float:
+        """Return the time of a step with prompt chunks and decoding sequences."""
+        whole = self.base.mixed(chunks, batch, contexts)
+        return whole + self._instead(batch, contexts)
+
+    def joint(self, parts: Sequence[Part]) -> float:
+        """Return the time of a step of groups, each as ``mixed`` has it."""
+        batch = max(part[1] for part in parts)
+        contexts = max(part[2] for part in parts)
+        return self.base.joint(parts) + self._instead(batch, contexts)
+
+    def _instead(self, batch: int, contexts: float) -> float:
+        """Return what a token costs more than a plain decode step's. [s]"""
+        if not batch:
+            return 0.0
+        plain = self.base.decode(batch, contexts)[0]
+        return self.decode(batch, contexts)[0] - plain
+
+
+def draft_of(
+    speculation: Speculation | None, layout: ReplicaLayout
+) -> ModelSpec | None:
+    """Return the smaller model that drafts, if one does.
+
+    Raises
+    ------
+    InputError
+        If the replica is a pipeline.
+    """
+    if speculation is None:
+        return None
+    if layout.pp > 1:
+        raise InputError("speculative decoding is modelled for pp 1 only; use tp")
+    return None if isinstance(speculation.draft, str) else speculation.draft
+
+
+def with_drafts(
+    pool: Pool,
+    model: ModelSpec,
+    speculation: Speculation,
+    config: Any,
+    longest: int,
+    tables: Callable[[Deployment], TableOf] = step_table,
+) -> Pool:
+    """Return a pool whose steps draft and check tokens.
+
+    Parameters are those of :func:`~hwsim.analysis.serving.pool.tabulated`.
+    """
+    if not isinstance(pool.table, StepTable):
+        raise TypeError("the pool has no table of one stage's steps")
+    draft = None
+    if not isinstance(speculation.draft, str):
+        own = replace(pool, layout=ReplicaLayout(pool.layout.tp))
+        draft = tabulated(own, speculation.draft, config, longest, tables).table
+    table = SpeculativeTable(pool.table, speculation, draft, len(model.layer_kinds))
+    return replace(pool, table=table)

@@ -1,0 +1,359 @@
+"""Times of engine steps, tabulated once from exact graphs.
+
+A step's operators are of two sorts: those that depend on how much context the
+sequences have (attention), and all others, which see the tokens of the step
+together, whoever they belong to. The first are tabulated over batch and
+context for decoding, over chunk and history for prompts; the second over the
+number of tokens. Tables are linear between their knots, so that stretches of
+decode steps sum in closed form.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwsim.analysis.graph_result import GraphResult, run_graph
+from hwsim.analysis.serving.layout import ReplicaLayout, slowest_stage
+from hwsim.analysis.serving.pipeline import pipelined
+from hwsim.analysis.serving.table import PrefillTable, StepTable, TablePower
+from hwsim.cost.collective import collective_cost
+from hwsim.cost.energy import mean_power
+from hwsim.cost.evaluate import Fidelity, cost_ops
+from hwsim.graph.inference import Part, decode_graph, prefill_graph
+from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
+from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.precision import resolve
+from hwsim.sim.serving_cost import StepCost
+from hwsim.sim.serving_records import StepPower
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import calibration_for
+from hwsim.specs.economics import load_economics
+from hwsim.specs.engine import EngineSpec
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+FloatArray = npt.NDArray[np.float64]
+#: Times of steps, and their power where the device quotes any.
+TableOf = tuple[StepCost, StepPower | None]
+_TILE = 64  # products are cut in tiles of such multiples: time steps up there
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What one replica runs on and with.
+
+    Attributes
+    ----------
+    system : SystemSpec
+        Its first devices make a replica.
+    layout : ReplicaLayout
+        How they share the model.
+    longest : int
+        Most tokens that a request may have, prompt and output.
+    """
+
+    model: ModelSpec
+    system: SystemSpec
+    stack: StackSpec
+    engine: EngineSpec
+    layout: ReplicaLayout
+    dtype: str
+    weight_dtype: str
+    kv_dtype: str
+    fidelity: Fidelity
+    longest: int
+
+    @property
+    def shapes(self) -> dict[str, object]:
+        """Arguments that all graphs share."""
+        return {
+            "tp": self.layout.tp, "dtype": self.dtype, "stack": self.stack,
+            "weight_dtype": self.weight_dtype, "kv_dtype": self.kv_dtype,
+            "part": self.part, **self.layout.spread,
+        }  # fmt: skip
+
+    def decode(self, batch: int, context: int) -> OpGraph:
+        """Return the exact graph of a decode step."""
+        return decode_graph(
+            self.unbounded, batch=batch, context=context, **self.shapes  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def prefill(self, prompt: int, history: int = 0) -> OpGraph:
+        """Return the exact graph of one chunk of a prompt."""
+        return prefill_graph(
+            self.unbounded, batch=1, prompt=prompt, history=history, **self.shapes  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    @functools.cached_property
+    def group(self) -> SystemSpec:
+        """The system of one replica's devices."""
+        return self.system.subsystem(self.layout.devices)
+
+    @functools.cached_property
+    def part(self) -> Part | None:
+        """The layers of the slowest stage, with what stands around them."""
+        if self.layout.pp == 1:
+            return None
+        return Part(slowest_stage(self.model, self.layout))
+
+    @functools.cached_property
+    def unbounded(self) -> ModelSpec:
+        """The model without its limit: steps hold more tokens than one request."""
+        return self.model.model_copy(update={"max_context": None})
+
+    def run(self, graph: OpGraph) -> GraphResult:
+        """Return an exact graph's time in closed form."""
+        return run_graph(graph, self.group, self.stack, fidelity=self.fidelity)
+
+
+class _Key:
+    """A deployment that is equal to one of the very same model and system."""
+
+    __slots__ = ("deployment", "fields")
+
+    def __init__(self, d: Deployment) -> None:
+        self.deployment = d
+        self.fields = (
+            id(d.model), id(d.system), d.stack, d.engine, d.layout, d.dtype,
+            d.weight_dtype, d.kv_dtype, d.fidelity, d.longest,
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return hash(self.fields)
+
+
+def step_table(deployment: Deployment) -> TableOf:
+    """Tabulate a deployment's steps; power where the device quotes any.
+
+    Tables of the last deployments are kept: a sweep over rates pays once.
+    """
+    table, power = _tabulated(_Key(deployment))
+    if deployment.layout.pp == 1:
+        return table, power
+    return pipelined(table, power, deployment.model, deployment.engine,
+                     deployment.layout)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16)
+def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
+    deployment = key.deployment
+    d, engine = deployment, deployment.engine
+    most = max(engine.max_num_batched_tokens, d.longest) + engine.max_num_seqs
+    padded = _padding(engine)
+    batches = _batch_knots(engine, padded[-1])
+    longest = max(d.longest, 64)
+    windows = [k.window for k in d.model.layer_kinds if k.window is not None]
+    contexts = _geometric(1, longest, 1.5)
+    contexts = sorted({*contexts, *(w for w in windows if 0 < w < longest)})
+    marks = _marked(d.decode(2, 16), d.decode(2, 48))
+    attention = _times(d, [d.decode(b, c) for b in batches for c in contexts], marks)
+    attention = attention.reshape(len(batches), len(contexts))
+    alone = [d.run(d.decode(b, contexts[0])) for b in batches]
+    tokens = _token_knots(most)
+    together = [d.run(d.prefill(n)) for n in tokens]
+    seen = _marked(d.prefill(32), d.prefill(32, 16), d.prefill(32, 48))
+    dependent = _times(d, [g.graph for g in together], seen)
+    alone_linear = _device(alone) - attention[:, 0]
+    heads = np.array([_head(g) for g in alone])
+    rest = _device(together) - dependent - np.array([_head(g) for g in together])
+    rest, alone_linear = rest + _sent(d, tokens), alone_linear + _sent(d, batches)
+    span, slots = np.arange(most + 1), np.arange(padded[-1] + 1)
+    table = StepTable(
+        padded=padded,
+        linear=np.interp(span, tokens, rest).tolist(),
+        floor=np.interp(span, tokens, _floors(together)).tolist(),
+        head=np.interp(np.arange(most + 1), batches, heads).tolist(),
+        decode_linear=np.interp(slots, batches, alone_linear).tolist(),
+        contexts=np.array(contexts, dtype=np.float64),
+        batches=np.array(batches, dtype=np.float64),
+        decode_attention=attention, decode_floor=_floors(alone),
+        attention=_prefill_table(d, seen, most),
+        per_sequence=engine.sequence_overhead,
+        shared=_shared(d, [g.graph for g in together], tokens, span),
+    )  # fmt: skip
+    return table, _power(d, table, (batches, alone), (tokens, together))
+
+
+def _sent(d: Deployment, tokens: list[int]) -> FloatArray:
+    """Return the time to send a microbatch to the next pipeline stage. [s]"""
+    if d.layout.pp == 1:
+        return np.zeros(len(tokens))
+    row = d.model.hidden * DTYPE_BYTES[resolve(d.dtype).act] / d.layout.tp
+    cost = collective_cost(
+        "send_recv", row * np.array(tokens), 2, system=d.group,
+        calibration=calibration_for(d.system.device, d.fidelity),
+        stride=d.layout.tp * d.layout.attention_dp,
+    )  # fmt: skip
+    return np.asarray(cost.time, dtype=np.float64)
+
+
+def _shared(
+    d: Deployment, graphs: list[OpGraph], tokens: list[int], span: npt.NDArray[np.int64]
+) -> list[float]:
+    """Return the time of what groups do together, by tokens of each. [s]"""
+    if d.layout.attention_dp == 1:
+        return []
+    kinds: tuple[type[Op], ...] = (MoeExperts,)
+    if d.layout.joint(d.model).expert_mode == "gather":
+        kinds = (MoeExperts, MoeDispatch, MoeCombine)
+    names = {
+        n.op.name
+        for _, _, n, _ in graphs[0].distinct()
+        if isinstance(n.op, kinds)
+        or (isinstance(n.op, Collective) and n.op.axis == "dp")
+    }
+    shared: list[float] = np.interp(span, tokens, _times(d, graphs, names)).tolist()
+    return shared
+
+
+def _padding(engine: EngineSpec) -> list[int]:
+    """Return the batch that runs for 0, 1, … sequences."""
+    sizes = sorted(engine.captured_batches)
+    padded = [0]
+    for batch in range(1, engine.max_num_seqs + 1):
+        at = bisect_left(sizes, batch)
+        padded.append(sizes[at] if at < len(sizes) else batch)
+    return padded
+
+
+def _batch_knots(engine: EngineSpec, most: int) -> list[int]:
+    """Return all captured batches, and knots around tiles where none is padded."""
+    captured = [b for b in engine.captured_batches if b <= most]
+    knots = [1, *captured, most]
+    if most > max(captured, default=0) or not captured:
+        knots += [2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56]
+        for tile in range(_TILE, most, _TILE):
+            knots += [tile, tile + 1]
+    return sorted({k for k in knots if k <= most})
+
+
+def _token_knots(most: int) -> list[int]:
+    knots = [1, 2, 3, 4, 6, 8, 11, 14, *range(16, _TILE, 4), *range(80, 256, 16)]
+    # Messages of whole powers of two go by other collectives than smaller ones.
+    knots += [(1 << power) - 1 for power in range(5, most.bit_length())]
+    at = 64
+    while at < most:
+        # Steps of a few per cent are told apart; later ones are smaller.
+        knots += [at, at + 1]
+        at += _TILE if at < 64 * _TILE else 8 * _TILE
+    return sorted({k for k in (*knots, most) if k <= most})
+
+
+def _geometric(first: int, last: int, ratio: float) -> list[int]:
+    knots = [first]
+    at = 16.0
+    while at < last:
+        knots.append(round(at))
+        at *= ratio
+    return sorted({*knots, last})
+
+
+def _marked(*graphs: OpGraph) -> set[str]:
+    """Return the names of operators that are not the same in all graphs."""
+    by_name: dict[str, list[list[Op]]] = {}
+    for graph in graphs:
+        own: dict[str, list[Op]] = {}
+        for _, _, node, _ in graph.distinct():
+            own.setdefault(node.op.name, []).append(node.op)
+        for name, ops in own.items():
+            by_name.setdefault(name, []).append(ops)
+    return {
+        name
+        for name, found in by_name.items()
+        if len(found) < len(graphs) or any(ops != found[0] for ops in found)
+    }
+
+
+def _times(d: Deployment, graphs: list[OpGraph], marks: set[str]) -> FloatArray:
+    """Return the time of the marked operators of each graph, in one call. [s]"""
+    ops: list[Op] = []
+    repeats: list[float] = []
+    owner: list[int] = []
+    for index, graph in enumerate(graphs):
+        for _, _, node, repeat in graph.distinct():
+            if node.op.name in marks:
+                ops.append(node.op)
+                repeats.append(float(repeat))
+                owner.append(index)
+    costs = cost_ops(ops, d.group, d.stack, d.fidelity)
+    weights = costs.time * np.array(repeats)
+    total = np.bincount(owner, weights=weights, minlength=len(graphs))
+    return np.asarray(total, dtype=np.float64)
+
+
+def _head(result: GraphResult) -> float:
+    """Return the time of the block after the layers. [s]"""
+    names = [result.graph.blocks[b].name for b, *_ in result.graph.distinct()]
+    mask = np.array([name == "head" for name in names])
+    return float(result.costs.time @ (result.repeats * mask))
+
+
+def _eager(results: list[GraphResult]) -> bool:
+    return results[0].stack.launch.mode == "eager"
+
+
+def _device(results: list[GraphResult]) -> FloatArray:
+    """Return times, without waiting for a host that issues each kernel. [s]"""
+    waits = 1.0 if _eager(results) else 0.0
+    return np.array([r.time_s - waits * r.parts["idle"] for r in results])
+
+
+def _floors(results: list[GraphResult]) -> FloatArray:
+    """Return what a step takes at least because the host issues its kernels. [s]"""
+    if not _eager(results):
+        return np.zeros(len(results))
+    return np.array([r.time_s for r in results])
+
+
+def _prefill_table(d: Deployment, marks: set[str], most: int) -> PrefillTable:
+    tiles = [t + i for t in range(_TILE, 9 * _TILE, _TILE) for i in (0, 1)]
+    chunks = [2, 4, 8, *tiles, *_geometric(1, most, 1.25)]
+    chunks = sorted({c for c in chunks if c <= most})
+    histories = [0, *_geometric(16, max(d.longest, 64), 1.6)]
+    graphs = [d.prefill(q, h) for q in chunks for h in histories]
+    values = _times(d, graphs, marks).reshape(len(chunks), len(histories))
+    # Between knots a chunk's own pairs grow with its square: divided by its
+    # tokens they are nearly straight.
+    span = np.arange(most + 1)
+    per_token = values[:, 0] / np.array(chunks)
+    whole = np.interp(span, chunks, per_token) * span
+    small = span <= 64
+    whole[small] = np.interp(span[small], chunks, values[:, 0])
+    return PrefillTable(
+        [float(q) for q in chunks], [float(h) for h in histories], values.tolist(),
+        whole.tolist(), float(values[0, 0]),
+    )  # fmt: skip
+
+
+def _power(
+    d: Deployment,
+    table: StepTable,
+    decode: tuple[list[int], list[GraphResult]],
+    prompt: tuple[list[int], list[GraphResult]],
+) -> TablePower | None:
+    device = d.system.device
+    if device.power.tdp is None:
+        return None
+    shares = load_economics().power
+    watts: Callable[[GraphResult], float] = lambda g: (  # noqa: E731
+        d.layout.tp * mean_power(device, g.parts, shares)
+    )
+    size = len(table.linear)
+    longest = d.run(d.decode(decode[0][-1], max(d.longest, 64)))
+    return TablePower(
+        table,
+        np.interp(np.arange(size), decode[0], [watts(g) for g in decode[1]]),
+        np.interp(np.arange(size), prompt[0], [watts(g) for g in prompt[1]]),
+        watts(longest),
+        d.layout.tp * mean_power(device, {"idle": 1.0}, shares),
+    )

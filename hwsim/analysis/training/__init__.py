@@ -1,0 +1,1 @@
+"""A training step and a whole training run: configuration, memory, time, failures."""

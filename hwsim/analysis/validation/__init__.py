@@ -1,0 +1,1 @@
+"""Predictions held against measurements: errors and coverage, by any part."""

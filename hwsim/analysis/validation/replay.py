@@ -1,0 +1,200 @@
+"""One run of a request log, simulated with its own arrivals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.analysis.serving.serve import ServeResult, run_serving
+from hwsim.cost.evaluate import Fidelity
+from hwsim.errors import InputError
+from hwsim.sim.arrivals import Arrivals
+from hwsim.specs.catalogs import load_stack
+from hwsim.specs.engine import EngineSpec, load_engine
+from hwsim.specs.given_names import (
+    given_device,
+    given_dtypes,
+    given_model,
+    given_system,
+)
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.request_log import LoggedRun
+from hwsim.specs.traffic import Traffic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+METRICS = ("ttft", "tpot", "latency")
+_DEFAULT_ENGINE = "vllm-v1"
+_TICK = 1e-3  # queue times below this do not tell what a time counts from. [s]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A run's simulation.
+
+    Attributes
+    ----------
+    result : ServeResult
+        What the simulated service did.
+    measured, predicted : dict of str to ndarray, shape (n,)
+        By metric, requests in the run's order. [s]
+    notes : tuple of str
+        What the log left open, and how its times were read.
+    """
+
+    result: ServeResult
+    measured: dict[str, FloatArray]
+    predicted: dict[str, FloatArray]
+    notes: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was simulated."""
+        result = self.result
+        return {
+            "model": result.model.id, "system": result.system.id,
+            "device": result.system.device.id, "stack": result.stack.id,
+            "engine": result.engine.id, "fidelity": result.fidelity,
+            "max_num_seqs": result.engine.max_num_seqs,
+            "max_num_batched_tokens": result.engine.max_num_batched_tokens,
+            **result.config.to_dict(),
+            "kv_tokens": result.capacity.tokens,
+            "preemptions": result.run.preemptions,
+            "assumed": list(self.notes),
+        }  # fmt: skip
+
+    def frame(self, run: LoggedRun) -> pd.DataFrame:
+        """Return one line per request."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            "run": run.name, "row": run.rows, "input_tokens": run.inputs,
+            "output_tokens": run.outputs, "arrival_s": run.arrival,
+        }  # fmt: skip
+        for metric in METRICS:
+            columns[f"measured_{metric}_s"] = self.measured[metric]
+            columns[f"predicted_{metric}_s"] = self.predicted[metric]
+        return pd.DataFrame(columns)
+
+
+def replayed(run: LoggedRun, fidelity: Fidelity = "auto") -> Replay:
+    """Simulate a run of a log.
+
+    Raises
+    ------
+    HwsimError
+        If device, model or dtype is not known or the run does not fit.
+    """
+    device, model = given_device(run.device), given_model(run.model)
+    dtypes = given_dtypes(run.dtype, run.model, device, run.kv_dtype)
+    notes: list[str] = [] if run.dtype else [f"dtype = {dtypes.dtype}"]
+    engine = _engine(run, notes)
+    entry, engine = _entry(run, engine, notes)
+    tp, pp, dp = run.tp or 1, run.pp or 1, run.dp or 1
+    order = np.argsort(entry, kind="stable")
+    layout = _layout(run, model)
+    result = run_serving(
+        _unbounded(model, run), given_system(device, tp * pp * dp),
+        load_stack(run.stack or engine.stack), engine,
+        Traffic(len(run), rate=_rate(entry)), router="least_outstanding",
+        dtype=dtypes.dtype, weight_dtype=dtypes.weight_dtype,
+        kv_dtype=dtypes.kv_dtype, fidelity=fidelity,
+        arrivals=Arrivals(entry[order], run.inputs[order], run.outputs[order]),
+        **layout,
+    )  # fmt: skip
+    measured = _measured(run, notes)
+    return Replay(result, measured, _predicted(result, order), tuple(notes))
+
+
+def _unbounded(model: ModelSpec, run: LoggedRun) -> ModelSpec:
+    """Return the model, long enough for requests that a server did answer."""
+    longest = int((run.inputs + run.outputs).max())
+    if model.max_context is None or longest <= model.max_context:
+        return model
+    return model.with_context(longest)
+
+
+def _rate(entry: FloatArray) -> float:
+    span = float(entry.max() - entry.min())
+    return (entry.size - 1) / span if span > 0 else math.inf
+
+
+def _engine(run: LoggedRun, notes: list[str]) -> EngineSpec:
+    engine = load_engine(run.engine or _DEFAULT_ENGINE)
+    asked: dict[str, int] = {}
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        value = getattr(run, name)
+        if value is None:
+            notes.append(f"{name} = {getattr(engine, name)}")
+        else:
+            asked[name] = value
+    return engine.model_copy(update=asked)
+
+
+def _entry(
+    run: LoggedRun, engine: EngineSpec, notes: list[str]
+) -> tuple[FloatArray, EngineSpec]:
+    """Return when each request enters the scheduler's queue, and what is left.
+
+    vLLM counts a request's times from there. Where the log does not say when
+    that was, the engine's own time for the hand-over stands in for it.
+    """
+    if np.all(np.isfinite(run.handover)):
+        return run.arrival + run.handover, engine.model_copy(
+            update={"request_overhead": 0.0}
+        )
+    notes.append(f"hand-over to the queue = {engine.request_overhead * 1e3:g} ms")
+    return run.arrival, engine
+
+
+def _layout(run: LoggedRun, model: ModelSpec) -> dict[str, Any]:
+    """Return how the devices share the model, as arguments of a service.
+
+    Data-parallel ranks of a dense model are engines of their own; those of a
+    mixture run their steps together.
+    """
+    tp, pp, dp = run.tp or 1, run.pp or 1, run.dp or 1
+    if model.moe is None:
+        return {"tp": tp, "pp": pp, "replicas": dp}
+    ep = tp * dp if run.expert_parallel else 1
+    return {"tp": tp, "pp": pp, "attention_dp": dp, "ep": ep}
+
+
+def _predicted(result: ServeResult, order: NDArray[np.int64]) -> dict[str, FloatArray]:
+    run = result.run
+    if run.outputs.size != order.size:
+        raise InputError("the replay was interrupted before all requests were done")
+    back = np.argsort(order, kind="stable")
+    return {
+        "ttft": run.ttft[back], "tpot": run.tpot[back], "latency": run.e2e[back],
+    }  # fmt: skip
+
+
+def _measured(run: LoggedRun, notes: list[str]) -> dict[str, FloatArray]:
+    """Return the measured times, queueing included; what is missing follows."""
+    ttft, tpot, latency = run.ttft.copy(), run.tpot.copy(), run.latency.copy()
+    gaps = np.where(run.outputs > 1, run.outputs - 1.0, np.nan)
+    if _without_queue(run):
+        notes.append("ttft_us leaves the queue out: queue_us is added")
+        whole = np.abs(latency - (run.queue + ttft + tpot * gaps))
+        part = np.abs(latency - (ttft + tpot * gaps))
+        ttft = ttft + run.queue
+        if np.nanmedian(part - whole) < 0:
+            notes.append("latency_us leaves the queue out: queue_us is added")
+            latency = latency + run.queue
+    tpot = np.where(np.isfinite(tpot), tpot, (latency - ttft) / gaps)
+    tpot = np.where(run.outputs > 1, tpot, np.nan)
+    latency = np.where(np.isfinite(latency), latency, ttft + tpot * gaps)
+    ttft = np.where(np.isfinite(ttft), ttft, latency - tpot * gaps)
+    return {"ttft": ttft, "tpot": tpot, "latency": latency}
+
+
+def _without_queue(run: LoggedRun) -> bool:
+    """Whether times to the first token count from scheduling, not from arrival."""
+    longer = run.queue > run.ttft + _TICK
+    return bool(np.mean(longer) > 0.01) if len(run) else False

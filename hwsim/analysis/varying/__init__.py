@@ -1,0 +1,1 @@
+"""Figures varied: sweeps, sensitivities, and the value that meets a target."""

@@ -1,0 +1,350 @@
+"""Which parameters an answer turns on: elasticities, tornado, Sobol indices.
+
+References
+----------
+.. [1] A. Saltelli et al., "Variance based sensitivity analysis of model output",
+   Computer Physics Communications 181, 2010, doi:10.1016/j.cpc.2009.09.018.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwsim.analysis.case import TIMES, Case
+from hwsim.analysis.comparing.cell import Money, answered
+from hwsim.analysis.evidence import case_accuracy
+from hwsim.analysis.resolve import unread
+from hwsim.analysis.result import Result
+from hwsim.analysis.varying.sweep import metric_of
+from hwsim.analysis.varying.vary import Parameter, parameter
+from hwsim.errors import HwsimError, InputError
+from hwsim.registry import draw
+from hwsim.specs.base import Spec, find_source, iter_figures
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SWING = 0.2
+_STEP = 0.01  # of the central difference; within what CPU peaks may differ by
+_LEAST = 1e-4  # smaller elasticities are none
+_NO_FIGURES = {"year", "schema_version"}
+_OPTIONS = {
+    "infer": ("batch", "prompt", "output"),
+    "train": ("micro_batch", "seq"),
+    "serve": ("rate",),
+}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one parameter does to the metric.
+
+    Attributes
+    ----------
+    elasticity : float
+        d ln(metric) / d ln(parameter), central difference: -0.8 means that
+        one percent more takes 0.8 percent off.
+    low, high : float or None
+        Metric with the parameter a swing lower, and higher. [SI]
+    source : str
+        Kind of the figure's source: datasheet, measured, derived, assumed.
+    s1, st : float or None
+        First-order and total Sobol indices; with their 90 % half widths.
+    """
+
+    parameter: Parameter
+    elasticity: float
+    low: float | None
+    high: float | None
+    source: str
+    s1: tuple[float, float] | None = None
+    st: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, in SI."""
+        return {
+            "parameter": self.parameter.key, "now": self.parameter.value,
+            "unit": self.parameter.unit, "elasticity": self.elasticity,
+            "low": self.low, "high": self.high, "source": self.source,
+            "sobol_first": self.s1, "sobol_total": self.st,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class SensitivityResult(Result):
+    """Sensitivities of one answer, strongest first.
+
+    Attributes
+    ----------
+    metric : str
+        Which figure; ``now`` is its value. [SI]
+    swing : float
+        Share that parameters swing by, either way. [1]
+    rows : tuple of Sensitivity
+        Parameters that move the metric.
+    still : tuple of str
+        Parameters that do not move it.
+    apart : tuple of str
+        Parameters that cannot change alone, as others must agree with them.
+    """
+
+    case: Case
+    metric: str
+    now: float
+    swing: float
+    rows: tuple[Sensitivity, ...]
+    still: tuple[str, ...]
+    apart: tuple[str, ...]
+    samples: int = 0
+    seed: int = 0
+
+    kind = "sensitivity"
+
+    @property
+    def title(self) -> str:
+        """What is asked."""
+        return f"{self.case.model.name} on {self.case.name}: what moves {self.metric}"
+
+    def specs(self) -> dict[str, Spec]:
+        """Return the specs of the question as it stands."""
+        case = self.case
+        return {"model": case.model, "system": case.system, "stack": case.stack}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of the question's answer."""
+        return case_accuracy(self.case)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all sensitivities with keys in SI."""
+        return {
+            **self.header(),
+            "question": {"text": self.title, **self.case.to_dict()},
+            "metric": self.metric, "now": self.now, "swing": self.swing,
+            "rows": [row.to_dict() for row in self.rows],
+            "no_effect": list(self.still), "not_alone": list(self.apart),
+            "sobol_samples": self.samples, "seed": self.seed,
+        }  # fmt: skip
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per parameter that moves the metric."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in self.rows])
+
+    def plot(self, path: str | None = None) -> Any:
+        """Draw the tornado; return the figure."""
+        return draw("tornado", self, path=path)
+
+
+Progress = Callable[[int, int], None] | None
+
+
+def sensitivities(
+    case: Case,
+    money: Money,
+    *,
+    metric: str | None = None,
+    swing: float = SWING,
+    sobol: int = 0,
+    most: int = 8,
+    seed: int = 0,
+    progress: Progress = None,
+) -> SensitivityResult:
+    """Return what each hardware, software and workload parameter does.
+
+    Parameters
+    ----------
+    swing : float
+        Share by which tornado and Sobol move parameters, either way.
+    sobol : int
+        Base samples of the Sobol indices, a power of two; 0 leaves them out.
+    most : int
+        Parameters with Sobol indices: those of the largest elasticity.
+    """
+    if not 0.0 < swing < 1.0:
+        raise InputError(f"swing is {swing}; give a share above 0 and below 1")
+    key = metric or TIMES[case.task][0]
+    cell = answered(case, money)
+    if not cell.ok:
+        raise InputError(f"as it stands it cannot run: {cell.reason}")
+    now = metric_of(cell, key)
+    if not now > 0:
+        raise InputError(f"{key} is {now:g}; elasticities need a figure above 0")
+    probe = _Probe(case, key, money)
+    rows, still, apart = [], [], []
+    every = parameters(case)
+    for done, p in enumerate(every):
+        if progress is not None:
+            progress(done, len(every))
+        slope = probe.elasticity(p)
+        if slope is None:
+            apart.append(p.key)
+        elif abs(slope) < _LEAST:
+            still.append(p.key)
+        else:
+            ends = (probe(p, 1 - swing), probe(p, 1 + swing))
+            rows.append(Sensitivity(p, slope, *ends, _source(case, p)))
+    rows.sort(key=lambda row: -abs(row.elasticity))
+    if sobol and rows:
+        rows = _with_sobol(rows, probe, swing, sobol, most, seed, progress)
+    return SensitivityResult(
+        case, key, now, swing, tuple(rows), tuple(still), tuple(apart), sobol, seed
+    )
+
+
+def parameters(case: Case) -> list[Parameter]:
+    """Return all figures of device, system and stack that a time may depend on."""
+    keys = [
+        f"{target}.{path}"
+        for target, spec in (
+            ("device", case.system.device), ("system", case.system),
+            ("stack", case.stack),
+        )
+        for path, value, _ in iter_figures(spec)
+        if path not in _NO_FIGURES and value and not path.startswith("device.")
+    ]  # fmt: skip
+    skipped = set(unread([f"{key}=x1" for key in keys]))
+    fixed = ("system.devices_per_node", "system.nodes")
+    keys = [k for k in keys if k not in skipped and k not in fixed]
+    found = [parameter(case, key) for key in keys if not _unused(key)]
+    options = [parameter(case, name) for name in _OPTIONS[case.task]]
+    return found + [p for p in options if p.value]
+
+
+def _unused(key: str) -> bool:
+    """Whether a figure of a network is its size or shape."""
+    parts = key.split(".")
+    if key.startswith("system.networks."):
+        return parts[-1] not in {"bandwidth", "latency", "oversubscription"}
+    return False
+
+
+class _Probe:
+    """The metric as a function of one parameter, or of several at once."""
+
+    def __init__(self, case: Case, key: str, money: Money) -> None:
+        self.case, self.key, self.money = case, key, money
+
+    def at(self, changes: Sequence[tuple[Parameter, float]]) -> float | None:
+        """Return the metric with parameters at values; None where it cannot run."""
+        case = self.case
+        try:
+            for p, value in changes:
+                case = p.set(case, value)
+        except HwsimError:
+            return None
+        cell = answered(case, self.money)
+        return metric_of(cell, self.key) if cell.ok else None
+
+    def __call__(self, p: Parameter, factor: float) -> float | None:
+        """Return the metric with one parameter times a factor, if that changes it."""
+        value = float(p.value or 0.0) * factor
+        if p.whole and round(value) == p.value:
+            return None
+        return self.at([(p, value)])
+
+    def elasticity(self, p: Parameter) -> float | None:
+        """Return d ln(metric) / d ln(p); None where it cannot change alone."""
+        now = float(p.value or 0.0)
+        low, high = now * (1 - _STEP), now * (1 + _STEP)
+        if p.whole:
+            low, high = min(round(low), now - 1), max(round(high), now + 1)
+            low = max(low, 1.0)
+        found = [(v, self.at([(p, v)])) for v in (low, now, high)]
+        known = [(v, f) for v, f in found if f is not None and f > 0]
+        if len(known) < 2 or known[0][0] == known[-1][0]:
+            return None
+        (a, fa), (b, fb) = known[0], known[-1]
+        return math.log(fb / fa) / math.log(b / a)
+
+
+def _source(case: Case, p: Parameter) -> str:
+    target, _, path = p.key.partition(".")
+    specs: dict[str, Any] = {
+        "device": case.system.device, "system": case.system, "stack": case.stack,
+    }  # fmt: skip
+    if target not in specs:
+        return "question"
+    found = find_source(specs[target].sources, path)
+    return found.kind if found else "assumed"
+
+
+def _with_sobol(
+    rows: Sequence[Sensitivity],
+    probe: _Probe,
+    swing: float,
+    samples: int,
+    most: int,
+    seed: int,
+    progress: Progress,
+) -> list[Sensitivity]:
+    """Add Sobol indices to the strongest parameters; the others stay still."""
+    salib = _salib()
+    if samples < 2 or samples & (samples - 1):
+        raise InputError(f"sobol is {samples}; give a power of two, such as 64")
+    able = [r for r in rows if not r.parameter.whole and (r.low or r.high)]
+    chosen = able[:most]
+    if len(chosen) < 2:
+        return list(rows)
+    names = [row.parameter.key for row in chosen]
+    problem = {
+        "num_vars": len(names), "names": names,
+        "bounds": [_bounds(row, swing) for row in chosen],
+    }  # fmt: skip
+    drawn = salib[0].sample(problem, samples, calc_second_order=False, seed=seed)
+    values = np.empty(len(drawn))
+    for i, factors in enumerate(drawn):
+        if progress is not None:
+            progress(i, len(drawn))
+        found = probe.at(
+            [
+                (row.parameter, float(row.parameter.value or 0.0) * float(factor))
+                for row, factor in zip(chosen, factors, strict=True)
+            ]
+        )
+        if found is None:
+            raise InputError(
+                f"within ±{swing:.0%} some combinations cannot run; swing less"
+            )
+        values[i] = found
+    s = salib[1].analyze(
+        problem, values, calc_second_order=False, conf_level=0.9, seed=seed
+    )
+    indices = {
+        name: (
+            (float(s["S1"][i]), float(s["S1_conf"][i])),
+            (float(s["ST"][i]), float(s["ST_conf"][i])),
+        )
+        for i, name in enumerate(names)
+    }
+    return [
+        replace(row, s1=indices[row.parameter.key][0], st=indices[row.parameter.key][1])
+        if row.parameter.key in indices
+        else row
+        for row in rows
+    ]
+
+
+def _bounds(row: Sensitivity, swing: float) -> list[float]:
+    """Return the factors that a parameter is drawn between; some end at today's."""
+    low = 1.0 if row.low is None else 1.0 - swing
+    return [low, 1.0 if row.high is None else 1.0 + swing]
+
+
+def _salib() -> tuple[Any, Any]:
+    try:
+        analyze = importlib.import_module("SALib.analyze.sobol")
+        sample = importlib.import_module("SALib.sample.sobol")
+    except ImportError:
+        raise InputError(
+            "Sobol indices need SALib; pip install 'hwsim[sensitivity]', or leave "
+            "them out"
+        ) from None
+    return sample, analyze
