@@ -25,7 +25,7 @@ from hwsim.specs.calibration import (
 )
 from hwsim.specs.calibration_file import CalibrationFile, Errors
 from hwsim.specs.catalogs import DEVICES, load_device
-from hwsim.specs.measurement_read import builtin_measurements, read_measurements
+from hwsim.specs.measurement.read import builtin_measurements, read_measurements
 
 TASKS = {
     "train": "training step", "forward": "encoder pass", "prefill": "prompt pass",

@@ -27,8 +27,8 @@ from hwsim.measure.live import (
     measure_live,
 )
 from hwsim.measure.pool import WorkerPool
-from hwsim.specs.measurement_read import builtin_measurements, read_measurements
-from hwsim.specs.measurement_table import MeasurementTable
+from hwsim.specs.measurement.read import builtin_measurements, read_measurements
+from hwsim.specs.measurement.table import MeasurementTable
 
 Progress = Callable[[str], None]
 # Of the budget, for operators of a processor that no table knows.

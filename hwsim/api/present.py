@@ -30,7 +30,7 @@ def roofline(
     matplotlib.figure.Figure
         Saved too, when ``path`` names an svg, png or pdf file.
     """
-    from hwsim.report.roofline import roofline_figure
+    from hwsim.report.figures.roofline import roofline_figure
 
     system = changed_system(as_system(device), parsed(overrides))
     graphs = [g for r in results for g in getattr(r, "graphs", [r])]

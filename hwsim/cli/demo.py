@@ -88,7 +88,7 @@ def _print(comparison: Any) -> None:
 
 
 def _write(comparison: Any, folder: Path) -> None:
-    from hwsim.report.figures import scatter_figure
+    from hwsim.report.figures.graphs import scatter_figure
     from hwsim.report.page import write_page
 
     write_page(comparison, folder / "published.html", command="hwsim demo")

@@ -167,7 +167,7 @@ def schema(
     from hwsim.specs.device import DeviceSpec
     from hwsim.specs.economics import Economics
     from hwsim.specs.model import ModelSpec
-    from hwsim.specs.published import PublishedFile
+    from hwsim.specs.published.runs import PublishedFile
     from hwsim.specs.scenario import Scenario
     from hwsim.specs.stack import StackSpec
     from hwsim.specs.system import SystemFile

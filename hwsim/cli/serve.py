@@ -338,7 +338,7 @@ def _check_table(out: Path | None) -> None:
 
 def _write_trace(result: ServeResult, out: Path, seconds: float) -> None:
     from hwsim.report.write import write_atomic
-    from hwsim.sim.serving_trace import requests_trace
+    from hwsim.sim.serving.trace import requests_trace
 
     run = result.run
     text = requests_trace(

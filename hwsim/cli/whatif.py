@@ -242,7 +242,7 @@ def _plotted(result: Any, plot: Path | None) -> None:
 
 
 def _sweep(result: WhatIf) -> None:
-    from hwsim.report.sweep import metric_text
+    from hwsim.report.figures.sweep import metric_text
 
     out = console()
     out.print(f"[bold]{escape(result.title)}[/bold]")
@@ -261,7 +261,7 @@ def _sweep(result: WhatIf) -> None:
 
 def _one(out: Any, result: WhatIf) -> None:
     from hwsim.report import format as fmt
-    from hwsim.report.sweep import metric_text
+    from hwsim.report.figures.sweep import metric_text
 
     axis, rows = result.axes[0], []
     best = result.now.metric
@@ -280,7 +280,7 @@ def _one(out: Any, result: WhatIf) -> None:
 
 
 def _two(out: Any, result: WhatIf) -> None:
-    from hwsim.report.sweep import metric_text
+    from hwsim.report.figures.sweep import metric_text
 
     first, second = result.axes
     names = [first.parameter.key, *(second.parameter.shown(v) for v in second.values)]
@@ -306,7 +306,7 @@ def _two(out: Any, result: WhatIf) -> None:
 
 def _tornado(result: SensitivityResult) -> None:
     from hwsim.report import format as fmt
-    from hwsim.report.sweep import metric_text
+    from hwsim.report.figures.sweep import metric_text
 
     out = console()
     out.print(f"[bold]{escape(result.title)}[/bold]")
@@ -337,7 +337,7 @@ def _index(found: tuple[float, float] | None) -> str:
 
 
 def _solved(result: Solved) -> None:
-    from hwsim.report.sweep import metric_text
+    from hwsim.report.figures.sweep import metric_text
 
     out, target = console(), result.target
     sign = "at most" if target.at_most else "at least"

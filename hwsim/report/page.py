@@ -10,23 +10,23 @@ from typing import Any
 from hwsim.analysis.result import Result
 from hwsim.analysis.saved import SavedResult, as_saved
 from hwsim.errors import InputError
-from hwsim.report.calibration_page import calibration_page
-from hwsim.report.compare_page import comparison_page
 from hwsim.report.content import Page
-from hwsim.report.generic_page import generic_page
-from hwsim.report.mixed_page import mixed_page
-from hwsim.report.op_page import op_page
-from hwsim.report.plan_page import train_plan_page
-from hwsim.report.published_page import published_page
-from hwsim.report.published_runs import published_runs_page
-from hwsim.report.run_page import graph_page, infer_page, train_page
-from hwsim.report.serve_page import serve_page
-from hwsim.report.serve_plan_page import serve_plan_page
-from hwsim.report.study_page import study_page
-from hwsim.report.sweep_page import sensitivity_page, solve_page, whatif_page
+from hwsim.report.pages.calibration import calibration_page
+from hwsim.report.pages.compare import comparison_page
+from hwsim.report.pages.generic import generic_page
+from hwsim.report.pages.mixed import mixed_page
+from hwsim.report.pages.op import op_page
+from hwsim.report.pages.plan_serve import serve_plan_page
+from hwsim.report.pages.plan_train import train_plan_page
+from hwsim.report.pages.published import published_page
+from hwsim.report.pages.published_runs import published_runs_page
+from hwsim.report.pages.run import graph_page, infer_page, train_page
+from hwsim.report.pages.serve import serve_page
+from hwsim.report.pages.study import study_page
+from hwsim.report.pages.sweep import sensitivity_page, solve_page, whatif_page
+from hwsim.report.pages.validation import validation_page
+from hwsim.report.pages.whole_run import training_run_page
 from hwsim.report.templates import Templates
-from hwsim.report.validation import validation_page
-from hwsim.report.whole_run_page import training_run_page
 from hwsim.report.write import write_atomic
 
 PAGES: dict[str, Callable[[SavedResult], Page]] = {

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hwsim.errors import SpecError, UnknownNameError
 from hwsim.specs.base import Source, Spec
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.huggingface import is_huggingface, load_huggingface
+from hwsim.specs.huggingface.read import is_huggingface, load_huggingface
 from hwsim.specs.load import (
     Catalog,
     load_spec,

@@ -18,7 +18,7 @@ from hwsim.specs.catalogs import (
 )
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import fold
-from hwsim.specs.measurement_names import canonical_dtype
+from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 

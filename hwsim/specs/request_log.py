@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.errors import SpecError, nearest
-from hwsim.specs.measurement_file import raw_table
-from hwsim.specs.measurement_table import BadRow
+from hwsim.specs.measurement.file import raw_table
+from hwsim.specs.measurement.table import BadRow
 from hwsim.specs.traffic import MAX_TOKENS
 
 FloatArray = NDArray[np.float64]

@@ -75,7 +75,7 @@ def test_pages_are_those_of_the_templates(
     def blank(name: str, title: str, draw: object) -> Picture:
         return Picture(title, "", Markup(), Markup(), name)
 
-    monkeypatch.setattr("hwsim.report.study_page.picture", blank)
+    monkeypatch.setattr("hwsim.report.pages.study.picture", blank)
     saved = hwsim.load_result(PUBLISHED / f"{name}.json")
     html = (PUBLISHED / f"{name}.html").read_text(encoding="utf-8")
     assert Words(html).words == Words(render_page(saved)).words, "run make gallery"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.schedule.pipeline import pipeline_order
-from hwsim.schedule.pipeline_check import in_flight, validate_order
-from hwsim.schedule.pipeline_play import play_order
-from hwsim.schedule.pipeline_time import peak_in_flight, pipeline_time
-from hwsim.sim.pipeline import PipelineCosts, PipelineOptions, play_pipeline
-from hwsim.sim.pipeline_replicas import replicate_pipeline
+from hwsim.schedule.pipeline.check import in_flight, validate_order
+from hwsim.schedule.pipeline.play import play_order
+from hwsim.schedule.pipeline.schedules import pipeline_order
+from hwsim.schedule.pipeline.time import peak_in_flight, pipeline_time
+from hwsim.sim.pipeline.play import PipelineCosts, PipelineOptions, play_pipeline
+from hwsim.sim.pipeline.replicas import replicate_pipeline
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe")
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hwsim.schedule.batching import POLICIES, policy_named
-from hwsim.sim.serving_batch import Limits
+from hwsim.sim.serving.batch import Limits
 from tests.strategies.serving import (
     AffineCost,
     BrokenCost,

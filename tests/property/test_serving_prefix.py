@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 
 from hwsim.schedule.batching import POLICIES
-from hwsim.sim.prefixes import Prefixes
-from hwsim.sim.serving_batch import Limits
+from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.prefixes import Prefixes
 from tests.property.test_serving import COSTS, agree
 from tests.strategies.serving import AffineCost, fast_serve, scenarios
 from tests.strategies.serving_prefix import (

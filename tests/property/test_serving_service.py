@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hwsim.schedule.batching import POLICIES
-from hwsim.sim.serving_batch import Limits
-from hwsim.sim.serving_service import Handover
+from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.service import Handover
 from tests.strategies.serving import (
     AffineCost,
     fast_disagg_serve,

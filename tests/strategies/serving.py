@@ -14,12 +14,12 @@ import simpy
 from hypothesis import strategies as st
 
 from hwsim.schedule.batching import POLICIES
-from hwsim.sim.serving import Replica
-from hwsim.sim.serving_batch import Limits
-from hwsim.sim.serving_cluster import Cluster, router_named
-from hwsim.sim.serving_joint import JointReplica
-from hwsim.sim.serving_records import Requests, StepLog
-from hwsim.sim.serving_service import Fleet, Rules, Service
+from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.cluster import Cluster, router_named
+from hwsim.sim.serving.joint import JointReplica
+from hwsim.sim.serving.records import Requests, StepLog
+from hwsim.sim.serving.replica import Replica
+from hwsim.sim.serving.service import Fleet, Rules, Service
 
 SAME_TIME = 1e-9
 

@@ -8,10 +8,10 @@ import numpy as np
 import simpy
 from hypothesis import strategies as st
 
-from hwsim.sim.prefixes import Prefixes
-from hwsim.sim.serving_cluster import Cluster, router_named
-from hwsim.sim.serving_prefix import CachingReplica
-from hwsim.sim.serving_records import Requests, StepLog
+from hwsim.sim.serving.cluster import Cluster, router_named
+from hwsim.sim.serving.prefix import CachingReplica
+from hwsim.sim.serving.prefixes import Prefixes
+from hwsim.sim.serving.records import Requests, StepLog
 from tests.strategies.serving import One, PlainEngine, scenarios
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hwsim.analysis.published.totals import compare_totals
-from hwsim.specs.published_totals import load_totals
+from hwsim.specs.published.totals import load_totals
 
 # Largest error allowed; layouts of LLaMA, Llama 2 and GPT-3 are not published.
 BUDGETS = {

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwsim.analysis.case import TIMES, Case
-from hwsim.analysis.comparing.cell import CompareCell, mean_request, request_graphs
+from hwsim.analysis.comparing.cell import CompareCell
+from hwsim.analysis.serving.mean_request import mean_request, request_graphs
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.system import SystemSpec

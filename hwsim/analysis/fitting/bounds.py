@@ -17,7 +17,7 @@ from hwsim.analysis.measured.collective import direct_kernel
 from hwsim.analysis.measured.costs import library_of
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
-from hwsim.specs.measurement_names import COLLECTIVE_NAMES, SCALED_DTYPES
+from hwsim.specs.measurement.names import COLLECTIVE_NAMES, SCALED_DTYPES
 
 US = 1e-6
 

@@ -29,8 +29,8 @@ from hwsim.specs.calibration_file import (
 )
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.measurement_read import read_measurements
-from hwsim.specs.measurement_table import MeasurementTable
+from hwsim.specs.measurement.read import read_measurements
+from hwsim.specs.measurement.table import MeasurementTable
 from hwsim.version import __version__
 
 Holdout = Literal["blocks", "none"]

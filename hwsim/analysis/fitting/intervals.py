@@ -11,7 +11,7 @@ from hwsim.analysis.fitting.transfer import spread_tables, transfers
 from hwsim.specs.calibration import FAMILIES
 from hwsim.specs.calibration_file import IntervalFile
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.measurement_table import MeasurementTable
+from hwsim.specs.measurement.table import MeasurementTable
 from hwsim.version import __version__
 
 # Generations whose chips are those of a measured one, with units added or cut.

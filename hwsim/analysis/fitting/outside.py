@@ -25,7 +25,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval, beside, weighted
 from hwsim.errors import HwsimError
 from hwsim.specs.calibration_file import EndToEnd
-from hwsim.specs.published import iter_rows, load_published
+from hwsim.specs.published.runs import iter_rows, load_published
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3

@@ -17,8 +17,8 @@ from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.measurement_names import SCALED_DTYPES
-from hwsim.specs.measurement_table import FamilyRows, MeasurementTable
+from hwsim.specs.measurement.names import SCALED_DTYPES
+from hwsim.specs.measurement.table import FamilyRows, MeasurementTable
 
 # By family of calibration files: family of tables, operators, what a block is.
 TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {

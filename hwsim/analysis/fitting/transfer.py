@@ -28,7 +28,7 @@ from hwsim.specs.calibration import (
 from hwsim.specs.calibration_file import Regime, RegimeTable
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.load import load_spec
-from hwsim.specs.measurement_table import MeasurementTable
+from hwsim.specs.measurement.table import MeasurementTable
 
 # An unmeasured kind of device: as far off again as an unmeasured generation.
 _UNKNOWN_KIND = 1.6

@@ -21,7 +21,7 @@ from hwsim.analysis.live.operators import (
     law_name,
 )
 from hwsim.analysis.result import Result
-from hwsim.specs.measurement_table import DISTURBED
+from hwsim.specs.measurement.table import DISTURBED
 
 Operator = Mapping[str, Any]
 ITEMSIZE = {"fp32": 4, "fp64": 8}

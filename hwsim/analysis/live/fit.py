@@ -21,7 +21,7 @@ from hwsim.analysis.live.operators import (
     value_terms,
 )
 from hwsim.errors import InputError
-from hwsim.specs.measurement_table import FamilyRows, MeasurementTable
+from hwsim.specs.measurement.table import FamilyRows, MeasurementTable
 
 # Rows and columns of the inner kernel of a product: sides are padded to it.
 # Which one a BLAS has is chosen on held-out blocks. OpenBLAS: 8 x 4 on AVX2.

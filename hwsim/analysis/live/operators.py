@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.errors import InputError
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.table import FamilyRows
 
 Floats = NDArray[np.float64]
 PRODUCTS = ("linear", "bmm")

@@ -13,7 +13,7 @@ from hwsim.cost.cost import Cost, combine
 from hwsim.errors import InputError
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import load_system
-from hwsim.specs.measurement_names import COLLECTIVE_NAMES
+from hwsim.specs.measurement.names import COLLECTIVE_NAMES
 from hwsim.specs.network import replace, shrunk
 from hwsim.specs.system import SystemSpec
 

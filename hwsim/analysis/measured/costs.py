@@ -33,8 +33,8 @@ from hwsim.cost.routing import Routing, expert_load
 from hwsim.cost.sequence import add
 from hwsim.errors import InputError
 from hwsim.specs.calibration import with_parameters
-from hwsim.specs.measurement_names import SCALED_DTYPES
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.names import SCALED_DTYPES
+from hwsim.specs.measurement.table import FamilyRows
 
 # Kernels that give each row to a thread block of its own.
 ROWWISE = (

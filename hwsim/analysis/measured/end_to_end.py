@@ -17,7 +17,7 @@ from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.catalogs import load_device, load_model, load_stack, load_system
 from hwsim.specs.load import spec_error
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.table import FamilyRows
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 

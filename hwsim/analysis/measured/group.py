@@ -11,7 +11,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.specs.benchmark import DEFAULT, BenchmarkSpec, load_benchmark
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.table import FamilyRows
 
 # A cache that is nearly full already evicts some of what is used again.
 _RAMP = 0.15

@@ -20,7 +20,7 @@ from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import Calibration, calibration_for, resolved_fidelity
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.table import FamilyRows
 
 RowFidelity = Literal["roofline", "structured", "borrowed", "calibrated"]
 FIDELITIES: tuple[RowFidelity, ...] = (

@@ -9,8 +9,8 @@ import numpy as np
 
 from hwsim.cost.cost import FloatArray
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.measurement_names import SCALED_DTYPES
-from hwsim.specs.measurement_table import Column, FamilyRows
+from hwsim.specs.measurement.names import SCALED_DTYPES
+from hwsim.specs.measurement.table import Column, FamilyRows
 
 
 class Work(NamedTuple):

@@ -11,7 +11,8 @@ import numpy as np
 
 from hwsim.analysis.plan_serve.space import Choice
 from hwsim.analysis.plan_serve.steady import Demand, Steady
-from hwsim.analysis.serving.details import request_runs, step_interval
+from hwsim.analysis.serving.details import step_interval
+from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity

@@ -19,7 +19,7 @@ from hwsim.analysis.plan_serve.steady import Demand, Steady, steady_state
 from hwsim.analysis.plan_serve.words import impossible, why_not
 from hwsim.analysis.serving.serve import ServeResult
 from hwsim.errors import HwsimError, InputError
-from hwsim.sim.arrivals import draw_requests
+from hwsim.sim.serving.arrivals import draw_requests
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.traffic import Traffic
 

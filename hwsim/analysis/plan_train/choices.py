@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hwsim.errors import InputError
-from hwsim.schedule.pipeline import pipeline_schedule
+from hwsim.schedule.pipeline.schedules import pipeline_schedule
 
 RECOMPUTE = ("none", "selective", "full")
 DEGREES = ("tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch")

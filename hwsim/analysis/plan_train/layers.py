@@ -14,7 +14,7 @@ from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question, UnitTable
 from hwsim.cost.cost import FloatArray
-from hwsim.schedule.pipeline import pipeline_schedule
+from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.specs.base import DTYPE_BYTES
 
 _TOTAL = 1

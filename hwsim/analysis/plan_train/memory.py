@@ -31,8 +31,8 @@ from hwsim.graph.parameters import (
 )
 from hwsim.graph.precision import Precision, resolve
 from hwsim.graph.shard import shard
-from hwsim.schedule.pipeline import pipeline_schedule
-from hwsim.schedule.pipeline_time import peak_in_flight
+from hwsim.schedule.pipeline.schedules import pipeline_schedule
+from hwsim.schedule.pipeline.time import peak_in_flight
 from hwsim.specs.base import DTYPE_BYTES
 
 # Of parameters: linear weights, all, and what factored optimizers keep.

@@ -18,7 +18,7 @@ from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.time import TimeModel
 from hwsim.analysis.plan_train.units import Question
 from hwsim.cost.cost import FloatArray
-from hwsim.schedule.pipeline import pipeline_schedule
+from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.specs.system import SystemSpec
 
 # Enough to spread NumPy's fixed costs, little enough to show progress.

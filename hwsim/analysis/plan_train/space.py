@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hwsim.analysis.plan_train.choices import DEGREES, RECOMPUTE, Choices
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.shard import shard
-from hwsim.schedule.pipeline import pipeline_schedule, pipeline_schedules
-from hwsim.schedule.pipeline_tasks import PipelineShape
+from hwsim.schedule.pipeline.schedules import pipeline_schedule, pipeline_schedules
+from hwsim.schedule.pipeline.tasks import PipelineShape
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec

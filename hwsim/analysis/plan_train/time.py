@@ -16,8 +16,8 @@ from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Key, Question, UnitCoster, UnitTable
 from hwsim.analysis.plan_train.update import UpdateModel
 from hwsim.cost.cost import FloatArray
-from hwsim.schedule.pipeline import pipeline_schedule
-from hwsim.schedule.pipeline_time import pipeline_time
+from hwsim.schedule.pipeline.schedules import pipeline_schedule
+from hwsim.schedule.pipeline.time import pipeline_time
 
 _SELECTIVE = RECOMPUTE.index("selective")
 _KEYS_AT_ONCE = 64

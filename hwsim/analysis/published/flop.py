@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hwsim.analysis.training.train import TrainResult
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_map import MappedRun
-from hwsim.specs.published_table import PublishedRun
+from hwsim.specs.published.training import PublishedRun
+from hwsim.specs.published.training_map import MappedRun
 
 PARAMETERS = {"parameters_6": 6.0, "parameters_8": 8.0}
 # Metric and SI unit of each column that a row may give.

@@ -19,13 +19,13 @@ from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_stack
 from hwsim.specs.engine import load_engine
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_inference import InferenceRow, read_inference
-from hwsim.specs.published_inference_map import (
+from hwsim.specs.published.inference import InferenceRow, read_inference
+from hwsim.specs.published.inference_map import (
     MappedInference,
     load_inference_mappings,
     mapped_inference,
 )
-from hwsim.specs.published_map import load_mappings
+from hwsim.specs.published.training_map import load_mappings
 
 UNITS = {"ttft": "s", "tpot": "s", "latency": "s", "throughput": "1/s"}
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
-from hwsim.specs.measurement_file import raw_table
+from hwsim.specs.measurement.file import raw_table
 
 # What every record holds, in SI: text keys are empty, others None where unknown.
 # ``published_step_s`` and ``step_s`` are the time behind the figure (step, pass,

@@ -15,7 +15,7 @@ from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import load_system
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_serving import ServingRow, Workers
+from hwsim.specs.published.serving import ServingRow, Workers
 
 _NODE = 8  # devices of a node that nothing else is known of
 

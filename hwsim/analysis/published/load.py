@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hwsim.analysis.published.work import Figure, Work, lengths
-from hwsim.analysis.serving.details import request_runs
+from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.serve import ServeResult
 from hwsim.cost.interval import LogInterval, beside, weighted
 from hwsim.errors import InputError

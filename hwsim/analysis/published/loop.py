@@ -26,8 +26,8 @@ from hwsim.specs.given_names import (
     given_system,
 )
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_serving import ServingRow
-from hwsim.specs.published_serving_map import (
+from hwsim.specs.published.serving import ServingRow
+from hwsim.specs.published.serving_map import (
     MappedServing,
     ServingMap,
     mapped_serving,

@@ -23,9 +23,9 @@ from hwsim.specs.catalogs import load_device, load_stack, load_system
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.given_names import given_system
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_map import MappedRun
-from hwsim.specs.published_model import run_model
-from hwsim.specs.published_table import PublishedRun
+from hwsim.specs.published.model import run_model
+from hwsim.specs.published.training import PublishedRun
+from hwsim.specs.published.training_map import MappedRun
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 

@@ -14,7 +14,7 @@ from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
-from hwsim.specs.published import (
+from hwsim.specs.published.runs import (
     PublishedFile,
     PublishedRow,
     iter_rows,

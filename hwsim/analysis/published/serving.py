@@ -14,8 +14,8 @@ from hwsim.analysis.published.loop import Loop, LoopRuns, loop_of
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
 from hwsim.errors import HwsimError
-from hwsim.specs.published_serving import ServingRow, little, read_serving
-from hwsim.specs.published_serving_map import load_serving_mappings
+from hwsim.specs.published.serving import ServingRow, little, read_serving
+from hwsim.specs.published.serving_map import load_serving_mappings
 
 METRICS = ("ttft", "tpot", "throughput")
 _OPS = {False: "serve aggregated", True: "serve disaggregated"}

@@ -18,11 +18,11 @@ from hwsim.specs.catalogs import (
 )
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_inference import InferenceRow
-from hwsim.specs.published_inference_map import MappedInference
-from hwsim.specs.published_map import ANY, PublishedMap, mapped
-from hwsim.specs.published_model import run_model
-from hwsim.specs.published_table import PublishedRun
+from hwsim.specs.published.inference import InferenceRow
+from hwsim.specs.published.inference_map import MappedInference
+from hwsim.specs.published.model import run_model
+from hwsim.specs.published.training import PublishedRun
+from hwsim.specs.published.training_map import ANY, PublishedMap, mapped
 from hwsim.specs.system import SystemSpec
 
 # Words of checkpoints that do not change the architecture.

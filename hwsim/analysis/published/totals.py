@@ -11,7 +11,7 @@ from hwsim.analysis.training.whole_run import DAY, TrainingRun, whole_run
 from hwsim.cost.energy import JOULES_PER_KWH
 from hwsim.specs.catalogs import load_model, load_stack, load_system
 from hwsim.specs.economics import load_economics
-from hwsim.specs.published_totals import TOTAL_UNITS, PublishedTotal, load_totals
+from hwsim.specs.published.totals import TOTAL_UNITS, PublishedTotal, load_totals
 
 
 @dataclass(frozen=True)

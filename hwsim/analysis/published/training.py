@@ -7,8 +7,8 @@ from pathlib import Path
 from hwsim.analysis.published.kinds import Record, record
 from hwsim.analysis.published.rows import RunPrediction, RunPredictor
 from hwsim.cost.evaluate import Fidelity
-from hwsim.specs.published_map import load_mappings, mapped
-from hwsim.specs.published_table import PublishedRun, read_published
+from hwsim.specs.published.training import PublishedRun, read_published
+from hwsim.specs.published.training_map import load_mappings, mapped
 
 
 class TrainingPredictor:

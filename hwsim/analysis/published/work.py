@@ -13,7 +13,7 @@ from hwsim.analysis.published.setting import Precisions
 from hwsim.cost.interval import LogInterval
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published_inference import InferenceRow
+from hwsim.specs.published.inference import InferenceRow
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 

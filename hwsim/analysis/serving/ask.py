@@ -12,9 +12,9 @@ from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.schedule.batching import policy_named
-from hwsim.sim.arrivals import Arrivals
-from hwsim.sim.serving_cluster import router_named
-from hwsim.sim.serving_service import Rules
+from hwsim.sim.serving.arrivals import Arrivals
+from hwsim.sim.serving.cluster import router_named
+from hwsim.sim.serving.service import Rules
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.operations import Operations

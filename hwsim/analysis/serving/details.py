@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +11,6 @@ from hwsim.analysis.graph_result import GraphResult
 from hwsim.analysis.serving.run import Run
 from hwsim.cost.interval import weighted
 from hwsim.specs.traffic import Lengths, Traffic
-
-if TYPE_CHECKING:
-    from hwsim.analysis.serving.serve import ServeResult
-
-
-def request_runs(result: ServeResult) -> list[tuple[GraphResult, float]]:
-    """Return the graphs of a mean request and how often each runs for it."""
-    from hwsim.analysis.comparing.cell import mean_request, request_graphs
-
-    return request_graphs(result, *mean_request(result))
 
 
 def step_interval(

@@ -10,7 +10,7 @@ from hwsim.analysis.serving.pool import Pool
 from hwsim.cost.collective import collective_cost
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
-from hwsim.sim.serving_service import Handover
+from hwsim.sim.serving.service import Handover
 from hwsim.specs.calibration import calibration_for
 from hwsim.units import format_quantity
 

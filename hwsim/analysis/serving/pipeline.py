@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from hwsim.analysis.serving.layout import ReplicaLayout, slowest_stage
 from hwsim.analysis.serving.table import StepTable, TablePower
-from hwsim.sim.serving_cost import Part
-from hwsim.sim.serving_records import StepPower
+from hwsim.sim.serving.cost import Part
+from hwsim.sim.serving.records import StepPower
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 
@@ -29,7 +29,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PipelineTable:
-    """Step times of a pipeline; see :class:`hwsim.sim.serving.StepCost`.
+    """Step times of a pipeline; see :class:`hwsim.sim.serving.replica.StepCost`.
 
     Attributes
     ----------

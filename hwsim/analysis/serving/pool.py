@@ -16,14 +16,14 @@ from hwsim.cost.footprint_serving import StageMemory, serving_memory
 from hwsim.errors import InputError
 from hwsim.graph.precision import resolve
 from hwsim.schedule.batching import policy_named
-from hwsim.sim.arrivals import Arrivals
-from hwsim.sim.serving import Replica
-from hwsim.sim.serving_batch import Limits
-from hwsim.sim.serving_cluster import Engine
-from hwsim.sim.serving_cost import StepCost
-from hwsim.sim.serving_joint import JointReplica
-from hwsim.sim.serving_prefix import CachingReplica
-from hwsim.sim.serving_records import Requests, StepLog, StepPower
+from hwsim.sim.serving.arrivals import Arrivals
+from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.cluster import Engine
+from hwsim.sim.serving.cost import StepCost
+from hwsim.sim.serving.joint import JointReplica
+from hwsim.sim.serving.prefix import CachingReplica
+from hwsim.sim.serving.records import Requests, StepLog, StepPower
+from hwsim.sim.serving.replica import Replica
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec

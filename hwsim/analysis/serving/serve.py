@@ -26,12 +26,12 @@ from hwsim.analysis.serving.ask import (
 )
 from hwsim.analysis.serving.details import (
     quantiles_of,
-    request_runs,
     step_interval,
     traffic_words,
 )
 from hwsim.analysis.serving.handover import Before, describe, handover_between
 from hwsim.analysis.serving.layout import checked_layout
+from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.pool import Capacity, Pool, pool_of, tabulated
 from hwsim.analysis.serving.run import Run, play
 from hwsim.analysis.serving.series import series_of
@@ -39,9 +39,9 @@ from hwsim.analysis.serving.speculative import Speculation, draft_of, with_draft
 from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
 from hwsim.analysis.serving.watch import Snapshot
 from hwsim.cost.evaluate import Fidelity
-from hwsim.sim.arrivals import Arrivals, draw_requests
-from hwsim.sim.serving_records import gap_quantiles
-from hwsim.sim.serving_service import LOST
+from hwsim.sim.serving.arrivals import Arrivals, draw_requests
+from hwsim.sim.serving.records import gap_quantiles
+from hwsim.sim.serving.service import LOST
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec

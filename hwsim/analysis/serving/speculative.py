@@ -18,7 +18,7 @@ from hwsim.analysis.serving.pool import Pool, tabulated
 from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
 from hwsim.analysis.serving.table import StepTable
 from hwsim.errors import InputError, UnknownNameError
-from hwsim.sim.serving_cost import Part, StepCost
+from hwsim.sim.serving.cost import Part, StepCost
 from hwsim.specs.model import ModelSpec
 
 _FIELDS = ("tokens", "acceptance", "draft")
@@ -96,7 +96,7 @@ def speculation_of(asked: Mapping[str, Any] | None) -> Speculation | None:
 
 @dataclass(frozen=True)
 class SpeculativeTable:
-    """Step times per token; see :class:`hwsim.sim.serving_cost.StepCost`.
+    """Step times per token; see :class:`hwsim.sim.serving.cost.StepCost`.
 
     Attributes
     ----------

@@ -29,8 +29,8 @@ from hwsim.graph.inference import Part, decode_graph, prefill_graph
 from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.precision import resolve
-from hwsim.sim.serving_cost import StepCost
-from hwsim.sim.serving_records import StepPower
+from hwsim.sim.serving.cost import StepCost
+from hwsim.sim.serving.records import StepPower
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import calibration_for
 from hwsim.specs.economics import load_economics

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hwsim.sim.serving_cost import Part
-from hwsim.sim.serving_records import StepPower
+from hwsim.sim.serving.cost import Part
+from hwsim.sim.serving.records import StepPower
 
 FloatArray = npt.NDArray[np.float64]
 _INF = float("inf")
@@ -18,7 +18,7 @@ _INF = float("inf")
 
 @dataclass(frozen=True)
 class StepTable:
-    """Step times of a deployment; see :class:`hwsim.sim.serving.StepCost`.
+    """Step times of a deployment; see :class:`hwsim.sim.serving.replica.StepCost`.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from hwsim.graph.layout import layout_of
 from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
 from hwsim.graph.optimizer import OPTIMIZERS
 from hwsim.graph.partition import layers_per_stage
-from hwsim.schedule.pipeline import check_pipeline, pipeline_schedule
+from hwsim.schedule.pipeline.schedules import check_pipeline, pipeline_schedule
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 

@@ -11,8 +11,8 @@ from hwsim.analysis.memory_fit import MemoryFit, memory_fit
 from hwsim.analysis.training.config import RECOMPUTE, TrainConfig
 from hwsim.cost.footprint import Footprint
 from hwsim.cost.footprint_training import stage_footprint
-from hwsim.schedule.pipeline import pipeline_order
-from hwsim.schedule.pipeline_check import in_flight
+from hwsim.schedule.pipeline.check import in_flight
+from hwsim.schedule.pipeline.schedules import pipeline_order
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec

@@ -12,7 +12,7 @@ from hwsim.analysis.check import positive_int
 from hwsim.analysis.training.step import Step
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import InputError
-from hwsim.sim.pipeline_replicas import replicate_pipeline
+from hwsim.sim.pipeline.replicas import replicate_pipeline
 
 PERCENTILES = (50, 90, 99)
 REPLICATIONS = 100

@@ -17,11 +17,11 @@ from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.partition import activation_message
 from hwsim.graph.stage import StageGraphs, stage_graphs
 from hwsim.graph.training import training_graph
-from hwsim.schedule.pipeline import pipeline_order
-from hwsim.schedule.pipeline_tasks import PipelineOrder
-from hwsim.sim.pipeline import play_pipeline
-from hwsim.sim.pipeline_costs import PipelineCosts, PipelineOptions
-from hwsim.sim.pipeline_result import PlayedPipeline
+from hwsim.schedule.pipeline.schedules import pipeline_order
+from hwsim.schedule.pipeline.tasks import PipelineOrder
+from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions
+from hwsim.sim.pipeline.play import play_pipeline
+from hwsim.sim.pipeline.result import PlayedPipeline
 from hwsim.sim.records import Record
 from hwsim.specs.calibration import calibration_for, resolved_fidelity
 from hwsim.specs.model import ModelSpec

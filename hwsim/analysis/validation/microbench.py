@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from hwsim.analysis.measured.predict import predict_rows
 from hwsim.cost.cost import FloatArray
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.measurement_read import builtin_measurements, read_measurements
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.read import builtin_measurements, read_measurements
+from hwsim.specs.measurement.table import FamilyRows
 
 PREFIX = "public-"
 

@@ -24,7 +24,7 @@ from hwsim.analysis.result import Result
 from hwsim.analysis.validation.metrics import ErrorSummary, grouped, summarise
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
-from hwsim.specs.published_table import PublishedTable
+from hwsim.specs.published.training import PublishedTable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
-from hwsim.sim.arrivals import Arrivals
+from hwsim.sim.serving.arrivals import Arrivals
 from hwsim.specs.catalogs import load_stack
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.given_names import (

@@ -17,7 +17,7 @@ from hwsim.analysis.validation.metrics import ErrorSummary, summarise
 from hwsim.analysis.validation.replay import METRICS, Replay, replayed
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
-from hwsim.specs.measurement_table import BadRow
+from hwsim.specs.measurement.table import BadRow
 from hwsim.specs.request_log import LoggedRun, RequestLog, read_request_log
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from hwsim.analysis.validation.metrics import ErrorSummary, grouped, regimes, su
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.measurement_names import TIME_UNITS
-from hwsim.specs.measurement_read import builtin_measurements, read_measurements
-from hwsim.specs.measurement_table import BadRow, FamilyRows, MeasurementTable
+from hwsim.specs.measurement.names import TIME_UNITS
+from hwsim.specs.measurement.read import builtin_measurements, read_measurements
+from hwsim.specs.measurement.table import BadRow, FamilyRows, MeasurementTable
 
 if TYPE_CHECKING:
     import pandas as pd

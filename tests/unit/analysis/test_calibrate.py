@@ -20,7 +20,7 @@ from hwsim.specs.calibration import (
     with_parameters,
 )
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.measurement_read import read_measurements
+from hwsim.specs.measurement.read import read_measurements
 
 DEVICE = "a40"
 TRUE = {

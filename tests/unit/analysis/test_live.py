@@ -10,7 +10,7 @@ from hwsim.analysis.live.check import LiveCheck, LiveRow, StepPrediction, predic
 from hwsim.analysis.live.fit import fit_operators, fit_terms, held_out, table_offset
 from hwsim.analysis.live.operators import FAR, CopyRate, Products, product_terms
 from hwsim.errors import InputError
-from hwsim.specs.measurement_read import read_measurements
+from hwsim.specs.measurement.read import read_measurements
 
 FAST, SLOW = 1e-11, 5e-11  # seconds per byte in the caches and in memory
 CACHE = 1 << 23

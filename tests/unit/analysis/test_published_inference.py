@@ -16,7 +16,7 @@ from hwsim.analysis.published.setting import known_device, precisions
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.published_inference import InferenceRow
+from hwsim.specs.published.inference import InferenceRow
 
 COLUMNS = (
     "source", "model", "isl", "osl", "batch_or_concurrency", "device", "num_devices",

@@ -14,8 +14,8 @@ from hwsim.analysis.validation.published import PublishedValidation, validate_pu
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device, load_model
-from hwsim.specs.published_serving import ServingRow, Workers, little, read_serving
-from hwsim.specs.published_serving_map import load_serving_mappings, mapped_serving
+from hwsim.specs.published.serving import ServingRow, Workers, little, read_serving
+from hwsim.specs.published.serving_map import load_serving_mappings, mapped_serving
 
 HEAD = (
     "model,device,backend,backend_version,precision,mode,isl,osl,concurrency,"

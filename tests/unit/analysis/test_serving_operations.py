@@ -6,7 +6,7 @@ import pytest
 from hwsim.analysis.serving.speculative import Speculation
 from hwsim.api.serving import serve
 from hwsim.errors import HwsimError, InputError
-from hwsim.sim.arrivals import draw_requests
+from hwsim.sim.serving.arrivals import draw_requests
 from hwsim.specs.traffic import Traffic, parse_lengths
 
 

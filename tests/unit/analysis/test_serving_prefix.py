@@ -9,7 +9,7 @@ import pytest
 
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
-from hwsim.sim.arrivals import read_trace
+from hwsim.sim.serving.arrivals import read_trace
 
 
 def asked(**more):

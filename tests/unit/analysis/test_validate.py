@@ -28,9 +28,9 @@ from hwsim.errors import InputError, UnknownNameError
 from hwsim.report.page import render_page
 from hwsim.specs.calibration import calibration_for
 from hwsim.specs.catalogs import load_device, load_system
-from hwsim.specs.measurement_names import OPS
-from hwsim.specs.measurement_read import read_table
-from hwsim.specs.measurement_table import FamilyRows
+from hwsim.specs.measurement.names import OPS
+from hwsim.specs.measurement.read import read_table
+from hwsim.specs.measurement.table import FamilyRows
 
 COMMON = "source,device,op,dtype"
 

@@ -14,8 +14,8 @@ from hwsim.analysis.validation.published import PublishedValidation, validate_pu
 from hwsim.errors import InputError
 from hwsim.report.page import render_page
 from hwsim.specs.catalogs import load_model, load_stack, load_system
-from hwsim.specs.published_map import load_mappings, mapped
-from hwsim.specs.published_table import PublishedRun, PublishedTable
+from hwsim.specs.published.training import PublishedRun, PublishedTable
+from hwsim.specs.published.training_map import load_mappings, mapped
 
 MAPPINGS = load_mappings()
 GPT = {

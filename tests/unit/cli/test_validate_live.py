@@ -7,7 +7,7 @@ import pytest
 
 import hwsim.api.live as api
 from hwsim.measure.live import MODELS, LiveCase, LiveResult
-from hwsim.specs.measurement_read import builtin_measurements, read_measurements
+from hwsim.specs.measurement.read import builtin_measurements, read_measurements
 
 OPERATORS = (
     {"op": "linear", "m": 256, "n": 512, "k": 128, "batch": 1, "count": 2},

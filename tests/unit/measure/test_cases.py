@@ -10,7 +10,7 @@ from hwsim.measure.cuda.plan import operator_plan
 from hwsim.measure.cuda.tables import SHAPES
 from hwsim.measure.cuda.whole import whole_plan
 from hwsim.specs.catalogs import DEVICES as CATALOG
-from hwsim.specs.measurement_names import family_of
+from hwsim.specs.measurement.names import family_of
 
 
 def grid(*sides):

@@ -16,7 +16,7 @@ from hwsim.measure.cpu_plan import cpu_plan
 from hwsim.measure.cpu_work import Timer, undisturbed
 from hwsim.measure.cuda.cases import Case, Skip, shape
 from hwsim.measure.pool import WorkerPool
-from hwsim.specs.measurement_read import read_measurements
+from hwsim.specs.measurement.read import read_measurements
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from hwsim.errors import InputError
 from hwsim.measure import live, live_run
 from hwsim.measure.live_model import LiveModel, Transformer
 from hwsim.measure.live_training import Trainer
-from hwsim.specs.measurement_names import family_of
+from hwsim.specs.measurement.names import family_of
 
 TINY = LiveModel("tiny", layers=2, hidden=16, heads=2, ffn=32, vocab=11, positions=8)
 

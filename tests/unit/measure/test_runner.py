@@ -6,7 +6,7 @@ from hwsim.measure.cuda import runner
 from hwsim.measure.cuda.cases import Case, Skip, shape
 from hwsim.measure.cuda.runner import Outcome, collect, quartiles, run
 from hwsim.measure.cuda.tables import MARK, TableError, Tables
-from hwsim.specs.measurement_read import read_measurements
+from hwsim.specs.measurement.read import read_measurements
 
 
 class Clock:

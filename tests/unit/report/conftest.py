@@ -16,7 +16,7 @@ from hwsim.graph.op import Copy, Elementwise, Matmul, Op, Operand
 from hwsim.graph.opgraph import Block, Node, OpGraph
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.published import PublishedFile
+from hwsim.specs.published.runs import PublishedFile
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec, single_device_system
 

@@ -9,7 +9,7 @@ import pytest
 
 from hwsim.analysis.published.runs import PublishedComparison
 from hwsim.errors import InputError, OutputError
-from hwsim.report.figures import breakdown_figure, save_figure, scatter_figure
+from hwsim.report.figures.graphs import breakdown_figure, save_figure, scatter_figure
 from hwsim.report.style import FAMILIES, PART_COLOURS, ReportFigure, render, text_on
 
 PARTS = {

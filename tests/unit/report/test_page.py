@@ -56,8 +56,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def blank(name: str, title: str, draw: object) -> Picture:
         return Picture(title, "", Markup(), Markup())
 
-    monkeypatch.setattr("hwsim.report.run_sections.picture", blank)
-    monkeypatch.setattr("hwsim.report.published_page.picture", blank)
+    monkeypatch.setattr("hwsim.report.pages.run_sections.picture", blank)
+    monkeypatch.setattr("hwsim.report.pages.published.picture", blank)
 
 
 @pytest.fixture(params=sorted(MAKERS))

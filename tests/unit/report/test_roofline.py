@@ -8,9 +8,9 @@ from matplotlib.text import Text
 
 from hwsim.analysis.graph_result import GraphResult, run_graph
 from hwsim.errors import InputError
-from hwsim.report.ceilings import compute_ceilings, memory_ceilings, op_points
+from hwsim.report.figures.ceilings import compute_ceilings, memory_ceilings, op_points
+from hwsim.report.figures.roofline import roofline_figure
 from hwsim.report.labels import spread
-from hwsim.report.roofline import roofline_figure
 from tests.unit.report.conftest import (
     make_device,
     make_graph,

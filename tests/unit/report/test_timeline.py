@@ -6,8 +6,8 @@ from matplotlib.collections import PolyCollection
 
 from hwsim.analysis.graph_result import GraphResult
 from hwsim.errors import InputError
-from hwsim.report.figures import timeline_figure
-from hwsim.report.timeline import _busy_share, _layer_ends
+from hwsim.report.figures.graphs import timeline_figure
+from hwsim.report.figures.timeline import _busy_share, _layer_ends
 from hwsim.sim.records import Record
 from tests.unit.report.conftest import make_result
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from hwsim.errors import HwsimError, InputError, UnknownNameError
-from hwsim.schedule import pipeline
-from hwsim.schedule.pipeline import (
+from hwsim.schedule.pipeline import schedules as pipeline
+from hwsim.schedule.pipeline.check import in_flight, validate_order
+from hwsim.schedule.pipeline.play import play_order
+from hwsim.schedule.pipeline.schedules import (
     PipelineOrder,
     PipelineSchedule,
     StageTask,
@@ -18,9 +20,7 @@ from hwsim.schedule.pipeline import (
     pipeline_schedule,
     pipeline_schedules,
 )
-from hwsim.schedule.pipeline_check import in_flight, validate_order
-from hwsim.schedule.pipeline_play import play_order
-from hwsim.schedule.pipeline_time import (
+from hwsim.schedule.pipeline.time import (
     bubble_fraction,
     peak_in_flight,
     pipeline_time,

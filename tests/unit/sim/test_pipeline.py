@@ -9,15 +9,15 @@ import pytest
 import simpy
 
 from hwsim.errors import InputError
-from hwsim.schedule.pipeline import pipeline_order
-from hwsim.schedule.pipeline_play import play_order
-from hwsim.sim.pipeline import (
+from hwsim.schedule.pipeline.play import play_order
+from hwsim.schedule.pipeline.schedules import pipeline_order
+from hwsim.sim.pipeline.play import (
     PipelineCosts,
     PipelineOptions,
     PipelinePlayer,
     play_pipeline,
 )
-from hwsim.sim.pipeline_replicas import replicate_pipeline
+from hwsim.sim.pipeline.replicas import replicate_pipeline
 from hwsim.sim.trace import trace_json
 
 UNIT = PipelineCosts(forward=1.0, backward=2.0)

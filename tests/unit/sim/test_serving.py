@@ -7,11 +7,11 @@ import pytest
 
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.schedule.batching import POLICIES
-from hwsim.sim.arrivals import draw_requests, read_trace
-from hwsim.sim.serving_batch import Limits
-from hwsim.sim.serving_cluster import router_named
-from hwsim.sim.serving_memory import Pages
-from hwsim.sim.serving_records import StepLog, gap_quantiles
+from hwsim.sim.serving.arrivals import draw_requests, read_trace
+from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.cluster import router_named
+from hwsim.sim.serving.memory import Pages
+from hwsim.sim.serving.records import StepLog, gap_quantiles
 from hwsim.specs.traffic import Traffic, parse_lengths
 from tests.strategies.serving import AffineCost, fast_serve
 

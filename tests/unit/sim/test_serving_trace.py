@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from hwsim.sim.serving_trace import requests_trace
+from hwsim.sim.serving.trace import requests_trace
 
 
 def test_requests_have_two_spans_and_rows_do_not_overlap():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwsim.errors import InputError
-from hwsim.sim.arrivals import read_trace
+from hwsim.sim.serving.arrivals import read_trace
 
 SHAPES = (
     "azure-shape.csv", "burstgpt-shape.csv", "mooncake-shape.jsonl",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwsim.errors import HwsimError, SpecError
 from hwsim.specs.catalogs import load_model
-from hwsim.specs.huggingface import FAMILIES
+from hwsim.specs.huggingface.read import FAMILIES
 from hwsim.specs.load import dump_json
 from tests.strategies.huggingface_configs import CONFIGS, rms
 

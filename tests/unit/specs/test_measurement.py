@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from hwsim.errors import SpecError
 from hwsim.specs.benchmark import BENCHMARKS, benchmark_of, load_benchmark
 from hwsim.specs.catalogs import load_device, load_system
-from hwsim.specs.measurement import ROWS
-from hwsim.specs.measurement_names import (
+from hwsim.specs.measurement.names import (
     OP_ALIASES,
     OPS,
     canonical_dtype,
     family_of,
 )
-from hwsim.specs.measurement_read import read_measurements, read_table
-from hwsim.specs.measurement_table import joined
+from hwsim.specs.measurement.read import read_measurements, read_table
+from hwsim.specs.measurement.row import ROWS
+from hwsim.specs.measurement.table import joined
 
 GEMM = "source,device,op,dtype,m,n,k,batch,latency_us\n"
 ROW = "lab,h100_sxm,linear,bf16,128,256,512,1,12.5\n"

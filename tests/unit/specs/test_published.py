@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hwsim.errors import SpecError, UnknownNameError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
-from hwsim.specs.published import (
+from hwsim.specs.published.runs import (
     METRIC_UNITS,
     PUBLISHED,
     PublishedFile,

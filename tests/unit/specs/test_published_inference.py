@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from hwsim.errors import SpecError
-from hwsim.specs.published_inference import (
+from hwsim.specs.published.inference import (
     InferenceRow,
     inference_row,
     load_words,
     metric_words,
     read_inference,
 )
-from hwsim.specs.published_inference_map import (
+from hwsim.specs.published.inference_map import (
     InferenceCondition,
     load_inference_mappings,
     mapped_inference,

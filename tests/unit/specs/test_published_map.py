@@ -8,9 +8,14 @@ import pytest
 
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
-from hwsim.specs.published_map import Condition, PublishedMap, load_mappings, mapped
-from hwsim.specs.published_model import run_model
-from hwsim.specs.published_table import PublishedRun
+from hwsim.specs.published.model import run_model
+from hwsim.specs.published.training import PublishedRun
+from hwsim.specs.published.training_map import (
+    Condition,
+    PublishedMap,
+    load_mappings,
+    mapped,
+)
 
 MAPPINGS = load_mappings()
 

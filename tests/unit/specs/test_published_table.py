@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hwsim.errors import SpecError
-from hwsim.specs.published_names import published_device
-from hwsim.specs.published_table import read_published
-from hwsim.specs.published_units import headline
+from hwsim.specs.published.names import published_device
+from hwsim.specs.published.training import read_published
+from hwsim.specs.published.units import headline
 
 HEAD = (
     "source,model,seq_len,device,num_devices,zero_stage,ffn,metric,value,unit,"

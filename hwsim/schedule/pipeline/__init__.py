@@ -1,0 +1,1 @@
+"""Pipeline schedules: their tasks, order and closed-form times."""

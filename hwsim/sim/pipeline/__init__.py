@@ -1,0 +1,1 @@
+"""Pipelines of training stages, played in SimPy."""

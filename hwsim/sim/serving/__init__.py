@@ -1,0 +1,1 @@
+"""Serving engines, replicas and routers, played in SimPy."""

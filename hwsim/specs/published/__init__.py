@@ -1,0 +1,1 @@
+"""Tables of published figures: their columns, names and mappings to runs."""

@@ -1,0 +1,343 @@
+"""Tables of published inference figures: one row is one figure and its run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hwsim.errors import SpecError, nearest
+from hwsim.specs.measurement.file import raw_table
+from hwsim.specs.measurement.table import BadRow
+
+Load = Literal["", "fixed", "closed", "open", "max"]
+Metric = Literal["", "ttft", "tpot", "latency", "throughput"]
+
+TEXTS = (
+    "source", "model", "device", "dtype", "kv_dtype", "weight_dtype", "backend",
+    "metric", "unit", "confidence", "notes", "stack", "system", "engine",
+)  # fmt: skip
+COUNTS = (
+    "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "num_devices", "tp",
+    "pp", "dp", "ep",
+)  # fmt: skip
+REQUIRED = ("model", "device", "metric", "value")
+_BLANK = {"", "na", "n/a", "nan", "-", "none", "unknown", "null"}
+_NUMBER = re.compile(r"[-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_STATISTICS = {
+    "mean": None, "avg": None, "average": None, "median": 0.5, "min": 0.0, "max": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InferenceRow:
+    """One row as it stands: a blank cell is None, or empty text.
+
+    Attributes
+    ----------
+    file, row
+        Where it stands; rows count from 1 below the heading.
+    isl, osl : float or None
+        Tokens of the prompt and of the answer; 0 where a phase is absent.
+    load : str
+        How requests come: ``fixed`` (one batch), ``closed`` (so many clients),
+        ``open`` (a rate), ``max`` (all at once); empty: not said.
+    size : float or None
+        Batch, clients, or requests per second, by ``load``.
+    requests : int or None
+        How many were sent.
+    kind : str
+        What ``metric`` is: ``ttft``, ``tpot``, ``latency``, ``throughput``.
+    quantile : float or None
+        Which of the distribution; None is its mean.
+    published : float or None
+        The figure in SI: s, or 1/s of ``counts``.
+    counts : str
+        What a throughput counts: ``output``, ``input``, ``total``,
+        ``requests``; the words of metric and unit decide.
+    per_device : bool
+        Whether a throughput is that of one device.
+    phase : str
+        ``prefill`` or ``decode`` where the metric is of that phase alone.
+    fault : str
+        Why the row cannot be used; empty where it can.
+    """
+
+    file: str
+    row: int
+    source: str = ""
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    kv_dtype: str = ""
+    weight_dtype: str = ""
+    backend: str = ""
+    metric: str = ""
+    unit: str = ""
+    confidence: str = ""
+    notes: str = ""
+    stack: str = ""
+    system: str = ""
+    engine: str = ""
+    ffn_words: str = ""
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    ffn: int | None = None
+    vocab: int | None = None
+    num_devices: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    ep: int | None = None
+    params_b: float | None = None
+    isl: float | None = None
+    osl: float | None = None
+    load: Load = ""
+    size: float | None = None
+    requests: int | None = None
+    kind: Metric = ""
+    quantile: float | None = None
+    published: float | None = None
+    counts: str = ""
+    per_device: bool = False
+    phase: str = ""
+    fault: str = ""
+
+    @property
+    def version(self) -> tuple[int, ...] | None:
+        """Release in the backend's words: (0, 17) of ``TensorRT-LLM 0.17``."""
+        found = re.search(r"(?:^|[\s\-(@=])v?(\d+(?:\.\d+)+)", self.backend)
+        return version_of(found[1]) if found else None
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Return a release's numbers, to be compared.
+
+    Examples
+    --------
+    >>> version_of("0.9") < version_of("0.17.1")
+    True
+    """
+    return tuple(int(part) for part in text.split("."))
+
+
+def read_inference(path: Path) -> tuple[InferenceRow, ...]:
+    """Read a table of published inference figures.
+
+    A cell that cannot be read makes its row one that cannot be used and says
+    why; it is never dropped. A missing column is blank in all rows.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read or lacks the columns that name a figure.
+    """
+    return tuple(_read(path))
+
+
+def _read(path: Path) -> Iterator[InferenceRow]:
+    file, bad = str(path), list[BadRow]()
+    raw = raw_table(path, bad)
+    columns = {name.strip().casefold(): cells for name, cells in raw.columns.items()}
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        close = nearest(missing[0], list(columns))
+        hint = f"; is it {close[0]!r}?" if close else ""
+        raise SpecError(
+            file, f"has no column {missing[0]!r}{hint}",
+            "give the columns of a table of published inference figures",
+        )  # fmt: skip
+    faulty = {fault.row: fault.reason for fault in bad}
+    place = {int(number): i for i, number in enumerate(raw.numbers)}
+    for number in sorted({*place, *faulty}):
+        if number in faulty:
+            yield InferenceRow(file, number, fault=faulty[number])
+        else:
+            i = place[number]
+            cells = {name: _text(values[i]) for name, values in columns.items()}
+            yield inference_row(file, number, cells)
+
+
+def _text(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    return " ".join(str(cell).split())
+
+
+def inference_row(file: str, number: int, cells: Mapping[str, str]) -> InferenceRow:
+    """Return the row of some cells; what cannot be read is its fault."""
+    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
+    fields["ffn_words"] = cells.get("ffn", "")
+    faults = []
+    for name in (*COUNTS, "params_b", "isl", "osl", "value"):
+        try:
+            fields[name] = _number(name, cells.get(name, ""))
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    value = fields.pop("value", None)
+    words = cells.get("batch_or_concurrency") or cells.get("batch", "")
+    try:
+        fields |= load_words(words)
+    except ValueError as error:
+        faults.append(f"batch_or_concurrency: {error}")
+    fields |= metric_words(fields["metric"], fields["unit"])
+    if not faults:
+        try:
+            fields["published"] = _in_si(value, fields)
+        except ValueError as error:
+            faults.append(str(error))
+    if not fields.get("requests"):
+        fields["requests"] = _requests(fields["notes"])
+    return InferenceRow(file, number, **fields, fault="; ".join(faults))
+
+
+def _number(name: str, cell: str) -> float | int | None:
+    """Return the first number of a cell; words after it are remarks."""
+    if cell.casefold() in _BLANK:
+        return None
+    found = _NUMBER.match(cell.lstrip("~≈<> "))
+    if found is None:
+        raise ValueError(f"{cell!r} is not a number")
+    value = float(found[0].replace(",", "").replace("_", ""))
+    if not math.isfinite(value):
+        raise ValueError(f"{cell!r} is not finite")
+    if name in {"isl", "osl"}:
+        if not 0.0 <= value <= 1e8:
+            raise ValueError(f"{cell!r} is not a number of tokens")
+        return value
+    if name in {"params_b", "value"}:
+        if value <= 0.0:
+            raise ValueError(f"{cell!r} is not above zero")
+        return value
+    if not value.is_integer() or not 1 <= value <= 1e9:
+        raise ValueError(f"{cell!r} is not a whole number of at least 1")
+    return int(value)
+
+
+def load_words(words: str) -> dict[str, Any]:
+    """Return load, size and requests from the words of a cell.
+
+    Examples
+    --------
+    >>> load_words("QPS 4")["load"], load_words("max load (3000 requests)")["requests"]
+    ('open', 3000)
+    """
+    text = words.casefold()
+    found: dict[str, Any] = {"load": "", "size": None, "requests": _requests(text)}
+    if text in _BLANK:
+        return found
+    numbers = [
+        float(n.replace(",", "").replace("_", "")) for n in _NUMBER.findall(text)
+    ]
+    rated = re.search(r"qps|req(uest)?s?\s*(/|per)\s*s|rps|rate", text)
+    if "inf" in text.replace("inference", "") or "max" in text or "offline" in text:
+        return found | {"load": "max"}
+    if not numbers or numbers[0] <= 0:
+        raise ValueError(f"{words!r} has no number above zero")
+    if rated:
+        return found | {"load": "open", "size": numbers[0]}
+    load = "closed" if re.search(r"conc|client|user|\bc\s*=|closed", text) else ""
+    if not load and "batch" in text:
+        load = "fixed"
+    if not numbers[0].is_integer():
+        raise ValueError(f"{words!r} is not a whole number")
+    return found | {"load": load, "size": numbers[0]}
+
+
+def _requests(text: str) -> int | None:
+    found = re.search(r"(\d[\d,]*)\s*(?:requests|prompts)\b", text.casefold())
+    return int(found[1].replace(",", "")) if found else None
+
+
+def metric_words(metric: str, unit: str) -> dict[str, Any]:
+    """Return what a metric is, by its words and those of its unit.
+
+    Examples
+    --------
+    >>> metric_words("p90_next_token_latency", "ms")["kind"]
+    'tpot'
+    >>> metric_words("total_throughput", "tokens/s/gpu")["per_device"]
+    True
+    """
+    name, of = metric.casefold(), unit.casefold()
+    words = set(re.split(r"[^a-z0-9.]+", name))
+    found: dict[str, Any] = {
+        "kind": _kind(name, words, of), "quantile": None, "counts": "",
+        "per_device": False, "phase": _phase(name),
+    }  # fmt: skip
+    for word in words:
+        if re.fullmatch(r"p\d{2}(\.\d+)?", word):
+            found["quantile"] = float(word[1:]) / 100.0
+        elif word in _STATISTICS and found["quantile"] is None:
+            found["quantile"] = _STATISTICS[word]
+    if found["kind"] == "throughput":
+        found["counts"] = _counts(name, of)
+        whole = re.search(r"whole|system|total|all", of)
+        found["per_device"] = not whole and bool(
+            re.search(
+                r"(/|per)[\s-]*(device|gpu|chip|card|accelerator)", f"{name} {of}"
+            )
+        )
+        found["quantile"] = None
+    return found
+
+
+def _phase(name: str) -> str:
+    if re.search(r"prefill|prompt|forward|encod|\bpp\d*\b", name):
+        return "prefill"
+    return "decode" if re.search(r"decode|generation|\btg\d*\b", name) else ""
+
+
+def _kind(name: str, words: set[str], unit: str) -> Metric:
+    rate = bool(re.search(r"/\s*s|per[ _]s|ps\b|toks\b", unit)) and "/tok" not in unit
+    if rate or "throughput" in name or "per_s" in name or words & {"tps", "rps", "qps"}:
+        return "throughput"
+    if "ttft" in name or "first_token" in name or "first token" in name:
+        return "ttft"
+    if words & {"tpot", "itl"} or re.search(
+        r"inter[_ -]?token|per[_ ](output[_ ])?token|next[_ ]token|token[_ ]latency"
+        r"|time[_ ]between", name,
+    ):  # fmt: skip
+        return "tpot"
+    if re.search(r"latency|time|e2e|ttlt|duration|makespan", name):
+        return "latency"
+    return ""
+
+
+def _counts(name: str, unit: str) -> str:
+    text = f"{name} {unit}"
+    if re.search(r"sequence|sample|sentence|request|req/|quer|image|img", unit) or (
+        "request" in name
+    ):
+        return "requests"
+    if re.search(r"prefill|prompt|input|\bpp\b", text):
+        return "input"
+    if re.search(r"total[_ ](token|throughput)", name):
+        return "total"
+    return "output"
+
+
+_SECONDS = {
+    "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3,
+    "msec": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0,
+    "minutes": 60.0,
+}  # fmt: skip
+
+
+def _in_si(value: float | None, fields: Mapping[str, Any]) -> float | None:
+    if value is None or not fields["kind"]:
+        return value
+    unit = fields["unit"].casefold()
+    if fields["kind"] == "throughput":
+        thousand = re.match(r"k[ -]?(tok|req)|thousand", unit)
+        minute = re.search(r"/\s*min|per[ _]min", unit)
+        return value * (1e3 if thousand else 1.0) / (60.0 if minute else 1.0)
+    first = re.split(r"[\s/(]", unit.strip())[0]
+    if first not in _SECONDS:
+        raise ValueError(f"unit: {fields['unit']!r} is no unit of time")
+    return value * _SECONDS[first]

@@ -1,0 +1,198 @@
+"""What servers and clients stand behind a published serving point.
+
+The files of ``workloads/mappings/serving`` say, by rules with conditions on a row's
+own cells, which engine and stack a backend is, how it was started and how its
+clients asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from hwsim.errors import SpecError
+from hwsim.specs.base import CatalogSpec, Count, Fraction, Name, Spec, Text
+from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.published.serving import ServingRow
+from hwsim.specs.published.training_map import ANY, Words, contains
+
+Tokens = tuple[Count, ...]
+_CELLS = ("model", "device", "backend", "backend_version", "precision", "mode")
+
+
+class ServingCondition(Spec):
+    """When a rule holds: each field that is given must fit.
+
+    Attributes
+    ----------
+    model, device, backend, backend_version, precision, mode : tuple of str
+        The row's cell contains one of these, case ignored.
+    blank : tuple of str
+        These cells are blank.
+    isl, osl : tuple of int
+        The row's tokens are one of these.
+    tp_from, tp_below, clients_from, clients_below : int or None
+        Devices that split a layer, and clients: the first that fits, the first
+        that does not.
+    """
+
+    model: Words = ()
+    device: Words = ()
+    backend: Words = ()
+    backend_version: Words = ()
+    precision: Words = ()
+    mode: Words = ()
+    blank: Words = ()
+    isl: Tokens = ()
+    osl: Tokens = ()
+    tp_from: Count | None = None
+    tp_below: Count | None = None
+    clients_from: Count | None = None
+    clients_below: Count | None = None
+
+    def holds(self, row: ServingRow, tp: int) -> bool:
+        """Whether a row fits; ``tp`` is that of its servers."""
+        for name in _CELLS:
+            wanted = getattr(self, name)
+            if wanted and not contains(getattr(row, name), wanted):
+                return False
+        if any(getattr(row, name) not in (None, "") for name in self.blank):
+            return False
+        for name in ("isl", "osl"):
+            wanted = getattr(self, name)
+            if wanted and getattr(row, name) not in wanted:
+                return False
+        return _within(tp, self.tp_from, self.tp_below) and _within(
+            row.concurrency or 0, self.clients_from, self.clients_below
+        )
+
+
+def _within(value: int, first: int | None, below: int | None) -> bool:
+    return (first is None or value >= first) and (below is None or value < below)
+
+
+class ServingRule(Spec):
+    """What holds for the rows that fit a condition; later rules win.
+
+    Attributes
+    ----------
+    engine, stack : str or None
+        Catalog names.
+    kv_dtype : str or None
+        Of the cache, where the row does not say.
+    requests_per_client : float or None
+        Requests of a run over its clients.
+    shortest : float or None
+        Lengths are drawn evenly from this share of ``isl`` and ``osl`` up to
+        all of it; 1 is equal lengths.
+    limits : dict of str to int
+        Fields of the engine that it was started with.
+    prompt_budget : bool or None
+        The tokens of a step are raised to hold a prompt beside all clients.
+    unanswered : str or None
+        Why such a row cannot be expressed.
+    note : str or None
+        What is known or assumed, in words.
+    """
+
+    when: ServingCondition = ServingCondition()
+    engine: Name | None = None
+    stack: Name | None = None
+    kv_dtype: Name | None = None
+    requests_per_client: Annotated[float, Field(gt=0.0, le=1e4)] | None = None
+    shortest: Fraction | None = None
+    limits: dict[Name, float] = Field(default_factory=dict)
+    prompt_budget: bool | None = None
+    unanswered: Text | None = None
+    note: Text | None = None
+
+
+class ServingMap(CatalogSpec):
+    """How the rows of some backends or benchmarks are run.
+
+    Attributes
+    ----------
+    rules : tuple of ServingRule
+        In order.
+    """
+
+    rules: tuple[ServingRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class MappedServing:
+    """What the mappings say about a row.
+
+    Attributes
+    ----------
+    maps : tuple of str
+        Mappings with a rule that fits.
+    limits : dict of str to float
+        Fields of the engine.
+    """
+
+    maps: tuple[str, ...]
+    notes: tuple[str, ...]
+    engine: str
+    stack: str | None
+    kv_dtype: str | None
+    requests_per_client: float
+    shortest: float
+    limits: dict[str, float]
+    prompt_budget: bool
+    unanswered: str
+
+
+SERVING_MAPPINGS = Catalog(
+    "serving mapping", ServingMap, "workloads", "mappings/serving/*.toml"
+)
+
+
+def load_serving_mappings() -> tuple[ServingMap, ...]:
+    """Load all mappings: the general one first, then by id.
+
+    Raises
+    ------
+    SpecError
+        If there is no general one.
+    """
+    paths = SERVING_MAPPINGS.paths()
+    if ANY not in paths:
+        raise SpecError(
+            "workloads/mappings/serving", f"has no {ANY}.toml", "install it"
+        )
+    names = sorted(paths, key=lambda name: (name != ANY, name))
+    return tuple(load_spec(SERVING_MAPPINGS, ServingMap, name) for name in names)
+
+
+def mapped_serving(
+    row: ServingRow, tp: int, mappings: Sequence[ServingMap]
+) -> MappedServing:
+    """Return what the mappings that fit a row say about some of its servers."""
+    fitting = [
+        (m.id, rule) for m in mappings for rule in m.rules if rule.when.holds(row, tp)
+    ]
+    rules = [rule for _, rule in fitting]
+    limits: dict[str, float] = {}
+    for rule in rules:
+        limits |= rule.limits
+    return MappedServing(
+        maps=tuple(dict.fromkeys(name for name, _ in fitting)),
+        notes=tuple(rule.note for rule in rules if rule.note),
+        engine=_last(rules, "engine") or "vllm-v1",
+        stack=_last(rules, "stack"),
+        kv_dtype=row.kv_dtype or _last(rules, "kv_dtype"),
+        requests_per_client=_last(rules, "requests_per_client") or 10.0,
+        shortest=_last(rules, "shortest") or 1.0,
+        limits=limits,
+        prompt_budget=bool(_last(rules, "prompt_budget")),
+        unanswered=_last(rules, "unanswered") or "",
+    )
+
+
+def _last(rules: Sequence[ServingRule], name: str) -> Any:
+    found = [getattr(rule, name) for rule in rules if getattr(rule, name) is not None]
+    return found[-1] if found else None

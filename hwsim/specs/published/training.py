@@ -1,0 +1,248 @@
+"""Tables of published training runs: one row is one figure and its run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hwsim.errors import SpecError, nearest
+from hwsim.specs.measurement.file import raw_table
+from hwsim.specs.measurement.table import BadRow
+from hwsim.specs.published.names import published_device
+from hwsim.specs.published.units import MOST_SEQUENCES, cell_number, headline
+
+TEXTS = (
+    "source", "model", "device", "recompute", "dtype", "flash_attention", "metric",
+    "unit", "confidence", "notes", "stack", "system", "optimizer",
+)  # fmt: skip
+COUNTS = (
+    "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len",
+    "global_batch", "micro_batch", "num_devices", "tp", "pp", "vpp", "dp", "cp", "ep",
+    "etp", "dp_shard", "lora_rank",
+)  # fmt: skip
+NUMBERS = (
+    "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
+    "tokens_per_s_per_device",
+)  # fmt: skip
+COLUMNS = (*TEXTS, *COUNTS, *NUMBERS, "zero_stage", "sequence_parallel")
+REQUIRED = ("model", "device", "num_devices")
+# What is compared, the first that is given: see ``PublishedRun.figure``.
+FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
+_WORDS = {
+    "yes": True, "true": True, "1": True, "on": True,
+    "no": False, "false": False, "0": False, "off": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One row as it stands: a blank cell is None, or empty text.
+
+    Attributes
+    ----------
+    file, row
+        Where it stands; rows count from 1 below the heading.
+    ffn_words : str
+        The feed-forward cell as printed (it may hold several widths).
+    value : float or None
+        The headline figure, in ``unit``.
+    iter_time_s, tokens_per_s_per_device, mfu, tflops_per_device
+        The figure as a time [s], rate [1/s], share of the peak, or TFLOP/s.
+    offload_optimizer : bool
+        Optimizer states are kept on the host; mappings say so.
+    lora_targets : tuple of str
+        Where adapters stand; mappings say so.
+    fault : str
+        Why the row cannot be used; empty where it can.
+    """
+
+    file: str
+    row: int
+    source: str = ""
+    model: str = ""
+    device: str = ""
+    recompute: str = ""
+    dtype: str = ""
+    flash_attention: str = ""
+    metric: str = ""
+    unit: str = ""
+    confidence: str = ""
+    notes: str = ""
+    stack: str = ""
+    system: str = ""
+    optimizer: str = ""
+    ffn_words: str = ""
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    ffn: int | None = None
+    vocab: int | None = None
+    seq_len: int | None = None
+    global_batch: int | None = None
+    micro_batch: int | None = None
+    num_devices: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    vpp: int | None = None
+    dp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    etp: int | None = None
+    dp_shard: int | None = None
+    lora_rank: int | None = None
+    lora_targets: tuple[str, ...] = ()
+    zero_stage: int | None = None
+    sequence_parallel: bool | None = None
+    offload_optimizer: bool = False
+    params_b: float | None = None
+    value: float | None = None
+    iter_time_s: float | None = None
+    tflops_per_device: float | None = None
+    mfu: float | None = None
+    tokens_per_s_per_device: float | None = None
+    fault: str = ""
+
+    @property
+    def device_id(self) -> str:
+        """The catalog's id of the device; the cell itself where it has none."""
+        return published_device(self.device)
+
+    @property
+    def figure(self) -> str:
+        """Column compared: time, then rate, then utilisation; empty if none."""
+        return next((n for n in FIGURES if getattr(self, n) is not None), "")
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Rows of some files, and the files."""
+
+    runs: tuple[PublishedRun, ...]
+    files: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+def read_published(paths: Sequence[str | Path]) -> PublishedTable:
+    """Read tables of published runs.
+
+    A cell that cannot be read makes its row one that cannot be used and says
+    why; it is never dropped. A missing column of the run is blank in all rows.
+
+    Raises
+    ------
+    SpecError
+        If a file cannot be read or lacks the columns that name a run.
+    """
+    runs: list[PublishedRun] = []
+    for path in paths:
+        runs += _read(Path(path).expanduser())
+    return PublishedTable(tuple(runs), tuple(str(path) for path in paths))
+
+
+def _read(path: Path) -> Iterator[PublishedRun]:
+    file, bad = str(path), list[BadRow]()
+    raw = raw_table(path, bad)
+    names = {name.strip().casefold(): name for name in raw.columns}
+    missing = [name for name in REQUIRED if name not in names]
+    if not any(name in names for name in (*FIGURES, "value")):
+        missing.append(FIGURES[0])
+    if missing:
+        close = nearest(missing[0], list(names))
+        hint = f"; is it {close[0]!r}?" if close else ""
+        raise SpecError(
+            file, f"has no column {missing[0]!r}{hint}",
+            "give the columns of a table of published training runs",
+        )  # fmt: skip
+    known = [name for name in COLUMNS if name in names]
+    columns = {name: raw.columns[names[name]] for name in known}
+    faulty = {fault.row: fault.reason for fault in bad}
+    place = {int(number): i for i, number in enumerate(raw.numbers)}
+    for number in sorted({*place, *faulty}):
+        if number in faulty:
+            yield PublishedRun(file, number, fault=faulty[number])
+        else:
+            i = place[number]
+            cells = {name: _text(values[i]) for name, values in columns.items()}
+            yield _run(file, number, cells)
+
+
+def _text(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    return str(cell).strip()
+
+
+def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
+    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
+    fields["ffn_words"] = cells.get("ffn", "")
+    faults: list[str] = []
+    spare: list[str] = []
+    for name in (*COUNTS, *NUMBERS, "zero_stage"):
+        try:
+            fields[name] = _number(name, cells.get(name, ""))
+        except ValueError as error:
+            fields[name] = None
+            (spare if name == "value" else faults).append(f"{name}: {error}")
+    if not any(fields[name] for name in FIGURES):
+        faults += spare  # the headline alone says what was measured
+    try:
+        fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
+    except ValueError as error:
+        faults.append(f"sequence_parallel: {error}")
+    if fields.get("global_batch"):
+        fields["global_batch"] = _in_sequences(
+            fields["global_batch"], cells["global_batch"], fields.get("seq_len")
+        )
+    if not faults and not any(fields[name] for name in FIGURES):
+        fields |= _headline(fields)
+    return PublishedRun(file, number, **{"fault": "; ".join(faults), **fields})
+
+
+def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headline figure as one of the columns; else what is wrong."""
+    value, unit = fields.get("value"), str(fields["unit"])
+    if value is None:
+        return {}
+    metric, devices = str(fields["metric"]), fields.get("num_devices") or 1
+    found = headline(value, unit, metric, devices, fields.get("seq_len"))
+    if found is not None:
+        return {found.column: found.value}
+    what = f"unit {unit!r} of metric {metric!r} is not known"
+    remedy = "write for example s, tokens/s/device, sequences/s or TFLOP/s/device"
+    return {"fault": f"{what}; {remedy}"}
+
+
+def _number(name: str, cell: str) -> float | int | None:
+    """Return the first number of a cell; words after it are remarks."""
+    value = cell_number(name, cell)
+    if value is None:
+        return None
+    least = 0 if name == "zero_stage" else 1
+    if name in NUMBERS:
+        if not (math.isfinite(value) and value > 0.0):
+            raise ValueError(f"{cell!r} is not above zero")
+        return value
+    if not float(value).is_integer() or not least <= value <= 1e12:
+        raise ValueError(f"{cell!r} is not a whole number of at least {least}")
+    return int(value)
+
+
+def _in_sequences(batch: int, cell: str, seq_len: int | None) -> int:
+    """Return a batch that may be printed in tokens."""
+    tokens = "tok" in cell.casefold() or batch >= MOST_SEQUENCES
+    return max(round(batch / seq_len), 1) if tokens and seq_len else batch
+
+
+def _flag(cell: str) -> bool | None:
+    if not cell:
+        return None
+    known = _WORDS.get(cell.casefold())
+    if known is None:
+        raise ValueError(f"{cell!r} is neither yes nor no")
+    return known
