@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 import hwsim
 from hwsim.cli.app import app
+from hwsim.cli.examples import shown as commands_shown
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
@@ -53,7 +54,7 @@ def command_page() -> str:
     for name, command in commands(typer.main.get_command(app), ("hwsim",)):
         lines += [f"## {name}", "", " ".join((command.help or "").split()), ""]
         if command.epilog:
-            lines += ["```sh", command.epilog.removeprefix("Example: "), "```", ""]
+            lines += ["```sh", *commands_shown(command.epilog), "```", ""]
         lines += ["| Option | Meaning |", "| --- | --- |"]
         for option in command.params:
             names = [*option.opts, *option.secondary_opts]

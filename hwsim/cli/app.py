@@ -130,6 +130,7 @@ def _run(arguments: list[str] | None) -> int:
     use_units(Units.human)
     try:
         command = typer.main.get_command(app)
+        _tidy_help(command)
         code = command(
             args=arguments, standalone_mode=False, prog_name="hwsim",
             default_map=defaults(command), auto_envvar_prefix=PREFIX,
@@ -146,6 +147,21 @@ def _run(arguments: list[str] | None) -> int:
     if manners.verbose:
         _tell(time.perf_counter() - started)
     return int(code or 0)
+
+
+def _tidy_help(command: Any) -> None:
+    """Leave variables that follow from names, and types of flags, out of help.
+
+    Defaults in square brackets are text, not markup.
+    """
+    for parameter in command.params:
+        parameter.show_envvar = False
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if getattr(parameter, "help", None):
+            parameter.help = parameter.help.replace(" [default:", r" \[default:")
+    for child in getattr(command, "commands", {}).values():
+        _tidy_help(child)
 
 
 def _tell(wall: float) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hwsim.cli import options, show
+from hwsim.cli.examples import examples
 from hwsim.cli.options import (
     Fidelity,
     FidelityChoice,
@@ -31,16 +32,10 @@ Dtype = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("infer", epilog="Example: hwsim infer llama-3.1-8b -s h100 --batch 8")(
-        infer
-    )
-    app.command(
-        "train", epilog="Example: hwsim train gpt2 -s dgx-a100-80gb --devices 8"
-    )(train)
-    app.command(
-        "op", epilog="Example: hwsim op matmul --m 4096 --n 4096 --k 4096 --device a100"
-    )(op)
-    app.command("run", epilog="Example: hwsim run scenario.toml --json")(run)
+    app.command("infer", epilog=examples("infer"))(infer)
+    app.command("train", epilog=examples("train"))(train)
+    app.command("op", epilog=examples("op"))(op)
+    app.command("run", epilog=examples("run"))(run)
 
 
 def infer(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json
 from hwsim.cli.output import check_outputs, console, note, save, table
 
@@ -28,8 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "calibrate",
-        epilog="Example: hwsim calibrate h100 --measurements gemm.csv.gz "
-        "--measurements attention.csv",
+        epilog=examples("calibrate"),
     )(calibrate)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.markup import escape
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json
 from hwsim.cli.output import console, note, print_json, table
 from hwsim.errors import HwsimError, SpecError
@@ -23,10 +24,10 @@ Filter = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("devices", epilog="Example: hwsim devices hopper")(devices)
-    app.command("systems", epilog="Example: hwsim systems h100 --json")(systems)
-    app.command("models", epilog="Example: hwsim models llama")(models)
-    app.command("stacks", epilog="Example: hwsim stacks --json")(stacks)
+    app.command("devices", epilog=examples("devices"))(devices)
+    app.command("systems", epilog=examples("systems"))(systems)
+    app.command("models", epilog=examples("models"))(models)
+    app.command("stacks", epilog=examples("stacks"))(stacks)
 
 
 def _loaded(names: Iterable[str], load: Callable[[str], T]) -> list[T]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from hwsim.cli import ask, serve
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, note, note_unread, save
 from hwsim.cli.progress import Meter
@@ -51,8 +52,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "compare",
-        epilog="Example: hwsim compare h100 h200 mi300x xeon-8488c -m llama-3.1-8b. "
-        "A system may have options of its own: dgx-h100,tp=8,dtype=fp8",
+        epilog=examples("compare"),
     )(with_task_options(compare))
 
 

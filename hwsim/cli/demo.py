@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Fidelity, FidelityChoice, Json
 from hwsim.cli.output import console, note, print_json, table
 from hwsim.report import format as fmt
@@ -15,7 +16,7 @@ from hwsim.report import format as fmt
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("demo", epilog="Example: hwsim demo --out reports/out")(demo)
+    app.command("demo", epilog=examples("demo"))(demo)
 
 
 def demo(

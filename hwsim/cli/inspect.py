@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import console, print_json, table
 from hwsim.errors import UnknownNameError
@@ -31,8 +32,8 @@ class Kind(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("show", epilog="Example: hwsim show device h100-80gb-sxm")(show)
-    app.command("schema", epilog="Example: hwsim schema device")(schema)
+    app.command("show", epilog=examples("show"))(show)
+    app.command("schema", epilog=examples("schema"))(schema)
 
 
 def show(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.output import note, print_json
 from hwsim.errors import InputError
 
@@ -20,10 +21,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True, help="Time this machine's hardware into tables."
     )
-    group.command("cpu", epilog="Example: hwsim measure cpu --budget 5m")(cpu)
+    group.command("cpu", epilog=examples("measure cpu"))(cpu)
     group.command(
         "cuda",
-        epilog="Example: hwsim measure cuda --budget 30m --out tables",
+        epilog=examples("measure cuda"),
         # Its arguments are its own: the module also runs where hwsim is not.
         context_settings={
             "allow_extra_args": True,

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from hwsim.cli.ask import Dtype
 from hwsim.cli.compare import entry_of
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Model, Out, Set
 from hwsim.cli.output import check_outputs, console, note_unread, save, table
 from hwsim.cli.quantity import time_of
@@ -27,8 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "mixed",
-        epilog="Example: hwsim mixed llama-3.1-70b --prefill dgx-h100,tp=4 "
-        "--decode dgx-h200,tp=4 --link 100GB/s",
+        epilog=examples("mixed"),
     )(mixed)
 
 

@@ -43,9 +43,10 @@ class FidelityChoice(StrEnum):
 Fidelity = Annotated[
     FidelityChoice,
     typer.Option(
+        metavar="LEVEL",
         help="roofline: the datasheet's speed of light; structured: cost models "
         "with the parameters of the device's generation; calibrated: with those "
-        "fitted to measurements of the device; auto: the best there is."
+        "fitted to measurements of the device; auto: the best there is.",
     ),
 ]
 

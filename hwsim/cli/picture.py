@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Set, System
 from hwsim.cli.output import check_outputs, note
 
@@ -15,7 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "roofline",
-        epilog="Example: hwsim roofline -s h100 --model llama-3.1-8b --phase decode",
+        epilog=examples("roofline"),
     )(roofline)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli import plan_serve
+from hwsim.cli.examples import examples
 from hwsim.cli.options import (
     Fidelity,
     FidelityChoice,
@@ -56,8 +57,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     plan_app.command(
         "train",
-        epilog="Example: hwsim plan train llama-3.1-70b -s dgx-h100-ndr-64 "
-        "--devices 512 --global-batch 1024 --seq 4096",
+        epilog=examples("plan train"),
     )(train)
     plan_serve.register(plan_app)
     app.add_typer(plan_app)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import (
     Fidelity,
     FidelityChoice,
@@ -43,8 +44,7 @@ def register(plan_app: typer.Typer) -> None:
     """Add the command to those that plan."""
     plan_app.command(
         "serve",
-        epilog="Example: hwsim plan serve llama-3.1-8b -s h100 -s l40s --rate 20 "
-        "--slo ttft.p99=500ms,tpot.p99=40ms --precision bf16,fp8",
+        epilog=examples("plan serve"),
     )(serve)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.output import note
 
 
@@ -14,8 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "report",
-        epilog="Example: hwsim infer llama-3.1-8b -s h100 --out a.json && "
-        "hwsim report a.json -o reports/out",
+        epilog=examples("report"),
     )(report)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Report, Set, System
 from hwsim.cli.output import check_outputs, note, note_unread, save, save_outputs
 from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
@@ -58,7 +59,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "serve",
-        epilog="Example: hwsim serve llama-3.1-8b -s h100 --rate 8 --requests 10000",
+        epilog=examples("serve"),
     )(serve)
 
 

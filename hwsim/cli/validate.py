@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Out, Report
 from hwsim.cli.output import console, note, save_outputs, table
 from hwsim.errors import InputError
@@ -33,9 +34,7 @@ class RowFidelityChoice(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(
-        "validate", epilog="Example: hwsim validate --measurements gemm.csv -d h100"
-    )(validate)
+    app.command("validate", epilog=examples("validate"))(validate)
 
 
 def validate(

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from hwsim.cli.compare import task_options, with_task_options
+from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
 from hwsim.cli.progress import Meter
@@ -60,13 +61,11 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(
         "whatif",
-        epilog="Example: hwsim whatif llama-3.1-70b-on-8-h100 "
-        "--vary device.memory.hbm.bandwidth=0.5x..4x --plot curve.svg",
+        epilog=examples("whatif"),
     )(with_task_options(whatif))
     app.command(
         "sensitivity",
-        epilog="Example: hwsim sensitivity llama-3.1-70b-on-8-h100 "
-        "--target 'tpot_s<=10ms'",
+        epilog=examples("sensitivity"),
     )(with_task_options(sensitivity))
 
 

@@ -80,7 +80,7 @@ def _rates(
     device: DeviceSpec, params: MatmulParameters, tiled: TiledParameters, dtype: str
 ) -> _Rates:
     units = float(device.compute.units)
-    supply = tiled.operand_ratio * _reference_peak(device)
+    supply = tiled.operand_ratio * _reference_peak(device, dtype)
     if device.cache is not None and device.cache.bandwidth is not None:
         supply = max(supply, device.cache.bandwidth * params.memory_efficiency)
     widen = np.inf
@@ -95,19 +95,23 @@ def _rates(
     )
 
 
-def _reference_peak(device: DeviceSpec) -> float:
+def _reference_peak(device: DeviceSpec, dtype: str) -> float:
     """Return the 16-bit matrix peak, by which operand paths are sized [FLOP/s].
 
-    Wider dtypes stand in where there is none: they move as many bytes in as
-    many fewer operations. Narrower ones do not widen the path.
+    It is that of ``dtype`` itself where that has 16 bits, else that of bf16 or
+    fp16. Wider dtypes stand in where there is neither: they move as many bytes
+    in as many fewer operations. Narrower ones do not widen the path.
     """
     matrix: dict[str, float] = dict(device.compute.matrix)  # type: ignore[arg-type]
     vector: dict[str, float] = dict(device.compute.vector)  # type: ignore[arg-type]
+    for name in (dtype, "bf16", "fp16"):
+        if name in matrix and DTYPE_BYTES[name] == 2.0:
+            return matrix[name]
     for peaks in (matrix, vector):
         rates = [
-            peak * DTYPE_BYTES[dtype] / 2.0
-            for dtype, peak in peaks.items()
-            if DTYPE_BYTES[dtype] >= 2.0
+            peak * DTYPE_BYTES[name] / 2.0
+            for name, peak in peaks.items()
+            if DTYPE_BYTES[name] >= 2.0
         ]
         if rates:
             return max(rates)

@@ -122,8 +122,8 @@ def commands(command, trail=()):
 def test_every_command_has_help_and_an_example(trail, command):
     assert command.help
     assert command.epilog
-    assert command.epilog.startswith("Example: hwsim ")
-    assert " ".join(trail) in command.epilog
+    assert command.epilog.startswith("Examples:")
+    assert f"$ hwsim {' '.join(trail)}" in command.epilog
 
 
 @pytest.mark.parametrize(
