@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hwsim.analysis.launches import launches_of, step_overhead
 from hwsim.analysis.packing import pack_records, pack_rows
 from hwsim.analysis.result import Result
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
 from hwsim.errors import InputError
-from hwsim.graph.op import MoeExperts, Op
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
 from hwsim.registry import draw
 from hwsim.schedule.inorder import Playback, play_inorder
+from hwsim.schedule.inorder_points import PointsPlayback
 from hwsim.sim.records import PlayedGraph, Record
 from hwsim.specs.calibration import (
     calibration_for,
@@ -318,12 +319,7 @@ def run_graph(
     fidelity = resolved_fidelity(system.device, fidelity)
     costs = cost_graph(graph, system, stack, fidelity, in_step=in_step)
     times = _by_block(graph, costs.time)
-    per_kernel, start = launch_times(system, stack, fidelity)
-    experts = 0.0 if fidelity == "roofline" else stack.launch.experts
-    launches = [
-        [per_kernel * node.op.kernels + _issue(node.op, experts) for node in b.nodes]
-        for b in graph.blocks
-    ]
+    launches, start = launches_of(graph, system, stack, fidelity)
     played: Playback | PlayedGraph
     if engine == "closed_form":
         played = play_inorder(graph, times, launches, start=start)
@@ -337,32 +333,14 @@ def run_graph(
         )  # fmt: skip
     else:
         raise InputError(f"engine {engine!r} is not closed_form or simulate")
-    step = 0.0
-    if fidelity != "roofline":
-        step = stack.launch.step_overhead
-        step += stack.launch.token_overhead if graph.name == "decode" else 0.0
-    parts, levels = _split(graph, costs, played, step)
+    step = step_overhead(graph, stack, fidelity)
+    parts, levels = parts_of(graph, costs, played, step)
     return GraphResult(
         graph, system, stack, fidelity, engine, costs, played,
-        played.makespan + step, parts, levels,
+        played.makespan + step,
+        {name: float(part) for name, part in parts.items()},
+        {name: float(part) for name, part in levels.items()},
     )  # fmt: skip
-
-
-def launch_times(
-    system: SystemSpec, stack: StackSpec, fidelity: Fidelity
-) -> tuple[float, float]:
-    """Return host time per kernel, and before the first one. [s]"""
-    launch = system.device.launch
-    if launch is None or fidelity == "roofline":
-        return 0.0, 0.0
-    if stack.launch.mode == "graph":
-        return 0.0, launch.eager
-    return max(stack.launch.host_time or 0.0, launch.eager), 0.0
-
-
-def _issue(op: Op, experts: float) -> float:
-    """Return host time of routed experts beyond that of their kernels. [s]"""
-    return experts * op.passes if experts and isinstance(op, MoeExperts) else 0.0
 
 
 def _by_block(graph: OpGraph, values: Any) -> list[list[float]]:
@@ -373,18 +351,22 @@ def _by_block(graph: OpGraph, values: Any) -> list[list[float]]:
     return rows
 
 
-def _split(
-    graph: OpGraph, costs: OpCosts, played: Playback | PlayedGraph, step: float
-) -> tuple[dict[str, float], dict[str, float]]:
+def parts_of(
+    graph: OpGraph,
+    costs: OpCosts,
+    played: Playback | PlayedGraph | PointsPlayback,
+    step: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a time by part, and its memory part by level; of each point. [s]"""
     weights = np.array(
         [float(r) * (n.stream == COMPUTE) for _, _, n, r in graph.distinct()]
     )
-    levels = {name: float(part @ weights) for name, part in costs.levels.items()}
+    levels = {name: weights @ part for name, part in costs.levels.items()}
     parts = {
-        "compute": float(costs.compute @ weights),
+        "compute": weights @ costs.compute,
         "memory": sum(levels.values()),
-        "interconnect": float(costs.interconnect @ weights) + played.exposed_comm_time,
-        "overhead": float(costs.overhead @ weights) + step,
+        "interconnect": weights @ costs.interconnect + played.exposed_comm_time,
+        "overhead": weights @ costs.overhead + step,
         "idle": played.idle,
     }
     return parts, levels

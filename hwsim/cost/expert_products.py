@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hwsim.cost.cost import Cost
+from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.sequence import add, repeated
@@ -35,7 +35,7 @@ def expert_products_cost(
     device: DeviceSpec,
     calibration: Calibration,
     dtype: str,
-    sustained_flop: float = 0.0,
+    sustained_flop: float | FloatArray = 0.0,
 ) -> Cost:
     """Return the cost of one rank's experts, each a product of the device's library.
 
@@ -60,7 +60,7 @@ def expert_products_cost(
     bias : bool
         With ``each``: every expert adds a bias to its output, weighted by the
         router; operators of the framework do so one by one, in fp32.
-    sustained_flop : float
+    sustained_flop : float or ndarray
         As for :func:`~hwsim.cost.matmul.matmul_cost`. [FLOP]
     """
     rows = np.asarray(tokens, dtype=np.float64) * topk / experts

@@ -36,7 +36,7 @@ def matmul_cost(
     c_bytes: ArrayLike | None = None,
     resident: ArrayLike = 0.0,
     block_scales: bool = False,
-    sustained_flop: float = 0.0,
+    sustained_flop: float | FloatArray = 0.0,
 ) -> Cost:
     """Return the device time of ``batch`` products out[m, n] = a[m, k] x b[k, n].
 
@@ -53,7 +53,7 @@ def matmul_cost(
         Share of operand bytes found in the last shared cache. [1]
     block_scales : bool
         Operands have a scale per block rather than per row: other kernels.
-    sustained_flop : float
+    sustained_flop : float or ndarray
         Least work to take the clocks of: that of one long product, where other
         work goes on around these without a pause. [FLOP]
 

@@ -29,7 +29,7 @@ class Product:
         Bytes per element of the dtype that is multiplied. [B]
     block_scales : bool
         Whether operands have a scale per block rather than per row.
-    sustained_flop : float
+    sustained_flop : float or ndarray of float64
         Work as long as that of one product whose clocks these run at, because
         other work goes on around them without a pause. [FLOP]
     """
@@ -44,7 +44,7 @@ class Product:
     resident: FloatArray
     wide_bytes: float
     shape: tuple[int, ...]
-    sustained_flop: float = 0.0
+    sustained_flop: float | FloatArray = 0.0
     block_scales: bool = False
 
     @property
@@ -72,7 +72,7 @@ class Product:
             self.m[part], self.n[part], self.k[part], self.batch[part],
             self.a_bytes[part], self.b_bytes[part], self.c_bytes[part],
             self.resident[part], self.wide_bytes, (stop - start,),
-            self.sustained_flop, self.block_scales,
+            _part(self.sustained_flop, part), self.block_scales,
         )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def product(
     b_bytes: ArrayLike | None,
     c_bytes: ArrayLike | None,
     resident: ArrayLike,
-    sustained_flop: float = 0.0,
+    sustained_flop: float | FloatArray = 0.0,
     block_scales: bool = False,
 ) -> Product:
     """Return checked, broadcast, flat arrays of products.
@@ -101,6 +101,8 @@ def product(
     width = DTYPE_BYTES[dtype]
     stored = [width if b is None else b for b in (a_bytes, b_bytes, c_bytes)]
     given = (m, n, k, batch, *stored, resident)
+    if isinstance(sustained_flop, np.ndarray):
+        given = (*given, sustained_flop)
     arrays = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in given))
     shape = arrays[0].shape
     stacked = np.stack([v.ravel() for v in arrays])
@@ -109,16 +111,22 @@ def product(
             "a matrix product has a negative or non-finite size; "
             "give m, n, k, batch and bytes per element >= 0"
         )
-    if np.any(stacked[-1] > 1):
+    if np.any(stacked[7] > 1):
         raise InputError("resident is above 1; give the share of bytes in the cache")
+    if isinstance(sustained_flop, np.ndarray):
+        sustained_flop = stacked[8]
     return _product(stacked, width, shape, sustained_flop, block_scales)
+
+
+def _part(value: float | FloatArray, part: slice) -> float | FloatArray:
+    return value[part] if isinstance(value, np.ndarray) else value
 
 
 def _product(
     table: FloatArray,
     width: float,
     shape: tuple[int, ...],
-    sustained_flop: float,
+    sustained_flop: float | FloatArray,
     block_scales: bool,
 ) -> Product:
     return Product(

@@ -51,7 +51,7 @@ class Communicator(Recorder):
         """Append a collective of the tensor-parallel group."""
         act, dtype = self.setting.precision.act, self.dtype_of[inputs[0]]
         if dtype != act and rule != "none":
-            nbytes *= DTYPE_BYTES[dtype] / self.act_bytes
+            nbytes = nbytes * (DTYPE_BYTES[dtype] / self.act_bytes)
         op = tp_collective(
             name, collective, nbytes, self.setting.shard.tp, dtype,
             direct=self.setting.stack.all_reduce == "direct",

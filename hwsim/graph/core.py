@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from hwsim.graph.op import Attention, Elementwise, Matmul, Operand, Rotary, Softmax
-from hwsim.graph.setting import Pass
+from hwsim.graph.setting import Pass, least
 from hwsim.graph.writer import Writer
 from hwsim.specs.base import DTYPE_BYTES
 
@@ -137,7 +139,7 @@ def _cached_tokens(c: Core, *, in_core: bool) -> float:
         return p.seq_kv
     history = p.seq_kv - p.seq_q
     if c.window:
-        history = min(history, c.window - 1)
+        history = least(history, c.window - 1)
     return history + p.seq_q if p.mode == "decode" and not in_core else history
 
 
@@ -154,7 +156,7 @@ def kv_operands(w: Writer, c: Core) -> tuple[list[Operand], list[Operand]]:
             reads.append(w.act(p.tokens * row))
         if in_core:
             writes.append(cache_operand(w, p.tokens * row))
-    if cached:
+    if np.any(cached):
         reads.append(cache_operand(w, p.batch * cached * row))
     return reads, writes
 
@@ -211,8 +213,8 @@ def fused_kernel(w: Writer, c: Core) -> Attention:
 
 def _unfused(w: Writer, parts: Parts, c: Core) -> int:
     p, h = c.seen, c.heads
-    scores = float(p.batch * h.heads * p.seq_q * p.seq_kv)
-    rows = float(p.batch * p.seq_kv)
+    scores = 1.0 * p.batch * h.heads * p.seq_q * p.seq_kv
+    rows = 1.0 * p.batch * p.seq_kv
     sources, _ = kv_operands(w, c)
     source = Operand(
         sources[-1].role, sum(o.nbytes for o in sources), sources[-1].dtype
@@ -279,7 +281,7 @@ def _product(
         reads=reads,
         writes=(writes,),
     )
-    return w.put(op, inputs, "product", numel=float(batch * m * n), dtype=dtype)
+    return w.put(op, inputs, "product", numel=1.0 * batch * m * n, dtype=dtype)
 
 
 def _wide_scores(w: Writer) -> bool:
@@ -293,9 +295,9 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
     model, p = w.setting.model, c.seen
     added = 0.0
     if model.position in {"relative", "alibi"} and not c.cross:
-        added = float(c.heads.heads * p.seq_q * p.seq_kv)
-    elif p.causal and p.seq_q > 1:
-        added = float(p.seq_q * p.seq_kv)
+        added = 1.0 * c.heads.heads * p.seq_q * p.seq_kv
+    elif p.causal and p.several:
+        added = 1.0 * p.seq_q * p.seq_kv
     sinks = (w.parameters(c.heads.heads),) if model.attention_sinks else ()
     fused = w.setting.fusion.softmax
     if not fused:
@@ -340,12 +342,12 @@ def _compiled_softmax(w: Writer) -> bool:
 
 def _mask(w: Writer, x: int, c: Core, scores: float, added: float) -> int:
     """Append scaling and, where there is a mask or bias, its addition."""
-    passes = 2 if added else 1
+    passes = 2 if np.any(added) else 1
     op = Elementwise(
-        name=f"{c.prefix}mask" if added else f"{c.prefix}scale",
+        name=f"{c.prefix}mask" if passes > 1 else f"{c.prefix}scale",
         dtype=w.setting.precision.vector,
         numel=scores,
-        function="scale_mask" if added else "scale",
+        function="scale_mask" if passes > 1 else "scale",
         flop_per_value=float(passes),
         reads=(w.act(passes * scores + added),),
         writes=(w.act(passes * scores),),

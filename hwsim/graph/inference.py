@@ -107,7 +107,7 @@ def prefill_graph(
         blocks += _cross_blocks(setting, p)
     elif part.last:
         blocks += _head_block(setting, p)
-    return OpGraph("prefill", tuple(blocks), float(p.tokens * _ranks(setting)))
+    return OpGraph("prefill", tuple(blocks), 1.0 * p.tokens * _ranks(setting))
 
 
 def decode_graph(
@@ -156,11 +156,41 @@ def decode_graph(
     setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
     part = _checked_part(model, part)
     p = Pass(batch, 1, context, mode="decode", cached=True, memory=encoder_context)
+    return _decoder_pass(setting, p, part)
+
+
+def points_graph(
+    model: ModelSpec,
+    seen: Pass,
+    *,
+    tp: int = 1,
+    dtype: str = "bf16",
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    stack: StackSpec,
+    part: Part | None = None,
+    **spread: Any,
+) -> OpGraph:
+    """Return the passes of many points through a decoder as one graph.
+
+    Parameters
+    ----------
+    seen : Pass
+        Its sizes are arrays of float64, shape (points,), and so are those of the
+        operators. Contexts are not checked against the model's.
+    tp, dtype, kv_dtype, weight_dtype, stack, part, **spread
+        As for ``prefill_graph``.
+    """
+    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    return _decoder_pass(setting, seen, _checked_part(model, part))
+
+
+def _decoder_pass(setting: Setting, p: Pass, part: Part) -> OpGraph:
     blocks = [embedding_block(setting, p)] if part.first else []
     blocks += layer_blocks(setting, p, "decoder", part.layers)
     if part.last:
         blocks += _head_block(setting, p)
-    return OpGraph("decode", tuple(blocks), float(batch * _ranks(setting)))
+    return OpGraph(p.mode, tuple(blocks), 1.0 * p.tokens * _ranks(setting))
 
 
 def _ranks(setting: Setting) -> int:
@@ -243,7 +273,7 @@ def _head_block(setting: Setting, p: Pass) -> list[Block]:
     model, w = setting.model, Writer(setting)
     x = outer.final_norm(w, p)
     rows = p.tokens
-    if model.kind != "encoder" and p.seq_q > 1:
+    if model.kind != "encoder" and p.several:
         rows = p.batch
         x = outer.select_rows(w, x, rows)
     if model.pooler:

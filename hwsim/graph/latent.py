@@ -88,7 +88,7 @@ def _expanded(w: Writer, parts: Parts, p: Pass, mla: MlaSpec, window: int) -> in
     history = p.batch * (p.seq_kv - p.seq_q)
     row = mla.kv_lora_rank + mla.qk_rope_head_dim
     latent = parts.v
-    if history:
+    if p.earlier:
         read = cache_operand(w, history * row)
         inputs = (latent, *parts.also)
         latent = w.copy("kv_read", inputs, read, w.act(history * row))

@@ -21,7 +21,8 @@ def touched_experts(experts: int, topk: int, tokens: float) -> float:
     >>> touched_experts(8, 2, 1)
     2.0
     """
-    return experts * (1.0 - float((1.0 - topk / experts) ** tokens))
+    missed: float = (1.0 - topk / experts) ** tokens
+    return experts * (1.0 - missed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     width = moe.latent or hidden
     split, shared = setting.sequence_parallel, tp > 1 and layout.etp == 1
     x = w.narrowed(x, setting.outer(tokens) * hidden)
-    own, mine = x, float(tokens)
+    own, mine = x, 1.0 * tokens
     if split or shared:
         mine = tokens / tp
     if shared and not split and setting.training:
@@ -134,7 +135,7 @@ def joint_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, bo
     groups, width = setting.layout.dp, moe.latent or setting.model.hidden
     every = tokens * groups
     chosen = _router(w, x, tokens, moe)
-    rows, numel = _into_latent(w, x, tokens, moe), float(every * width)
+    rows, numel = _into_latent(w, x, tokens, moe), 1.0 * every * width
     nbytes = numel * w.act_bytes
     if groups > 1:
         rows = w.among(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwsim.graph.op import Embedding, Operand
 from hwsim.graph.precision import INDEX_BYTES
-from hwsim.graph.setting import Pass
+from hwsim.graph.setting import Pass, least
 from hwsim.graph.writer import INPUT, Writer
 
 
@@ -62,7 +62,7 @@ def _add_positions(w: Writer, x: int, p: Pass, tokens: float) -> int:
     hidden = model.hidden
     numel = tokens * hidden
     # One row per position serves the whole batch; decode has one per sequence.
-    rows = float(p.seq_q if p.seq_q > 1 else p.batch)
+    rows = 1.0 * (p.seq_q if p.several else p.batch)
     if model.position == "learned":
         table = _lookup(w, "positions", rows, hidden, rows=rows)
         x = _sum(w, "positions_add", (x, table), numel, numel + rows * hidden)
@@ -72,7 +72,11 @@ def _add_positions(w: Writer, x: int, p: Pass, tokens: float) -> int:
         _relative_bias(w, p)
     if model.token_types:
         kinds = _lookup(
-            w, "token_types", tokens, hidden, rows=min(float(model.token_types), tokens)
+            w,
+            "token_types",
+            tokens,
+            hidden,
+            rows=least(float(model.token_types), tokens),
         )
         x = _sum(w, "token_types_add", (x, kinds), numel, 2 * numel)
     return x
@@ -89,7 +93,7 @@ def _sum(
 def _relative_bias(w: Writer, p: Pass) -> int:
     """Append the table of biases by distance that every layer adds to scores."""
     model, heads = w.setting.model, w.setting.shard.heads
-    pairs = float(p.seq_q * p.seq_kv) * w.setting.layout.cp
+    pairs = 1.0 * p.seq_q * p.seq_kv * w.setting.layout.cp
     op = Embedding(
         name="relative_bias",
         dtype=w.setting.precision.act,

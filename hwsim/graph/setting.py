@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from hwsim.graph.layout import ONE_DEVICE, Layout
 from hwsim.graph.lora import Lora
@@ -53,8 +55,9 @@ class Pass:
 
     Attributes
     ----------
-    seq_q, seq_kv : int
-        New tokens, and all tokens that they attend to.
+    batch, seq_q, seq_kv : int
+        Sequences; new tokens of each, and all tokens that they attend to. They
+        may be arrays of points that are alike in ``several`` and ``earlier``.
     cached : bool
         Keys and values are kept (inference of a decoder).
     memory : int
@@ -73,3 +76,24 @@ class Pass:
     def tokens(self) -> int:
         """New tokens of all sequences."""
         return self.batch * self.seq_q
+
+    @property
+    def several(self) -> bool:
+        """Whether a sequence has more than one new token."""
+        return _holds(self.seq_q > 1)
+
+    @property
+    def earlier(self) -> bool:
+        """Whether new tokens attend to earlier ones."""
+        return _holds(self.seq_kv > self.seq_q)
+
+
+def _holds(known: Any) -> bool:
+    return known if isinstance(known, bool) else bool(np.all(known))
+
+
+def least(a: Any, b: Any) -> Any:
+    """Return the smaller of two sizes, which may be arrays."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return min(a, b)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hwsim.graph.op import Elementwise, Operand
 from hwsim.graph.scan import StateScan
-from hwsim.graph.setting import Pass
+from hwsim.graph.setting import Pass, least
 from hwsim.graph.shard import Shard
 from hwsim.graph.writer import Writer
 from hwsim.specs.base import DTYPE_BYTES
@@ -100,14 +100,14 @@ def state_space(w: Writer, x: int, p: Pass) -> int:
     cp = setting.layout.cp if setting.training else 1
     seen = p
     if cp > 1:
-        y = _exchange(w, "ssm_scatter", y, float(p.tokens * whole.entering))
+        y = _exchange(w, "ssm_scatter", y, 1.0 * p.tokens * whole.entering)
         seen = Pass(p.batch, p.seq_q * cp, p.seq_kv * cp, p.mode)
     mine = widths(model, setting.shard, cp)
     c = _convolution(w, y, seen, ssm, mine)
     scanned = _scan(w, c, seen, ssm, mine)
     if cp > 1:
-        scanned = _exchange(w, "ssm_return", scanned, float(p.tokens * whole.inner))
-    numel = float(p.tokens * whole.inner)
+        scanned = _exchange(w, "ssm_return", scanned, 1.0 * p.tokens * whole.inner)
+    numel = 1.0 * p.tokens * whole.inner
     out = w.elementwise(
         "ssm_gated_norm", "gated_norm", (scanned, y), numel=numel, reads=2 * numel,
         writes=numel, weights=whole.inner, flop_per_value=10.0, to_linear=True,
@@ -127,7 +127,7 @@ def _convolution(w: Writer, x: int, p: Pass, ssm: SsmSpec, mine: Widths) -> int:
 
     Between steps the last inputs are kept.
     """
-    numel = float(p.tokens * mine.channels)
+    numel = 1.0 * p.tokens * mine.channels
     weights = mine.channels * (ssm.conv + ssm.conv_bias)
     flop = 2.0 * ssm.conv + 5.0
     kept = Operand(
@@ -146,28 +146,28 @@ def _convolution(w: Writer, x: int, p: Pass, ssm: SsmSpec, mine: Widths) -> int:
 
 def _from_cache(p: Pass, kept: Operand) -> tuple[Operand, ...]:
     """Return what a pass that goes on from earlier tokens reads."""
-    return (kept,) if p.cached and p.seq_kv > p.seq_q else ()
+    return (kept,) if p.cached and p.earlier else ()
 
 
 def _scan(w: Writer, x: int, p: Pass, ssm: SsmSpec, mine: Widths) -> int:
     """Append the scan over a sequence, or one step of the recurrence."""
-    numel = float(p.tokens * mine.inner)
+    numel = 1.0 * p.tokens * mine.inner
     entering = w.act(p.tokens * (mine.channels + mine.heads))
-    state = w.held(float(p.batch * mine.values), STATE_DTYPE)
+    state = w.held(1.0 * p.batch * mine.values, STATE_DTYPE)
     kept = Operand("kv_cache", state.nbytes, STATE_DTYPE)
     small = w.parameters(3 * mine.heads)
     if p.mode == "decode":
         step = Elementwise(
             name="ssm_step", dtype=w.setting.precision.vector,
-            numel=float(p.batch * mine.values), function="state_step",
+            numel=1.0 * p.batch * mine.values, function="state_step",
             flop_per_value=7.0, reads=(entering, small, *_from_cache(p, kept)),
             writes=(w.act(numel), kept),
         )  # fmt: skip
         return w.put(step, (x,), "none", numel=numel)
-    chunk = float(min(ssm.chunk, p.seq_q))
+    chunk = 1.0 * least(ssm.chunk, p.seq_q)
     reads, writes = _scan_traffic(w, p, mine, chunk, (small, kept))
     op = StateScan(
-        name="ssm_scan", dtype=w.plain_math, tokens=float(p.tokens),
+        name="ssm_scan", dtype=w.plain_math, tokens=1.0 * p.tokens,
         heads=mine.heads, head_dim=mine.head_dim, groups=mine.groups,
         state=mine.state, chunk=chunk,
         reads=reads, writes=writes, kernels=5,
@@ -185,7 +185,7 @@ def _scan_traffic(
     states. Values are read twice, as is what goes into the state.
     """
     small, kept = ends
-    tokens, act = float(p.tokens), w.act
+    tokens, act = 1.0 * p.tokens, w.act
     states = tokens / chunk * mine.values
     scores = w.held(tokens * mine.groups * chunk, STATE_DTYPE)
     steps = w.held(2 * tokens * mine.heads, STATE_DTYPE)

@@ -159,7 +159,7 @@ def _parallel(w: Writer, p: Pass, kind: LayerKind, stream: _Residual) -> None:
         y = w.norm("ffn_norm", (stream.value,), stream.rows, stream.hidden)
     first = attention(w, x, p, kind)
     second, whole = feed_forward(w, y, p, kind)
-    tokens = float(p.tokens)
+    tokens = 1.0 * p.tokens
     if whole:
         first, tokens = w.leave(first, "attention_reduce", p.tokens), stream.rows
     numel = tokens * model.hidden

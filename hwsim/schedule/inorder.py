@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
 
-_SETTLED = 3  # equal growth in so many instances in a row is the steady pattern
-_TOLERANCE = 1e-11
+SETTLED = 3  # equal growth in so many instances in a row is the steady pattern
+TOLERANCE = 1e-11
 MAX_AFTER = 4  # how many block instances back a node may wait for
-_MIN_FOLD = 10  # shorter repeats are played out
+MIN_FOLD = 10  # shorter repeats are played out
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +162,14 @@ def _play_block(
     while done < block.repeat:
         _play_instance(state, block, durations, launches)
         done += 1
-        if not fold or block.repeat < _MIN_FOLD:
+        if not fold or block.repeat < MIN_FOLD:
             continue
         after = state.vector()
         if len(after) == len(before):
             new = [b - a for a, b in zip(before, after, strict=True)]
             alike = alike + 1 if _same(growth, new) else 0
             growth = new
-            if alike >= _SETTLED and _is_settled(state, block, growth):
+            if alike >= SETTLED and _is_settled(state, block, growth):
                 state.advance(growth, block.repeat - done)
                 return
         before = after
@@ -183,7 +183,7 @@ def _same(old: Sequence[float], new: Sequence[float]) -> bool:
 
 
 def _tolerance(growth: Sequence[float]) -> float:
-    return _TOLERANCE * max(map(abs, growth), default=0.0)
+    return TOLERANCE * max(map(abs, growth), default=0.0)
 
 
 def _is_settled(state: _State, block: Block, growth: Sequence[float]) -> bool:
@@ -198,11 +198,12 @@ def _is_settled(state: _State, block: Block, growth: Sequence[float]) -> bool:
     if any(rate[name] < host - slack for name in used):
         return False
     return all(
-        rate[source] <= rate[waiter] + slack for source, waiter in _edges(block, rate)
+        rate[source] <= rate[waiter] + slack
+        for source, waiter in waiting_edges(block, rate)
     )
 
 
-def _edges(block: Block, streams: Iterable[str]) -> Iterator[tuple[str, str]]:
+def waiting_edges(block: Block, streams: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield (stream, stream that waits for it)."""
     out = block.nodes[block.output_index].stream
     for node in block.nodes:

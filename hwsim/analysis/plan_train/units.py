@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwsim.analysis.graph_result import launch_times
+from hwsim.analysis.launches import launch_times
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_ops
 from hwsim.graph.opgraph import COMPUTE, Block

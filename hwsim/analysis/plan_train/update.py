@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hwsim.analysis.graph_result import launch_times
+from hwsim.analysis.launches import launch_times
 from hwsim.analysis.plan_train.memory import keyed, two_ways
 from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker

@@ -17,18 +17,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from hwsim.analysis.graph_result import GraphResult, run_graph
 from hwsim.analysis.serving.layout import ReplicaLayout, slowest_stage
 from hwsim.analysis.serving.pipeline import pipelined
+from hwsim.analysis.serving.points import PointRuns, Points, run_points, times_of
 from hwsim.analysis.serving.table import PrefillTable, StepTable, TablePower
 from hwsim.cost.collective import collective_cost
 from hwsim.cost.energy import mean_power
-from hwsim.cost.evaluate import Fidelity, cost_ops
-from hwsim.graph.inference import Part, decode_graph, prefill_graph
+from hwsim.cost.evaluate import Fidelity
+from hwsim.graph.inference import (
+    Part,
+    decode_graph,
+    points_graph,
+    prefill_graph,
+)
 from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.precision import resolve
+from hwsim.graph.setting import Pass
 from hwsim.sim.serving.cost import StepCost
 from hwsim.sim.serving.records import StepPower
 from hwsim.specs.base import DTYPE_BYTES
@@ -108,6 +116,27 @@ class Deployment:
         """The model without its limit: steps hold more tokens than one request."""
         return self.model.model_copy(update={"max_context": None})
 
+    def steps(self, batch: ArrayLike, context: ArrayLike) -> Points:
+        """Return decode steps of so many sequences of so much context each."""
+        b, c = np.broadcast_arrays(*_floats(batch, context))
+        return Points(self._graphs, b.ravel(), np.ones(b.size), c.ravel(), True)
+
+    def chunks(self, prompt: ArrayLike, history: ArrayLike = 0) -> Points:
+        """Return chunks of a prompt with so many tokens before each."""
+        q, h = (x.ravel() for x in np.broadcast_arrays(*_floats(prompt, history)))
+        return Points(self._graphs, np.ones(q.size), q, q + h, False)
+
+    def _graphs(self, seen: Pass) -> OpGraph:
+        return points_graph(self.model, seen, **self.shapes)  # type: ignore[arg-type]
+
+    def runs(self, points: Points) -> PointRuns:
+        """Return the times of many steps in closed form."""
+        return run_points(points, self.group, self.stack, self.fidelity)
+
+    def times(self, points: Points, chosen: Callable[[Op], bool]) -> FloatArray:
+        """Return the time of some operators of each of many steps. [s]"""
+        return times_of(points, chosen, self.group, self.stack, self.fidelity)
+
     def run(self, graph: OpGraph) -> GraphResult:
         """Return an exact graph's time in closed form."""
         return run_graph(graph, self.group, self.stack, fidelity=self.fidelity)
@@ -156,30 +185,35 @@ def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
     contexts = _geometric(1, longest, 1.5)
     contexts = sorted({*contexts, *(w for w in windows if 0 < w < longest)})
     marks = _marked(d.decode(2, 16), d.decode(2, 48))
-    attention = _times(d, [d.decode(b, c) for b in batches for c in contexts], marks)
+    grid = d.steps(np.array(batches)[:, np.newaxis], contexts)
+    attention = d.times(grid, lambda op: op.name in marks)
     attention = attention.reshape(len(batches), len(contexts))
-    alone = [d.run(d.decode(b, contexts[0])) for b in batches]
+    # Not the first context: with no earlier token there is no state to read.
+    alone = d.runs(d.steps(batches, contexts[1]))
     tokens = _token_knots(most)
-    together = [d.run(d.prefill(n)) for n in tokens]
+    prompts = d.chunks(tokens)
+    together = d.runs(prompts)
     seen = _marked(d.prefill(32), d.prefill(32, 16), d.prefill(32, 48))
-    dependent = _times(d, [g.graph for g in together], seen)
-    alone_linear = _device(alone) - attention[:, 0]
-    heads = np.array([_head(g) for g in alone])
-    rest = _device(together) - dependent - np.array([_head(g) for g in together])
-    rest, alone_linear = rest + _sent(d, tokens), alone_linear + _sent(d, batches)
+    dependent = d.times(prompts, lambda op: op.name in seen)
+    # A host that issues each kernel is a floor beside the device's own time.
+    waits = 1.0 if d.stack.launch.mode == "eager" else 0.0
+    alone_linear = alone.time_s - waits * alone.parts["idle"] - attention[:, 1]
+    rest = together.time_s - waits * together.parts["idle"] - dependent
+    rest = rest - together.head_s + _sent(d, tokens)
+    alone_linear = alone_linear + _sent(d, batches)
     span, slots = np.arange(most + 1), np.arange(padded[-1] + 1)
     table = StepTable(
         padded=padded,
         linear=np.interp(span, tokens, rest).tolist(),
-        floor=np.interp(span, tokens, _floors(together)).tolist(),
-        head=np.interp(np.arange(most + 1), batches, heads).tolist(),
+        floor=np.interp(span, tokens, waits * together.time_s).tolist(),
+        head=np.interp(np.arange(most + 1), batches, alone.head_s).tolist(),
         decode_linear=np.interp(slots, batches, alone_linear).tolist(),
         contexts=np.array(contexts, dtype=np.float64),
         batches=np.array(batches, dtype=np.float64),
-        decode_attention=attention, decode_floor=_floors(alone),
+        decode_attention=attention, decode_floor=waits * alone.time_s,
         attention=_prefill_table(d, seen, most),
         per_sequence=engine.sequence_overhead,
-        shared=_shared(d, [g.graph for g in together], tokens, span),
+        shared=_shared(d, prompts, tokens, span),
     )  # fmt: skip
     return table, _power(d, table, (batches, alone), (tokens, together))
 
@@ -198,7 +232,7 @@ def _sent(d: Deployment, tokens: list[int]) -> FloatArray:
 
 
 def _shared(
-    d: Deployment, graphs: list[OpGraph], tokens: list[int], span: npt.NDArray[np.int64]
+    d: Deployment, prompts: Points, tokens: list[int], span: npt.NDArray[np.int64]
 ) -> list[float]:
     """Return the time of what groups do together, by tokens of each. [s]"""
     if d.layout.attention_dp == 1:
@@ -206,13 +240,11 @@ def _shared(
     kinds: tuple[type[Op], ...] = (MoeExperts,)
     if d.layout.joint(d.model).expert_mode == "gather":
         kinds = (MoeExperts, MoeDispatch, MoeCombine)
-    names = {
-        n.op.name
-        for _, _, n, _ in graphs[0].distinct()
-        if isinstance(n.op, kinds)
-        or (isinstance(n.op, Collective) and n.op.axis == "dp")
-    }
-    shared: list[float] = np.interp(span, tokens, _times(d, graphs, names)).tolist()
+
+    def together(op: Op) -> bool:
+        return isinstance(op, kinds) or (isinstance(op, Collective) and op.axis == "dp")
+
+    shared: list[float] = np.interp(span, tokens, d.times(prompts, together)).tolist()
     return shared
 
 
@@ -274,54 +306,14 @@ def _marked(*graphs: OpGraph) -> set[str]:
     }
 
 
-def _times(d: Deployment, graphs: list[OpGraph], marks: set[str]) -> FloatArray:
-    """Return the time of the marked operators of each graph, in one call. [s]"""
-    ops: list[Op] = []
-    repeats: list[float] = []
-    owner: list[int] = []
-    for index, graph in enumerate(graphs):
-        for _, _, node, repeat in graph.distinct():
-            if node.op.name in marks:
-                ops.append(node.op)
-                repeats.append(float(repeat))
-                owner.append(index)
-    costs = cost_ops(ops, d.group, d.stack, d.fidelity)
-    weights = costs.time * np.array(repeats)
-    total = np.bincount(owner, weights=weights, minlength=len(graphs))
-    return np.asarray(total, dtype=np.float64)
-
-
-def _head(result: GraphResult) -> float:
-    """Return the time of the block after the layers. [s]"""
-    names = [result.graph.blocks[b].name for b, *_ in result.graph.distinct()]
-    mask = np.array([name == "head" for name in names])
-    return float(result.costs.time @ (result.repeats * mask))
-
-
-def _eager(results: list[GraphResult]) -> bool:
-    return results[0].stack.launch.mode == "eager"
-
-
-def _device(results: list[GraphResult]) -> FloatArray:
-    """Return times, without waiting for a host that issues each kernel. [s]"""
-    waits = 1.0 if _eager(results) else 0.0
-    return np.array([r.time_s - waits * r.parts["idle"] for r in results])
-
-
-def _floors(results: list[GraphResult]) -> FloatArray:
-    """Return what a step takes at least because the host issues its kernels. [s]"""
-    if not _eager(results):
-        return np.zeros(len(results))
-    return np.array([r.time_s for r in results])
-
-
 def _prefill_table(d: Deployment, marks: set[str], most: int) -> PrefillTable:
     tiles = [t + i for t in range(_TILE, 9 * _TILE, _TILE) for i in (0, 1)]
     chunks = [2, 4, 8, *tiles, *_geometric(1, most, 1.25)]
     chunks = sorted({c for c in chunks if c <= most})
     histories = [0, *_geometric(16, max(d.longest, 64), 1.6)]
-    graphs = [d.prefill(q, h) for q in chunks for h in histories]
-    values = _times(d, graphs, marks).reshape(len(chunks), len(histories))
+    grid = d.chunks(np.array(chunks)[:, np.newaxis], histories)
+    values = d.times(grid, lambda op: op.name in marks)
+    values = values.reshape(len(chunks), len(histories))
     # Between knots a chunk's own pairs grow with its square: divided by its
     # tokens they are nearly straight.
     span = np.arange(most + 1)
@@ -338,22 +330,30 @@ def _prefill_table(d: Deployment, marks: set[str], most: int) -> PrefillTable:
 def _power(
     d: Deployment,
     table: StepTable,
-    decode: tuple[list[int], list[GraphResult]],
-    prompt: tuple[list[int], list[GraphResult]],
+    decode: tuple[list[int], PointRuns],
+    prompt: tuple[list[int], PointRuns],
 ) -> TablePower | None:
     device = d.system.device
     if device.power.tdp is None:
         return None
     shares = load_economics().power
-    watts: Callable[[GraphResult], float] = lambda g: (  # noqa: E731
-        d.layout.tp * mean_power(device, g.parts, shares)
-    )
+
+    def watts(runs: PointRuns) -> list[float]:
+        points = range(runs.time_s.size)
+        return [
+            d.layout.tp * mean_power(device, runs.parts_at(i), shares) for i in points
+        ]
+
     size = len(table.linear)
-    longest = d.run(d.decode(decode[0][-1], max(d.longest, 64)))
+    longest = d.runs(d.steps(decode[0][-1], max(d.longest, 64)))
     return TablePower(
         table,
-        np.interp(np.arange(size), decode[0], [watts(g) for g in decode[1]]),
-        np.interp(np.arange(size), prompt[0], [watts(g) for g in prompt[1]]),
-        watts(longest),
+        np.interp(np.arange(size), decode[0], watts(decode[1])),
+        np.interp(np.arange(size), prompt[0], watts(prompt[1])),
+        watts(longest)[0],
         d.layout.tp * mean_power(device, {"idle": 1.0}, shares),
     )
+
+
+def _floats(*values: ArrayLike) -> list[FloatArray]:
+    return [np.asarray(v, dtype=np.float64) for v in values]

@@ -44,6 +44,10 @@ CASES = {
         "model": "gemma-2-9b", "max_num_seqs": 64, "max_num_batched_tokens": 2048,
     },
     "host-bound": {"engine": "llama-cpp"},
+    "state space": {
+        "model": "nemotron-3-nano-30b-a3b", "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+    },
     "expert parallel": {
         "model": "deepseek-v2-lite", "system": "dgx-h100",
         "layout": ReplicaLayout(4, ep=4), "max_num_seqs": 64,
@@ -86,6 +90,25 @@ def test_tables_give_what_exact_graphs_give(tabulated):
     assert np.abs(decode).max() < 0.02
     assert np.abs(prompt).max() < 0.03
     assert np.abs(chunk).max() < 0.03
+
+
+def test_steps_at_many_points_take_what_each_takes_alone(tabulated):
+    d, _, _ = tabulated
+    batch, context = np.array([1, 2, 7, 33]), np.array([1, 900, 16, 5000])
+    prompt, before = np.array([1, 5, 300, 1700]), np.array([70, 0, 2600, 1])
+    cases = (
+        (d.runs(d.steps(batch, context)), d.decode, zip(batch, context, strict=True)),
+        (d.runs(d.chunks(prompt, before)), d.prefill,
+         zip(prompt, before, strict=True)),
+    )  # fmt: skip
+    for runs, graph_of, points in cases:
+        for index, (first, second) in enumerate(points):
+            exact = d.run(graph_of(int(first), int(second)))
+            assert runs.time_s[index] == pytest.approx(exact.time_s, rel=1e-12)
+            parts = runs.parts_at(index)
+            assert list(parts) == list(exact.parts)
+            for name, part in exact.parts.items():
+                assert parts[name] == pytest.approx(part, rel=1e-9, abs=1e-15), name
 
 
 def test_decode_times_are_lines_up_to_where_they_say(tabulated):

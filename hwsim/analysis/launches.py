@@ -1,0 +1,47 @@
+"""Host time around the kernels of a graph: launches, and what each step costs."""
+
+from __future__ import annotations
+
+from hwsim.cost.evaluate import Fidelity
+from hwsim.graph.op import MoeExperts, Op
+from hwsim.graph.opgraph import OpGraph
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+
+def launches_of(
+    graph: OpGraph, system: SystemSpec, stack: StackSpec, fidelity: Fidelity
+) -> tuple[list[list[float]], float]:
+    """Return host time to launch each node, by block, and before the first. [s]"""
+    per_kernel, start = launch_times(system, stack, fidelity)
+    experts = 0.0 if fidelity == "roofline" else stack.launch.experts
+    launches = [
+        [per_kernel * node.op.kernels + _issue(node.op, experts) for node in b.nodes]
+        for b in graph.blocks
+    ]
+    return launches, start
+
+
+def step_overhead(graph: OpGraph, stack: StackSpec, fidelity: Fidelity) -> float:
+    """Return the host time of a step that nothing hides. [s]"""
+    if fidelity == "roofline":
+        return 0.0
+    token = stack.launch.token_overhead if graph.name == "decode" else 0.0
+    return float(stack.launch.step_overhead + token)
+
+
+def launch_times(
+    system: SystemSpec, stack: StackSpec, fidelity: Fidelity
+) -> tuple[float, float]:
+    """Return host time per kernel, and before the first one. [s]"""
+    launch = system.device.launch
+    if launch is None or fidelity == "roofline":
+        return 0.0, 0.0
+    if stack.launch.mode == "graph":
+        return 0.0, launch.eager
+    return max(stack.launch.host_time or 0.0, launch.eager), 0.0
+
+
+def _issue(op: Op, experts: float) -> float:
+    """Return host time of routed experts beyond that of their kernels. [s]"""
+    return experts * op.passes if experts and isinstance(op, MoeExperts) else 0.0

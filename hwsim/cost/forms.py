@@ -1,0 +1,283 @@
+"""Cost forms of each kind of operator, for a group of operators in one call.
+
+Columns are of shape (n_op,); in a grid, where shapes of operators are arrays of
+so many points, of shape (n_op, points) or (n_op, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwsim.cost.attention import decode_attention_cost, prefill_attention_cost
+from hwsim.cost.collective import (
+    collective_bound,
+    collective_cost,
+    direct_reduce_cost,
+)
+from hwsim.cost.cost import Cost, FloatArray, combine
+from hwsim.cost.elementwise import elementwise_cost
+from hwsim.cost.expert_products import expert_products_cost
+from hwsim.cost.matmul import matmul_cost
+from hwsim.cost.moe import moe_ffn_cost
+from hwsim.cost.roofline import roofline_cost
+from hwsim.cost.scan import state_scan_cost
+from hwsim.cost.stack_terms import (
+    collective_by,
+    derated,
+    inner_dtype,
+    product_by,
+)
+from hwsim.errors import InputError
+from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
+from hwsim.graph.scan import StateScan
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import Calibration, Fidelity
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
+
+# Operators whose arithmetic runs on the matrix units.
+MATRIX = (Matmul, Attention, MoeExperts, StateScan)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What operators run on.
+
+    Attributes
+    ----------
+    warm : bool
+        The operator before has just written the activations.
+    sustained_flop : float or ndarray of shape (points,)
+        Matrix work that goes on without a pause. [FLOP]
+    points : int
+        Of a grid; 0: shapes are numbers.
+    """
+
+    system: SystemSpec
+    calibration: Calibration
+    stack: StackSpec
+    warm: bool = True
+    sustained_flop: float | FloatArray = 0.0
+    points: int = 0
+
+    def column(self, values: Sequence[Any]) -> FloatArray:
+        """Return one value per operator as a column; in a grid of all points."""
+        if not self.points or not any(isinstance(v, np.ndarray) for v in values):
+            flat = np.asarray(values, dtype=np.float64)
+            return flat[:, np.newaxis] if self.points else flat
+        column = np.empty((len(values), self.points))
+        for row, value in zip(column, values, strict=True):
+            row[:] = value
+        return column
+
+
+def group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
+    """Return what operators that are costed in one call have in common."""
+    if isinstance(op, Collective):
+        name = "collective_bound" if fidelity == "roofline" else "collective"
+        return (
+            name, op.collective, op.group_size, op.stride, op.fanout, op.direct,
+        )  # fmt: skip
+    if isinstance(op, Copy) and op.path != "device":
+        return ("host_copy",)
+    if fidelity == "roofline":
+        return ("roofline", op.dtype, isinstance(op, MATRIX))
+    if isinstance(op, Matmul):
+        return ("matmul", op.dtype)
+    if isinstance(op, Attention):
+        return (
+            f"attention_{op.mode}", op.dtype, op.kv_dtype, op.causal, op.window,
+            op.v_head_dim, op.shared_kv, op.phase == "backward",
+        )  # fmt: skip
+    if isinstance(op, MoeExperts):
+        return (
+            "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
+            op.weight_dtype, op.passes, op.exchanged, op.bias,
+        )  # fmt: skip
+    if isinstance(op, StateScan):
+        return ("scan", op.dtype)
+    return ("vector",)
+
+
+def _column(ops: Sequence[Op], name: str, context: Context) -> FloatArray:
+    return context.column([getattr(op, name) for op in ops])
+
+
+def _cached_share(
+    nbytes: FloatArray, context: Context, usable: float = 0.5
+) -> FloatArray:
+    """Share of just-written activations in cache; half of it holds what is written."""
+    cache = context.system.device.cache
+    if cache is None or not context.warm:
+        return np.zeros_like(nbytes)
+    held: FloatArray = np.minimum(1.0, usable * cache.size / np.maximum(nbytes, 1.0))
+    return held
+
+
+def _matmul(ops: Sequence[Op], context: Context) -> Cost:
+    m, n, k, batch = (_column(ops, name, context) for name in ("m", "n", "k", "batch"))
+    a, b, c = (
+        _column(ops, name, context) for name in ("a_bytes", "b_bytes", "c_bytes")
+    )
+    activations = batch * (m * k * a + m * n * c)
+    total = activations + batch * k * n * b
+    cost = matmul_cost(
+        m, n, k, batch=batch, device=context.system.device,
+        calibration=context.calibration,
+        dtype=inner_dtype(context.system.device, ops[0].dtype),
+        a_bytes=a, b_bytes=b, c_bytes=c,
+        resident=_cached_share(activations, context) * activations / total,
+        sustained_flop=context.sustained_flop,
+    )  # fmt: skip
+    return product_by(cost, context.stack, ops[0].dtype)
+
+
+def _attention(ops: Sequence[Op], context: Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Attention)
+    batch, heads, kv_heads, head_dim, seq_q, seq_kv = (
+        _column(ops, name, context)
+        for name in ("batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv")
+    )
+    common = {
+        "window": first.window, "v_head_dim": first.v_head_dim,
+        "device": context.system.device, "calibration": context.calibration,
+        "dtype": inner_dtype(context.system.device, first.dtype),
+        "kv_dtype": first.kv_dtype,
+    }  # fmt: skip
+    if first.mode == "decode":
+        cost = decode_attention_cost(
+            batch, heads, kv_heads, head_dim, seq_kv,
+            shared_kv=first.shared_kv, **common,  # type: ignore[arg-type]
+        )  # fmt: skip
+    else:
+        cost = prefill_attention_cost(
+            batch, heads, kv_heads, head_dim, seq_q, seq_kv, causal=first.causal,
+            backward=first.phase == "backward", **common,  # type: ignore[arg-type]
+        )  # fmt: skip
+    return derated(cost, context.stack.attention_derate)
+
+
+def _moe(ops: Sequence[Op], context: Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, MoeExperts)
+    shape = (
+        _column(ops, "tokens", context),
+        _column(ops, "ffn", context),
+        _column(ops, "hidden", context),
+    )
+    names = "experts", "topk", "tp", "ep", "gated", "dtype"
+    common: dict[str, Any] = {name: getattr(first, name) for name in names}
+    common |= {"device": context.system.device, "calibration": context.calibration}
+    if context.stack.fusion.experts != "fused":
+        cost = expert_products_cost(
+            *shape, **common, backward=first.passes > 1.0, bias=first.bias,
+            each=context.stack.fusion.experts == "each",
+            sustained_flop=context.sustained_flop,
+        )  # fmt: skip
+        return product_by(cost, context.stack, first.dtype)
+    cost = moe_ffn_cost(
+        *shape, **common, exchanged=first.ep > 1 and first.exchanged,
+        weight_bytes=DTYPE_BYTES[first.weight_dtype],
+    )  # fmt: skip
+    # Backward is two products (data and weight gradient) where forward has one.
+    cost = derated(cost, 1.0 / first.passes)
+    return product_by(cost, context.stack, first.dtype)
+
+
+def _vector(ops: Sequence[Op], context: Context) -> Cost:
+    nbytes = _column(ops, "nbytes", context)
+    read = _column(ops, "nbytes_read", context)
+    share = _cached_share(nbytes, context) * read / np.maximum(nbytes, 1.0)
+    return elementwise_cost(
+        nbytes, _column(ops, "flop", context), device=context.system.device,
+        calibration=context.calibration, resident=share,
+        rows=context.column([getattr(op, "rows", 0.0) for op in ops]),
+    )  # fmt: skip
+
+
+def _scan(ops: Sequence[Op], context: Context) -> Cost:
+    return state_scan_cost(
+        _column(ops, "flop", context), _column(ops, "nbytes", context),
+        dtype=ops[0].dtype, device=context.system.device,
+        calibration=context.calibration,
+    )  # fmt: skip
+
+
+def _host_copy(ops: Sequence[Op], context: Context) -> Cost:
+    link = context.system.device.host_link
+    if link is None:
+        raise InputError(
+            f"device {context.system.device.id} has no host_link; "
+            "offloading needs one in its spec"
+        )
+    rate = link.bandwidth * context.calibration.elementwise.host_copy_efficiency
+    time = _column(ops, "nbytes_read", context) / rate
+    return combine(interconnect=time, overhead=link.latency or 0.0)
+
+
+def _collective(ops: Sequence[Op], context: Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Collective)
+    if first.direct:
+        return direct_reduce_cost(
+            _column(ops, "message", context), first.group_size, system=context.system,
+            calibration=context.calibration, stride=first.stride,
+        )  # fmt: skip
+    cost = collective_cost(
+        first.collective, _column(ops, "message", context), first.group_size,
+        system=context.system, calibration=context.calibration, stride=first.stride,
+        fanout=first.fanout,
+    )  # fmt: skip
+    return collective_by(cost, context.stack)
+
+
+def _collective_bound(ops: Sequence[Op], context: Context) -> Cost:
+    first = ops[0]
+    assert isinstance(first, Collective)
+    time = collective_bound(
+        first.collective, _column(ops, "message", context), first.group_size,
+        system=context.system, stride=first.stride, fanout=first.fanout,
+    )  # fmt: skip
+    return combine(interconnect=time)
+
+
+def _roofline(ops: Sequence[Op], context: Context) -> Cost:
+    """Datasheet peaks; activations that the cache can hold never leave it."""
+    matrix = isinstance(ops[0], MATRIX)
+    device = context.system.device
+    nbytes = _column(ops, "nbytes", context)
+    activations = context.column(
+        [
+            sum(o.nbytes for o in (*op.reads, *op.writes) if o.role == "activation")
+            for op in ops
+        ]
+    )
+    held = activations * _cached_share(activations, context, usable=1.0)
+    traffic = {device.main_memory_name: nbytes - held}
+    for name, level in device.memory.items():
+        if level is device.cache and level.bandwidth:
+            traffic[name] = held
+    return roofline_cost(
+        _column(ops, "flop", context), traffic, device=device,
+        dtype=inner_dtype(device, ops[0].dtype),
+        unit="matrix" if matrix else "vector",
+    )  # fmt: skip
+
+
+FORMS: dict[str, Callable[[Sequence[Op], Context], Cost]] = {
+    "matmul": _matmul,
+    "attention_prefill": _attention,
+    "attention_decode": _attention,
+    "moe": _moe,
+    "scan": _scan,
+    "vector": _vector,
+    "host_copy": _host_copy,
+    "collective": _collective,
+    "collective_bound": _collective_bound,
+    "roofline": _roofline,
+}
