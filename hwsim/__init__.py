@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.graph_result import GraphResult
     from hwsim.analysis.inference import InferResult
     from hwsim.analysis.mixing.mixed import MixedResult
+    from hwsim.analysis.mixing.train_result import MixedTrainResult
     from hwsim.analysis.operator import OpResult
     from hwsim.analysis.serving.serve import ServeResult
     from hwsim.analysis.training.train import TrainResult
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         save_result,
     )
     from hwsim.api.serving import serve
+    from hwsim.api.train_mixed import train_mixed
     from hwsim.api.truth import compare_published
     from hwsim.api.whatif import question, sensitivity, solve_for, whatif
     from hwsim.api.whole_run import training_run
@@ -78,7 +80,9 @@ _HOMES = {
     "hwsim.analysis.serving.serve": ("ServeResult",),
     "hwsim.analysis.comparing.compare": ("Comparison",),
     "hwsim.analysis.mixing.mixed": ("MixedResult",),
+    "hwsim.analysis.mixing.train_result": ("MixedTrainResult",),
     "hwsim.api.mixed": ("mixed",),
+    "hwsim.api.train_mixed": ("train_mixed",),
     "hwsim.api.compare": ("compare",),
     "hwsim.api.live": ("live_check",),
     "hwsim.api.saved": (
@@ -159,6 +163,7 @@ __all__ = [
     "InferResult",
     "InputError",
     "MixedResult",
+    "MixedTrainResult",
     "ModelSpec",
     "OpResult",
     "OutputError",
@@ -210,6 +215,7 @@ __all__ = [
     "stack_ids",
     "system_ids",
     "train",
+    "train_mixed",
     "training_run",
     "validate",
     "whatif",

@@ -102,7 +102,7 @@ def mixed(
         split_layers(work, [p for _, p, _ in chain], [n for _, _, n in chain])
         for chain in built
     ]
-    hop = _hop(link, link_latency)
+    hop = hop_of(link, link_latency)
     return run_mixed(work, made[0], made[-1], hop)
 
 
@@ -159,7 +159,8 @@ def _work(
     )  # fmt: skip
 
 
-def _hop(bandwidth: float | None, latency: float | None) -> Hop:
+def hop_of(bandwidth: float | None, latency: float | None) -> Hop:
+    """Return the link that was asked for, checked; the rest is assumed."""
     for name, value in (("link", bandwidth), ("link_latency", latency)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is {value}; give a number above 0")

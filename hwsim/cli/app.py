@@ -23,6 +23,7 @@ from hwsim.cli import (
     plan,
     report,
     serve,
+    train_mixed,
     validate,
     whatif,
 )
@@ -61,6 +62,7 @@ report.register(app)
 compare.register(app)
 whatif.register(app)
 mixed.register(app)
+train_mixed.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -75,13 +75,16 @@ def mixed(
     json: Json = False,
     out: Out = None,
 ) -> None:
-    """Predict inference on unlike devices: stages, phases, or a host that helps."""
+    """Predict inference on unlike devices: stages, phases, or a host that helps.
+
+    Training over unlike pipeline stages: hwsim train-mixed.
+    """
     import hwsim
 
     check_outputs(out)
     result = hwsim.mixed(
         model, _entries(stage), prefill=_entries(prefill), decode=_entries(decode),
-        kv_host=kv_host, embedding_host=embedding_host, link=_bandwidth(link),
+        kv_host=kv_host, embedding_host=embedding_host, link=bandwidth_of(link),
         link_latency=time_of("link_latency", link_latency), batch=batch, prompt=prompt,
         output=output, dtype=dtype, weight_dtype=weight_dtype, kv_dtype=kv_dtype,
         stack=stack, fidelity=fidelity.value, overrides=set_ or (),
@@ -98,7 +101,8 @@ def _entries(texts: Places) -> list[dict[str, Any]] | None:
     return [entry_of(text) for text in texts] if texts else None
 
 
-def _bandwidth(text: str | None) -> float | None:
+def bandwidth_of(text: str | None) -> float | None:
+    """Return the bandwidth that --link says, if it is given. [B/s]"""
     if text is None:
         return None
     try:

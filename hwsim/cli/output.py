@@ -103,9 +103,17 @@ def save_outputs(
 
 
 def trace_text(result: Any) -> str:
-    """Return the timelines of a result as one trace, one after another."""
+    """Return the timelines of a result as one trace.
+
+    A pipeline is shown whole, a row per stage and stream; graphs are shown one
+    after another.
+    """
     from hwsim.sim.trace import trace_json
 
+    made = getattr(result, "made", None)
+    if made is not None and made.pipeline is not None:
+        names = result.rank_names()
+        return trace_json(made.records, names, result=type(result).__name__)
     records: list[Record] = []
     at = 0.0
     for graph in result.graphs:

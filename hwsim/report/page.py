@@ -15,6 +15,7 @@ from hwsim.report.pages.calibration import calibration_page
 from hwsim.report.pages.compare import comparison_page
 from hwsim.report.pages.generic import generic_page
 from hwsim.report.pages.mixed import mixed_page
+from hwsim.report.pages.mixed_train import mixed_train_page
 from hwsim.report.pages.op import op_page
 from hwsim.report.pages.plan_serve import serve_plan_page
 from hwsim.report.pages.plan_train import train_plan_page
@@ -34,6 +35,7 @@ PAGES: dict[str, Callable[[SavedResult], Page]] = {
     "train": train_page,
     "training_run": training_run_page,
     "mixed": mixed_page,
+    "mixed_train": mixed_train_page,
     "op": op_page,
     "graph": graph_page,
     "serve": serve_page,

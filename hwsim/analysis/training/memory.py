@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,32 +30,75 @@ class StageMemory:
 
 def step_memory(model: ModelSpec, stack: StackSpec, config: TrainConfig) -> StageMemory:
     """Return the footprint of the device that holds most."""
-    options = config.graph_options()
-    common = {
-        **options, "pp": config.pp, "flash": stack.fusion.attention == "fused",
-        "stack": stack,
-    }  # fmt: skip
     if config.pp == 1:
         layers = range(len(model.layer_kinds))
-        whole = stage_footprint(model, layers=layers, first=True, last=True, **common)
-        return StageMemory(0, whole)
-    parts = config.parts(model)
+        return StageMemory(
+            0, held_memory(model, stack, config, layers, (True, True), 1.0)
+        )
+    parts, held = config.parts(model), held_microbatches(config)
+    found = [
+        StageMemory(rank, rank_memory(model, stack, config, rank, parts, held[rank]))
+        for rank in range(config.pp)
+    ]
+    return max(found, key=lambda stage: stage.footprint.total)
+
+
+def held_microbatches(config: TrainConfig) -> list[float]:
+    """Return the microbatches that each pipeline rank holds at its fullest."""
     order = pipeline_order(
         config.schedule, pp=config.pp, num_microbatches=config.num_microbatches,
         vpp=config.vpp,
     )  # fmt: skip
     held = in_flight(order)
-    found = []
-    for rank in range(config.pp):
-        here = config.rank_parts(rank)
-        layers_held = [layer for part in here for layer in parts[part]]
-        microbatches = float(held[rank].sum()) / held.shape[1]
-        stage = stage_footprint(
-            model, layers=layers_held, first=0 in here, last=len(parts) - 1 in here,
-            in_flight=max(microbatches, 1.0 / held.shape[1]), **common,
-        )  # fmt: skip
-        found.append(StageMemory(rank, stage))
-    return max(found, key=lambda stage: stage.footprint.total)
+    chunks = float(held.shape[1])
+    return [max(float(rank.sum()), 1.0) / chunks for rank in held]
+
+
+def rank_memory(
+    model: ModelSpec,
+    stack: StackSpec,
+    config: TrainConfig,
+    rank: int,
+    parts: Sequence[Sequence[int]],
+    held: float,
+) -> Footprint:
+    """Return the footprint of a device of one pipeline rank.
+
+    Parameters
+    ----------
+    parts : sequence of range
+        Layers of each part of the pipeline.
+    held : float
+        Microbatches that the rank holds at its fullest.
+    """
+    here = config.rank_parts(rank)
+    layers = [layer for part in here for layer in parts[part]]
+    ends = (0 in here, len(parts) - 1 in here)
+    return held_memory(model, stack, config, layers, ends, held)
+
+
+def held_memory(
+    model: ModelSpec,
+    stack: StackSpec,
+    config: TrainConfig,
+    layers: Sequence[int],
+    ends: tuple[bool, bool],
+    held: float,
+) -> Footprint:
+    """Return the footprint of a stage with these layers.
+
+    Parameters
+    ----------
+    ends : tuple of two bool
+        Whether the embedding, and the head, are there.
+    held : float
+        Microbatches that it holds at its fullest.
+    """
+    return stage_footprint(
+        model, layers=layers, first=ends[0], last=ends[1], in_flight=held,
+        pp=config.pp, flash=stack.fusion.attention == "fused", stack=stack,
+        **config.graph_options(),
+    )  # fmt: skip
 
 
 def step_fit(

@@ -158,6 +158,12 @@ class TrainResult(Result):
 
         return pd.DataFrame(list(self.made.records), columns=list(Record._fields))
 
+    def rank_names(self) -> dict[int, str]:
+        """Return what each rank of the timeline is; nothing without a pipeline."""
+        played = self.made.pipeline
+        ranks = 0 if played is None else len(played.order)
+        return {rank: f"pipeline rank {rank}" for rank in range(ranks)}
+
     @property
     def breakdown(self) -> pd.DataFrame:
         """Seconds and share of each part of the step."""

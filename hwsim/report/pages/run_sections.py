@@ -96,7 +96,7 @@ def breakdown_section(
         items.append(levels)
     note = (
         "Interconnect is communication that nothing hides; idle is the device "
-        "waiting for the host."
+        "waiting: for the host or, in a pipeline, for other stages."
     )
     return Section("breakdown", "Where the time goes", (note,), tuple(items))
 

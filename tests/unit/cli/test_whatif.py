@@ -103,3 +103,33 @@ def test_mixed_prints_places_and_saves(hwsim_cli, tmp_path):
     wrong = hwsim_cli("mixed", "llama-3.1-8b", "--stage", "h100", "--link", "fast")
     assert wrong.code == 2
     assert "--link" in wrong.err
+
+
+def test_unlike_stages_train_together_and_leave_a_trace(hwsim_cli, tmp_path):
+    out, trace = tmp_path / "t.json", tmp_path / "trace.json"
+    found = hwsim_cli(
+        "train-mixed", "gpt2", "--stage", "h100,layers=8", "--stage", "a100,layers=4",
+        "--link", "10GB/s", "--global-batch", "4", "--out", out, "--trace", trace,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert "1 x 1 NVIDIA A100" in found.out
+    assert hwsim.load_result(out).kind == "mixed_train"
+    events = json.loads(trace.read_text())["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert {name.partition(":")[0] for name in names} == {"stage 0", "stage 1"}
+    wrong = hwsim_cli("train-mixed", "gpt2", "--stage", "h100", "--link", "fast")
+    assert wrong.code == 2
+    assert "--link" in wrong.err
+
+
+def test_the_trace_of_a_pipeline_is_the_whole_step(hwsim_cli, tmp_path):
+    trace = tmp_path / "trace.json"
+    found = hwsim_cli(
+        "train", "gpt2", "-s", "dgx-a100-80gb", "--pp", "4", "--devices", "4",
+        "--global-batch", "6", "--trace", trace,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    events = json.loads(trace.read_text())["traceEvents"]
+    forward = [e for e in events if e.get("args", {}).get("kind") == "forward"]
+    assert {e["pid"] for e in forward} == {0, 1, 2, 3}
+    assert len(forward) == 4 * 6
