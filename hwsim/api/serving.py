@@ -87,7 +87,7 @@ def serve(
     requests : int or None
         How many; of a trace, at most so many.
     input_len, output_len : str
-        ``fixed:N``, ``uniform:A:B``, ``lognormal:MEAN[:SIGMA]`` or
+        ``fixed:N``, ``uniform:LOW:HIGH``, ``lognormal:MEAN[:SIGMA]`` or
         ``file:PATH`` (one length a line). Log-normal draws that no replica
         could hold, or the model's context not, are drawn again.
     arrival : str

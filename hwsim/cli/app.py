@@ -42,6 +42,8 @@ app = typer.Typer(
     name="hwsim",
     help="Predict how long a Transformer takes on CPUs, GPUs and TPUs: time, "
     "memory, what limits it. Try: hwsim infer llama-3.1-8b --system h100-80gb-sxm",
+    epilog="Every option can have a default in the environment, such as "
+    "HWSIM_INFER_SYSTEM, or in a file hwsim.toml.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="rich",

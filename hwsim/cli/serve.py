@@ -83,7 +83,7 @@ def serve(
     input_len: Annotated[
         str,
         typer.Option(
-            help="fixed:N, uniform:A:B, lognormal:MEAN[:SIGMA] or file:PATH.",
+            help="fixed:N, uniform:LOW:HIGH, lognormal:MEAN[:SIGMA] or file:PATH.",
             rich_help_panel=_TRAFFIC,
         ),
     ] = "lognormal:1000",

@@ -36,6 +36,13 @@ def serve_notes(result: ServeResult) -> None:
             f"{result.stable_rate:.4g} can be served for long; queues grow, and "
             "latencies depend on how long the run is"
         )
+    least = (result.interval_90 or {}).get("stable_rate_rps")
+    if result.stable and least and (result.run.rate or 0.0) > least[0]:
+        note(
+            f"within the 90 % interval of step times as few as {least[0]:.4g} "
+            f"requests/s may be all that can be served for long; "
+            f"{result.run.rate:.4g} arrive"
+        )
 
 
 def show_service(result: ServeResult) -> None:
@@ -54,10 +61,23 @@ def show_service(result: ServeResult) -> None:
     for key, label in _LATENCIES.items():
         ends = d[key]
         cells = [fmt.seconds(v) if v == v else "–" for v in ends.values()]
-        rows.append([label, *cells])
-    names = ["", "mean", "p50", "p90", "p99"]
+        rows.append([label, *cells, _ends(d, key)])
+    names = ["", "mean", "p50", "p90", "p99", "90 % interval of the mean"]
     out.print(table(None, names, rows, right=names[1:]))
     out.print(table(None, None, _lines(d, arrive)))
+
+
+def _ends(d: dict[str, Any], key: str) -> str:
+    """Return the interval of a latency's mean, as text."""
+    from hwsim.report import format as fmt
+
+    ends = ((d["interval_90"] or {}).get(key) or {}).get("mean")
+    return "" if ends is None else " – ".join(fmt.seconds(end) for end in ends)
+
+
+def _rate_ends(d: dict[str, Any]) -> str:
+    ends = (d["interval_90"] or {}).get("tokens_per_s")
+    return "" if not ends else f"90 %: {ends[0]:,.1f} – {ends[1]:,.1f}; "
 
 
 def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
@@ -68,7 +88,7 @@ def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
     lines = [
         ("answered", f"{d['requests']:,} requests", f"arriving: {arrive}"),
         ("throughput", f"{d['tokens_per_s']:,.1f} tokens/s",
-         f"{d['requests_per_s']:.4g} requests/s"),
+         _rate_ends(d) + f"{d['requests_per_s']:.4g} requests/s"),
         ("busy", f"{d['utilisation']:.0%}", f"mean batch {d['mean_batch']:.1f}"),
         ("KV cache", f"{kv['mean']:.0%}", busiest),
         ("preemptions", f"{d['preemptions']:,}", ""),
@@ -94,7 +114,11 @@ def _lines(d: dict[str, Any], arrive: str) -> list[tuple[str, str, str]]:
         good = d["goodput_rps"] / d["requests_per_s"]
         lines.append(("goodput", f"{d['goodput_rps']:.4g} /s", f"{good:.1%} of all"))
     if d["stable_rate_rps"] is not None:
-        lines.append(("stable up to", f"{d['stable_rate_rps']:.4g} /s", "all replicas"))
+        ends = (d["interval_90"] or {}).get("stable_rate_rps")
+        span = "" if not ends else f"90 %: {ends[0]:.4g} – {ends[1]:.4g} /s; "
+        lines.append(
+            ("stable up to", f"{d['stable_rate_rps']:.4g} /s", span + "all replicas")
+        )
     if d["energy_j_per_token"] is not None:
         lines.append(("energy", f"{d['energy_j_per_token']:.3g} J", "per output token"))
     speed = f"{d['simulated_requests_per_wall_s']:,.0f} requests/s"

@@ -11,7 +11,7 @@ from hwsim.resources import builtin_path
 
 ARRIVALS = ("poisson", "gamma", "deterministic")
 MAX_TOKENS = 10**7
-_LENGTHS = "fixed:N, uniform:A:B, lognormal:MEAN[:SIGMA] or file:PATH"
+_LENGTHS = "fixed:N, uniform:LOW:HIGH, lognormal:MEAN[:SIGMA] or file:PATH"
 # Sigma of logarithms where none is given: lengths of conversations in public
 # traces spread by a factor of about 2.7 either way.
 _SIGMA = 1.0

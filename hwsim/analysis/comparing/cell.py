@@ -127,6 +127,8 @@ class CompareCell:
             return None
         key = TIMES[self.case.task][0].split(".")[0]
         time = found.get(key)
+        if self.case.task == "serve":  # of a latency's mean and quantiles
+            time = (time or {}).get("mean")
         rate = found.get("tokens_per_s") or found.get("tokens_per_s_per_device")
         if rate is not None and self.case.task == "train":
             rate = tuple(end * self.devices for end in rate)

@@ -11,8 +11,7 @@ import numpy as np
 
 from hwsim.analysis.plan_serve.space import Choice
 from hwsim.analysis.plan_serve.steady import Demand, Steady
-from hwsim.analysis.serving.details import step_interval
-from hwsim.analysis.serving.mean_request import request_runs
+from hwsim.analysis.serving.interval import step_interval
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -184,8 +183,8 @@ class Confirmer:
 
     def checks(self, result: ServeResult) -> tuple[Check, ...]:
         """Return what a run says of each limit."""
-        interval = step_interval(request_runs(result))
-        upper = 1.0 if interval is None else interval[1]
+        interval = step_interval(result)
+        upper = 1.0 if interval is None else math.exp(interval.high)
         found = []
         for (key, stat), limit in self.slo.items():
             value = float(getattr(result, f"{key}_s")[stat])

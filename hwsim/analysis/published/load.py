@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from hwsim.analysis.published.work import Figure, Work, lengths
+from hwsim.analysis.serving.interval import operator_interval
 from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.serve import ServeResult
-from hwsim.cost.interval import LogInterval, beside, weighted
+from hwsim.cost.interval import LogInterval, beside
 from hwsim.errors import InputError
 from hwsim.specs.calibration import load_intervals
 from hwsim.specs.traffic import Lengths, Traffic
@@ -95,9 +96,7 @@ def service_interval(result: ServeResult) -> LogInterval | None:
     """Return the interval of engine time by the errors of operators alone."""
     if result.fidelity == "roofline" or not result.run.outputs.size:
         return None
-    known = [(g.operator_interval, g.time_s * n) for g, n in request_runs(result)]
-    found = [(log, time) for log, time in known if log is not None and time > 0]
-    return weighted(found) if found else None
+    return operator_interval(request_runs(result))
 
 
 def _around(

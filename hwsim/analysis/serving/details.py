@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hwsim.analysis.graph_result import GraphResult
 from hwsim.analysis.serving.run import Run
-from hwsim.cost.interval import weighted
 from hwsim.specs.traffic import Lengths, Traffic
-
-
-def step_interval(
-    runs: Sequence[tuple[GraphResult, float]],
-) -> tuple[float, float] | None:
-    """Return the 90 % interval of engine time over its prediction, if known."""
-    known = [(run.log_interval, run.time_s * times) for run, times in runs]
-    found = [(log, time) for log, time in known if log is not None and time > 0]
-    return weighted(found).around(1.0) if found else None
 
 
 def quantiles_of(run: Run) -> dict[str, list[float]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +25,14 @@ from hwsim.analysis.serving.ask import (
     checked_replicas,
     checked_traffic,
 )
-from hwsim.analysis.serving.details import (
-    quantiles_of,
-    step_interval,
-    traffic_words,
-)
+from hwsim.analysis.serving.details import quantiles_of, traffic_words
 from hwsim.analysis.serving.handover import Before, describe, handover_between
+from hwsim.analysis.serving.interval import (
+    Figures,
+    Replay,
+    figure_intervals,
+    step_interval,
+)
 from hwsim.analysis.serving.layout import checked_layout
 from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.pool import Capacity, Pool, pool_of, tabulated
@@ -77,6 +80,8 @@ class ServeResult(Result):
     complete : bool
         Whether the run went to its end; else the figures are of the requests
         answered until it was interrupted.
+    replay : Replay or None
+        Plays the requests again, for intervals.
     """
 
     model: ModelSpec
@@ -91,6 +96,7 @@ class ServeResult(Result):
     stable_rate: float | None
     wall_s: float
     complete: bool
+    replay: Replay | None = field(default=None, compare=False)
 
     kind = "serve"
 
@@ -107,17 +113,12 @@ class ServeResult(Result):
     @property
     def tpot_s(self) -> dict[str, float]:
         """Mean gap between a request's tokens; requests of one token have none. [s]"""
-        tpot = self.run.tpot
-        return _summary(tpot[~np.isnan(tpot)])
+        return _summary(self.run.tpot)
 
     @property
     def itl_s(self) -> dict[str, float]:
         """Gaps between tokens, of all requests together. [s]"""
-        sums = self.run.sums
-        count = float(sums.gaps.sum())
-        values = gap_quantiles(sums.gaps, list(SHARES.values()))
-        mean = sums.gap_time / count if count else math.nan
-        return {"mean": mean, **dict(zip(SHARES, values, strict=True))}
+        return _gaps(self.run)
 
     @property
     def e2e_s(self) -> dict[str, float]:
@@ -137,13 +138,24 @@ class ServeResult(Result):
     @property
     def goodput_rps(self) -> float | None:
         """Requests per second that met the SLO; None without one. [1/s]"""
-        if not self.config.slo:
+        return _goodput(self.run, self.config.slo)
+
+    @functools.cached_property
+    def interval_90(self) -> dict[str, Any] | None:
+        """90 % intervals of the figures; none of a bound or an interrupted run.
+
+        Latencies have one for each of mean, p50, p90 and p99.
+        """
+        steps = step_interval(self)
+        if steps is None or self.replay is None or not self.complete:
             return None
-        met = np.ones(self.run.ttft.size, dtype=bool)
-        for key, limit in self.config.slo.items():
-            values = getattr(self.run, key)
-            met &= np.isnan(values) | (values <= limit)
-        return _ratio(float(met.sum()), self.duration_s)
+        slo, rate = self.config.slo, self.stable_rate
+        return {
+            **figure_intervals(
+                _figures(self.run, slo), steps, self.replay, lambda r: _figures(r, slo)
+            ),
+            "stable_rate_rps": rate and steps.inverse().around(rate),
+        }
 
     @property
     def utilisation(self) -> float:
@@ -194,9 +206,9 @@ class ServeResult(Result):
 
     def details(self) -> dict[str, Any]:
         """Return what a page draws: latencies, load over time, traffic, spread."""
-        runs = request_runs(self) if self.run.outputs.size else []
+        steps = step_interval(self)
         return {
-            "step_interval_90": step_interval(runs),
+            "step_interval_90": None if steps is None else steps.around(1.0),
             "quantiles": quantiles_of(self.run),
             "series": series_of(self),
             "traffic": traffic_words(self.traffic),
@@ -228,6 +240,7 @@ class ServeResult(Result):
             "requests_per_s": self.requests_per_s,
             "tokens_per_s": self.tokens_per_s,
             "goodput_rps": self.goodput_rps,
+            "interval_90": self.interval_90,
             "rate_rps": run.rate,
             "stable": self.stable,
             "stable_rate_rps": self.stable_rate,
@@ -251,7 +264,40 @@ def _ratio(value: float, by: float) -> float:
     return value / by if by > 0 else math.nan
 
 
+def _figures(run: Run, slo: Mapping[str, float]) -> Figures:
+    """Return the figures of a run that have intervals."""
+    tokens, requests = float(run.outputs.sum()), float(run.outputs.size)
+    return {
+        "ttft_s": _summary(run.ttft),
+        "tpot_s": _summary(run.tpot),
+        "itl_s": _gaps(run),
+        "e2e_s": _summary(run.e2e),
+        "tokens_per_s": _ratio(tokens, run.duration),
+        "requests_per_s": _ratio(requests, run.duration),
+        "goodput_rps": _goodput(run, slo),
+    }
+
+
+def _goodput(run: Run, slo: Mapping[str, float]) -> float | None:
+    if not slo:
+        return None
+    met = np.ones(run.ttft.size, dtype=bool)
+    for key, limit in slo.items():
+        values = getattr(run, key)
+        met &= np.isnan(values) | (values <= limit)
+    return _ratio(float(met.sum()), run.duration)
+
+
+def _gaps(run: Run) -> dict[str, float]:
+    gaps = run.sums.gaps
+    count = float(gaps.sum())
+    values = gap_quantiles(gaps, list(SHARES.values()))
+    mean = run.sums.gap_time / count if count else math.nan
+    return {"mean": mean, **dict(zip(SHARES, values, strict=True))}
+
+
 def _summary(values: FloatArray) -> dict[str, float]:
+    values = values[~np.isnan(values)]
     if not values.size:
         return dict.fromkeys(("mean", *SHARES), math.nan)
     found = np.quantile(values, list(SHARES.values())).tolist()
@@ -331,6 +377,9 @@ def run_serving(
         model, pool.group, stack, engine, config, traffic,
         resolved_fidelity(system.device, fidelity), run, capacity, stable, wall,
         complete,
+        Replay(
+            arrivals, pool, config.router, traffic, before, operations, config.seed
+        ),
     )  # fmt: skip
 
 

@@ -87,7 +87,13 @@ def _answer(saved: SavedResult) -> str:
 
 
 def _spread(saved: SavedResult) -> str:
-    """Return how far step times may be off, where the file says so."""
+    """Return how far the figures may be off, where the file says so."""
+    ends = saved.data.get("interval_90") or {}
+    tpot, rate = (ends.get("tpot_s") or {}).get("p50"), ends.get("tokens_per_s")
+    if tpot and rate:
+        times = " to ".join(fmt.seconds(float(end)) for end in tpot)
+        rates = " to ".join(number(end) for end in rate)
+        return f" (90 % interval {times}; of the throughput {rates} tokens/s)"
     interval = (saved.data.get("detail") or {}).get("step_interval_90")
     if not interval:
         return ""

@@ -60,6 +60,18 @@ class Arrivals:
     prefixes: Prefixes | None = None
     think: FloatArray | None = None
 
+    def first(self, count: int) -> Arrivals:
+        """Return the requests that come first, at most so many."""
+        if self.inputs.size <= count:
+            return self
+        return Arrivals(
+            None if self.arrival is None else self.arrival[:count],
+            self.inputs[:count],
+            self.outputs[:count],
+            None if self.prefixes is None else self.prefixes.first(count),
+            None if self.think is None else self.think[:count],
+        )
+
 
 def draw_requests(
     traffic: Traffic, rng: np.random.Generator, longest: int | None = None

@@ -37,6 +37,13 @@ class Prefixes:
     chains: Sequence[tuple[int, ...]] | None = None
     span: int = HASH_TOKENS
 
+    def first(self, count: int) -> Prefixes:
+        """Return those of the first requests."""
+        chains = None if self.chains is None else self.chains[:count]
+        return Prefixes(
+            self.previous[:count], self.histories[:count], chains, self.span
+        )
+
     def unit(self, block_size: int) -> int:
         """Return the tokens of a unit."""
         return block_size if self.chains is None else self.span
