@@ -83,11 +83,12 @@ def test_the_answer_comes_with_its_interval(
     assert "90 % interval" in page_of(results[kind]).answer
 
 
-def test_a_service_says_how_far_its_steps_may_be_off(
+def test_a_service_says_how_far_its_figures_may_be_off(
     results: dict[str, Result],
 ) -> None:
     page = page_of(results["serve"])
-    assert "90 % interval of a step's time" in page.answer
+    assert "in the median (90 % interval" in page.answer
+    assert "of the throughput" in page.answer
     assert "meet the SLO" in page.answer
 
 
