@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hwsim.analysis.validation.published import validate_published
 from hwsim.report import format as fmt
 
+BLIND = Path(__file__).resolve().parent.parent / "workloads" / "published"
 STORE = Path(__file__).resolve().parent / "published_errors.json"
 KEYS = (
     "rows", "median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width",
@@ -69,6 +71,24 @@ def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def blind() -> str:
+    """Return errors on the runs of the blind check, at first look and now."""
+    first = json.loads(STORE.read_text("utf-8"))["blind_first"]
+    result = validate_published(BLIND / "blind-training.csv")
+    now = {"all": result.summary, **result.by("source")}
+    rows = []
+    for name, found in {"all": first["all"], **first["by_source"]}.items():
+        cells = [name, str(found["rows"])]
+        for errors in (found, now[name].to_dict()):
+            cells += [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
+            cells.append(fmt.signed_percent(errors["bias"], 0))
+        rows.append(f"| {' | '.join(cells)} |")
+    head = ["Rows", *(f"{n}, {when}" for when in ("first look", "now")
+            for n in ("median", "mean", "signed"))]  # fmt: skip
+    lines = [f"|  | {' | '.join(head)} |", f"| --- |{' ---: |' * len(head)}", *rows]
+    return "\n".join(lines) + "\n"
+
+
 def unanswered(kind: str) -> str:
     """Return why rows have no prediction."""
     found = json.loads(STORE.read_text("utf-8"))[kind]
@@ -80,6 +100,9 @@ def unanswered(kind: str) -> str:
 
 
 PARTS = {
+    "blind": blind,
+    "training_sources": lambda: table("training", "source"),
+    "training_unanswered": lambda: unanswered("training"),
     "inference_sources": lambda: table("inference", "source"),
     "inference_metrics": lambda: table("inference", "metric", METRICS),
     "inference_unanswered": lambda: unanswered("inference"),

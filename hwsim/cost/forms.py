@@ -26,6 +26,7 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.scan import state_scan_cost
 from hwsim.cost.stack_terms import (
+    attention_rate,
     collective_by,
     derated,
     inner_dtype,
@@ -159,7 +160,7 @@ def _attention(ops: Sequence[Op], context: Context) -> Cost:
             batch, heads, kv_heads, head_dim, seq_q, seq_kv, causal=first.causal,
             backward=first.phase == "backward", **common,  # type: ignore[arg-type]
         )  # fmt: skip
-    return derated(cost, context.stack.attention_derate)
+    return derated(cost, attention_rate(context.stack, context.system.device))
 
 
 def _moe(ops: Sequence[Op], context: Context) -> Cost:

@@ -35,6 +35,12 @@ def derated(cost: Cost, derate: float) -> Cost:
     )
 
 
+def attention_rate(stack: StackSpec, device: DeviceSpec) -> float:
+    """Return the rate of a stack's attention kernels over the best ones there."""
+    rates = {r.architecture: r.rate for r in stack.attention_derates}
+    return stack.attention_derate * rates.get(device.architecture, 1.0)
+
+
 def product_by(cost: Cost, stack: StackSpec, dtype: str) -> Cost:
     """Return the cost of a matrix product by the kernels of a stack."""
     rate = stack.tensor_scales if dtype in SCALED else 1.0

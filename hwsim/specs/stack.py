@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hwsim.specs.base import CatalogSpec, Fraction, Seconds, Spec
+from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Seconds, Spec
 
 
 class LaunchPolicy(Spec):
@@ -134,6 +134,13 @@ class Overlap(Spec):
     ep: Fraction = 0.0
 
 
+class ArchitectureRate(Spec):
+    """Rate of a stack's kernels over the best ones, on one architecture."""
+
+    architecture: Identifier
+    rate: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
 class StackSpec(CatalogSpec):
     """A software stack: few parameters, each a mechanism with a source.
 
@@ -161,6 +168,9 @@ class StackSpec(CatalogSpec):
     matmul_derate, attention_derate : float
         Rate of this stack's kernels over the best known kernels for the
         device generation (1 = as good).
+    attention_derates : tuple of ArchitectureRate
+        The same on top, of attention on the devices of one architecture: kernels
+        written for an earlier one (FlashAttention 2 on Hopper).
     """
 
     launch: LaunchPolicy = LaunchPolicy()
@@ -172,5 +182,6 @@ class StackSpec(CatalogSpec):
     tensor_scales: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    attention_derates: tuple[ArchitectureRate, ...] = ()
     memory_reserve: Fraction = 0.08
     all_reduce: Literal["library", "direct"] = "library"

@@ -339,7 +339,10 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     lacking = [n for n, d in degrees.items() if d > 1 and n not in _OPTIONS]
     if lacking:
         raise InputError(f"needs {_PARALLEL[lacking[0]]}")
-    more = ("offload_optimizer", "etp", "dp_shard", "lora_rank", "lora_targets")
+    more = (
+        "offload_optimizer", "etp", "dp_shard", "recompute_every", "lora_rank",
+        "lora_targets",
+    )  # fmt: skip
     options |= {name: value for name in more if (value := getattr(run, name))}
     return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
 

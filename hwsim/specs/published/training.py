@@ -21,7 +21,7 @@ TEXTS = (
 COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len",
     "global_batch", "micro_batch", "num_devices", "tp", "pp", "vpp", "dp", "cp", "ep",
-    "etp", "dp_shard", "lora_rank",
+    "etp", "dp_shard", "recompute_every", "lora_rank",
 )  # fmt: skip
 NUMBERS = (
     "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
@@ -93,6 +93,7 @@ class PublishedRun:
     ep: int | None = None
     etp: int | None = None
     dp_shard: int | None = None
+    recompute_every: int | None = None
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] = ()
     zero_stage: int | None = None

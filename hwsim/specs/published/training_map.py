@@ -85,6 +85,7 @@ class Settings(Spec):
     ep: Count | None = None
     etp: Count | None = None
     dp_shard: Count | None = None
+    recompute_every: Count | None = None
     lora_rank: Count | None = None
     lora_targets: Words | None = None
     zero_stage: Literal[0, 1, 2, 3] | None = None

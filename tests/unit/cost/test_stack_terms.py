@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from hwsim.cost.cost import combine
-from hwsim.cost.stack_terms import collective_by, derated, inner_dtype, product_by
+from hwsim.cost.stack_terms import (
+    attention_rate,
+    collective_by,
+    derated,
+    inner_dtype,
+    product_by,
+)
 from hwsim.specs.catalogs import load_device, load_stack
 from hwsim.specs.stack import LaunchPolicy, StackSpec
 
@@ -55,3 +61,20 @@ def test_activations_follow_what_the_device_has(
     device: str, dtype: str, kept: str
 ) -> None:
     assert inner_dtype(load_device(device), dtype) == kept
+
+
+@pytest.mark.parametrize(
+    ("stack", "device", "rate"),
+    [
+        ("pytorch-fsdp", "h100-80gb-sxm", 0.6),
+        ("pytorch-fsdp", "a100-80gb-sxm", 1.0),
+        ("llm-foundry-2023", "h100-80gb-sxm", 0.58 * 0.6),
+        ("llm-foundry-2023", "a100-80gb-sxm", 0.58),
+        ("nemo", "h100-80gb-sxm", 1.0),
+    ],
+)
+def test_attention_kernels_of_an_earlier_architecture(
+    stack: str, device: str, rate: float
+) -> None:
+    found = attention_rate(load_stack(stack), load_device(device))
+    assert found == pytest.approx(rate)

@@ -92,8 +92,18 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
         ),
         (
             {"source": "some torchtitan page", "device": "H100-80GB-SXM"},
+            "torchtitan-eager",
+            "grand-teton-h100-500w-64",
+        ),
+        (
+            {"source": "torchtitan", "device": "H100", "notes": "torch.compile"},
             "torchtitan",
-            "eos",
+            "grand-teton-h100-500w-64",
+        ),
+        (
+            {"source": "torchtitan", "device": "A100-80GB-SXM", "dtype": "float8"},
+            "torchtitan",
+            "dgx-a100-80gb-hdr-128",
         ),
         ({"source": "a blog", "device": "TPU-v6e"}, "maxtext", "tpu-v6e-256-x4"),
     ],
@@ -104,6 +114,12 @@ def test_stack_and_system_by_source(
     found = mapped(run(**cells), MAPPINGS)
     assert found.stack == stack
     assert found.system == system
+
+
+def test_selective_recomputation_of_torchtitan_is_every_second_layer() -> None:
+    cells = {"source": "torchtitan", "device": "H100", "recompute": "selective op"}
+    found = mapped(run(**cells), MAPPINGS).run
+    assert (found.recompute, found.recompute_every) == ("full", 2)
 
 
 def test_columns_of_the_row_win() -> None:
