@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,12 +15,14 @@ from hwsim.specs.device import DeviceSpec
 from hwsim.specs.huggingface.read import is_huggingface, load_huggingface
 from hwsim.specs.load import (
     Catalog,
+    fold,
     load_spec,
     looks_like_path,
     read_table,
     spec_error,
 )
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.spellings import device_spellings, model_spellings
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemFile, SystemSpec, single_device_system
 
@@ -32,8 +34,40 @@ S = TypeVar("S", bound=Spec)
 
 
 def load_device(name: str) -> DeviceSpec:
-    """Load a device by id, alias or path of a ``.toml`` or ``.json`` file."""
-    return load_spec(DEVICES, DeviceSpec, name)
+    """Load a device by id, alias or path of a ``.toml`` or ``.json`` file.
+
+    A name that is unknown as it stands is read as papers and drivers print it:
+    :func:`hwsim.specs.spellings.device_spellings`.
+
+    Raises
+    ------
+    UnknownNameError
+        If none of its spellings is in the catalog.
+    """
+    try:
+        return load_spec(DEVICES, DeviceSpec, name)
+    except UnknownNameError:
+        other = _spelt(DEVICES, device_spellings(name), name)
+        if other is None:
+            raise
+        return load_spec(DEVICES, DeviceSpec, other)
+
+
+_SPELT: dict[tuple[str, str], str] = {}
+
+
+def _spelt(catalog: Catalog, spellings: Iterator[str], name: str) -> str | None:
+    """Return the first spelling that a catalog knows; remembered while it does."""
+    key = (catalog.what, name)
+    known = _SPELT.get(key)
+    if known is not None and (catalog.by_id(known) or catalog.by_alias(known)):
+        return known
+    names = catalog.names()
+    for spelling in spellings:
+        if fold(spelling) in names:
+            _SPELT[key] = spelling
+            return spelling
+    return None
 
 
 def load_model(name: str) -> ModelSpec:
@@ -64,7 +98,12 @@ def load_model(name: str) -> ModelSpec:
     except UnknownNameError:
         if path is not None and path.is_dir():
             return _model_file(path)
-        raise
+        other = None
+        if not short.endswith((".toml", ".json")):
+            other = _spelt(MODELS, model_spellings(short), short)
+        if other is None:
+            raise
+        return load_spec(MODELS, ModelSpec, other)
 
 
 def _existing(name: object) -> Path | None:

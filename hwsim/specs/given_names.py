@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hwsim.errors import InputError, UnknownNameError
+from hwsim.errors import InputError
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import (
-    MODELS,
     SYSTEMS,
     load_device,
     load_model,
@@ -17,20 +16,10 @@ from hwsim.specs.catalogs import (
     load_system_file,
 )
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.load import fold
 from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 
-_MAKERS = r"^(nvidia|amd|intel|google|tesla|quadro|geforce|instinct)-"
-_PACKAGE = r"-(gpu|accelerator|generation|edition|ac|oam|rev-?\d|\d+x|x\d+)$"
-# Words of checkpoints that leave the architecture as it is.
-_CHECKPOINT = re.compile(
-    r"[-_ .](instruct|chat|hf|it|base|fp8|fp16|bf16|awq|gptq|int4|int8|w4a16|w8a8|w8a16"
-    r"|nvfp4|mxfp4|fp4|4bit|8bit|quantized|preview|dynamic|thinking|block|tensor"
-    r"|kv|modelopt|v\d+(\.\d+)?|\d{4})(?=$|[-_ .])",
-    re.IGNORECASE,
-)
 # Formats in names of checkpoints: arithmetic (None: 16 bit) and weights.
 _FORMATS: tuple[tuple[str, str | None, str], ...] = (
     (r"nvfp4|w4a4|[-_]fp4", "fp4", "fp4"),
@@ -65,28 +54,11 @@ def given_device(text: str) -> DeviceSpec:
     >>> given_device("NVIDIA A100-SXM4-80GB").id
     'a100-80gb-sxm'
     """
-    name = fold(text)
-    for candidate in _shorter(name):
-        try:
-            return load_device(candidate)
-        except UnknownNameError:
-            continue
     return load_device(text)
 
 
-def _shorter(name: str) -> list[str]:
-    """Return a folded name and what is left of it without makers and packages."""
-    name = re.sub(r"(\d)g(?=-|$)", r"\1gb", name)
-    found = [name]
-    for pattern in (_MAKERS, _MAKERS, _PACKAGE, _PACKAGE):
-        found += [re.sub(pattern, "", known) for known in tuple(found)]
-    # Host memory of a superchip is no part of the GPU's name.
-    found += [re.sub(r"^(gh200|gb\d00)-.*$", r"\1", known) for known in tuple(found)]
-    return list(dict.fromkeys(found))
-
-
 def given_model(text: str) -> ModelSpec:
-    """Return the model behind a checkpoint's name.
+    """Return the model behind a checkpoint's name or path.
 
     Words of formats, dates and fine-tuning do not change the architecture.
 
@@ -100,20 +72,7 @@ def given_model(text: str) -> ModelSpec:
     >>> given_model("Qwen/Qwen3-30B-A3B-Instruct-2507").id
     'qwen3-30b-a3b'
     """
-    whole = re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]
-    short, tried = whole, [whole]
-    for _ in range(8):
-        short, left = _CHECKPOINT.subn("", short, count=1)
-        if not left:
-            break
-        tried.append(short)
-    tried += [re.sub(r"^(meta|nvidia)[-_ ]", "", t, flags=re.IGNORECASE) for t in tried]
-    for name in dict.fromkeys(t for t in tried if t):
-        try:
-            return load_model(name)
-        except UnknownNameError:
-            continue
-    raise UnknownNameError("model", whole, MODELS, "(hwsim models lists them)")
+    return load_model(re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1] or text)
 
 
 def given_dtypes(

@@ -198,10 +198,8 @@ class Catalog:
             _listing.cache_clear()  # a file may be younger than its folder
             found = self.by_id(name) or self.by_alias(name)
         if found is None:
-            files = self._files()
-            known = {a for p in files.values() for a in _names(Path(p))}
             remedy = f"(hwsim {self.what}s lists them)"
-            raise UnknownNameError(self.what, name, {*files, *known}, remedy)
+            raise UnknownNameError(self.what, name, self.names(), remedy)
         return found
 
     def by_id(self, name: str) -> Path | None:
@@ -223,6 +221,11 @@ class Catalog:
                 self._hints[wanted] = key
                 return Path(path)
         return None
+
+    def names(self) -> set[str]:
+        """Return every id and alias, folded."""
+        files = self._files()
+        return {*files} | {alias for p in files.values() for alias in _names(Path(p))}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files())

@@ -8,7 +8,6 @@ from pathlib import Path
 from hwsim.analysis.published.kinds import Record, record
 from hwsim.analysis.published.service import InferenceRuns
 from hwsim.analysis.published.setting import (
-    known_device,
     precisions,
     row_model,
     row_system,
@@ -47,10 +46,7 @@ class InferencePredictor:
 
     def read(self, path: Path) -> tuple[InferenceRow, ...]:
         """Return the rows of a file."""
-        rows = read_inference(path)
-        return tuple(
-            dataclasses.replace(row, device=known_device(row.device)) for row in rows
-        )
+        return read_inference(path)
 
     def figure(self, row: InferenceRow) -> Figure | None:
         """Return the prediction of a row; None where there is none."""

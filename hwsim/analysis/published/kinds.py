@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.measurement.file import raw_table
+from hwsim.specs.published.names import published_device
 
 # What every record holds, in SI: text keys are empty, others None where unknown.
 # ``published_step_s`` and ``step_s`` are the time behind the figure (step, pass,
@@ -143,5 +144,8 @@ def open_tables(
 def selected(
     rows: Iterable[tuple[TablePredictor, Any]], device: Sequence[str] | None
 ) -> list[tuple[TablePredictor, Any]]:
-    """Return the rows whose device is called so; all without names."""
-    return [r for r in rows if not device or cast(str, r[1].device) in device]
+    """Return the rows of some devices, however they are spelt; all without names."""
+    if not device:
+        return list(rows)
+    wanted = {published_device(name) for name in device}
+    return [r for r in rows if published_device(cast(str, r[1].device)) in wanted]

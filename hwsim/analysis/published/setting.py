@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from hwsim.analysis.resolve import default_dtype
-from hwsim.errors import HwsimError, InputError, UnknownNameError
+from hwsim.errors import HwsimError, InputError
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import (
     SYSTEMS,
@@ -21,44 +21,14 @@ from hwsim.specs.model import ModelSpec
 from hwsim.specs.published.inference import InferenceRow
 from hwsim.specs.published.inference_map import MappedInference
 from hwsim.specs.published.model import run_model
+from hwsim.specs.published.names import published_model
 from hwsim.specs.published.training import PublishedRun
 from hwsim.specs.published.training_map import ANY, PublishedMap, mapped
 from hwsim.specs.system import SystemSpec
 
-# Words of checkpoints that do not change the architecture.
-_CHECKPOINT = re.compile(
-    r"[-_ ](instruct|chat|hf|it|base|fp8|fp16|bf16|awq|gptq|int4|int8|w4a16|w8a8|gguf"
-    r"|nvfp4|fp4|4bit|8bit|mlx|exl2|quantized|v\d+(\.\d+)?|preview|dynamic|uncased"
-    r"|cased|distill|\d{4})(?=$|[-_ ])",
-    re.IGNORECASE,
-)
 _SHAPE = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "ffn_words", "params_b",
 )  # fmt: skip
-
-
-_MAKERS = re.compile(r"^(nvidia|amd|intel|apple|google|aws)[-_ ]+", re.IGNORECASE)
-_SERIES = re.compile(r"^(geforce|tesla|quadro|instinct|radeon)[-_ ]+", re.IGNORECASE)
-_SIZE = re.compile(r"[-_ ]*\d+ ?gi?b$", re.IGNORECASE)
-_CORES = re.compile(r"[-_ ]*\d+[-_ ]cores?([-_ ]gpu)?|[-_ ]gpu$", re.IGNORECASE)
-
-
-def known_device(name: str) -> str:
-    """Return a device's name without what the catalog does not need.
-
-    Makers, series, brackets, core counts and sizes are left out, one after the other,
-    until the catalog knows it; a name that stays unknown comes back as it is.
-    """
-    tried = [name, re.sub(r"\s*\(.*?\)", "", name).strip()]
-    for pattern in (_MAKERS, _SERIES, _CORES, _SIZE):
-        tried.append(pattern.sub("", tried[-1]).strip())
-    for candidate in tried:
-        try:
-            load_device(candidate)
-        except HwsimError:
-            continue
-        return candidate
-    return name
 
 
 @dataclass(frozen=True)
@@ -149,7 +119,7 @@ def row_model(found: MappedInference, general: tuple[PublishedMap, ...]) -> Mode
     # A model that a mapping names stands for what was run, whatever the cells say.
     kept = ("vocab",) if found.model else _SHAPE
     cells = {name: getattr(row, name) for name in kept}
-    name = found.model or _known_name(row.model) or row.model
+    name = found.model or _known_name(row.model)
     run = PublishedRun(
         row.file, row.row, model=name, source=row.source, seq_len=seq, **cells
     )
@@ -169,23 +139,10 @@ def _two_sided(name: str) -> ModelSpec | None:
     return model if model.kind == "encoder_decoder" else None
 
 
-def _known_name(name: str) -> str | None:
-    """Return the catalog's name for a checkpoint's, if there is one."""
-    short = name.split("/")[-1].strip()
-    tried = [name, short]
-    for _ in range(6):
-        short, left = _CHECKPOINT.subn("", short, count=1)
-        if not left:
-            break
-        tried.append(short)
-    tried += [re.sub(r"^meta[-_ ]", "", t, flags=re.IGNORECASE) for t in tried]
-    for candidate in tried:
-        if candidate and "/" not in candidate and not candidate.endswith((".toml",)):
-            try:
-                return load_model(candidate).id
-            except UnknownNameError:
-                continue
-    return None
+def _known_name(name: str) -> str:
+    """Return the catalog's name for a checkpoint's; itself where there is none."""
+    model = published_model(name)
+    return name if model is None else model.id
 
 
 def row_system(

@@ -12,7 +12,7 @@ import pytest
 import hwsim
 from hwsim.analysis.fitting.outside import table_rows
 from hwsim.analysis.published.inference import layout
-from hwsim.analysis.published.setting import known_device, precisions
+from hwsim.analysis.published.setting import precisions
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_device
@@ -152,11 +152,7 @@ def test_clients_count_once_they_fell_out_of_step(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_devices_as_tables_print_them(words: str, device: str) -> None:
-    assert load_device(known_device(words)).id == device
-
-
-def test_an_unknown_device_keeps_its_name() -> None:
-    assert known_device("NVIDIA Z99 (8 cores)") == "NVIDIA Z99 (8 cores)"
+    assert load_device(words).id == device
 
 
 def test_rows_give_the_terms_of_intervals(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""Names as papers, drivers, hubs and logs print them, and what catalogs call them.
+
+A catalog looks a name up as it stands first; only an unknown one is tried in these
+spellings, in order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# Words around a device's name that do not change it.
+_AROUND = re.compile(
+    r"\b(nvidia|amd|intel|google|apple|cloud|aws|azure|gcp|habana|tesla|quadro|geforce"
+    r"|instinct|radeon|dgx|hgx|xilinx|huawei|gpus?|accelerators?|chips?|devices?|hpus?"
+    r"|cpus?|nodes?|sockets?|superchip|tensor core|ampere|(?<!grace )hopper|volta"
+    r"|turing|edition|generation|soc|processors?|aib|oam|ac|hbm\d?e?|gddr\d?x?|vram|unified|memory"
+    r"|nvl\d+|rev-?\d|founders|titanium)\b|\b(?:x\s*\d+|\d+\s*x)(?=\s|$)|\(r\)|\(tm\)"
+    r"|[()\[\],/@®™]"
+)
+_COUNT = re.compile(r"^\d+\s*[x×*]\s*-?(?=[a-z])")
+_CORES = re.compile(r"[-\s]*\b\d+[-\s]*(?:cores?|c|cu)\b(?:[-\s]*gpus?)?|[-\s]gpus?\b")
+_PACKAGE = re.compile(
+    r"-(gpu|accelerator|generation|edition|ac|oam|rev-?\d|\d+x|x\d+)$"
+)
+_CODENAMES = {
+    "trillium": "tpu-v6e", "ironwood": "tpu-v7x", "hl-225": "gaudi2",
+    "hl-325": "gaudi3", "trn2": "trainium2", "trn2.48xlarge": "trainium2",
+    "wse-2": "cerebras-wse-2", "wse-3": "cerebras-wse-3", "cs-2": "cerebras-wse-2",
+    "cs-3": "cerebras-wse-3", "grace": "grace-cpu", "v5-lite": "tpu-v5e",
+    "v5litepod": "tpu-v5e",
+}  # fmt: skip
+_TPU = re.compile(r"(?:tpu)?[\s-]*v(\d)(?:[\s-]*(lite(?:pod)?|e|p|x))?(?:[\s-]+\d+)?$")
+_APPLE = re.compile(r"(m\d(?: (?:pro|max|ultra))?) \d+(?: ?gb)?$")
+_FORM = re.compile(r"\b(sxm|pcie|nvl)\d?\b")
+_MEMORY = re.compile(r"\b(\d+)\s*(?:gb|gib|g)\b")
+_WORD = re.compile(r"[a-z]+[\s-]?\d+[a-z]*")
+# What may follow a chip's number and names no other chip: counts, board variants.
+_SAME = re.compile(r"(?:\s*\b(?:\d+|ls|ng|dgxs|s2|custom|single|dual))*\s*$")
+
+
+def device_spellings(text: str) -> Iterator[str]:
+    """Yield what a device may be called, most literal first.
+
+    Makers, series, counts, core counts, memory kinds and packages are left out;
+    memory size and form (SXM, PCIe) are kept as long as they say anything.
+
+    Examples
+    --------
+    >>> list(device_spellings("8x NVIDIA A100-SXM4-80GB"))[-1]
+    'a100'
+    >>> "tpu-v5p" in device_spellings("TPU v5p-128")
+    True
+    """
+    seen: set[str] = set()
+    for name in _device_spellings(text):
+        if name and name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _device_spellings(text: str) -> Iterator[str]:
+    lower = text.casefold().replace("_", "-")
+    yield from _without(text.casefold().strip())
+    if "grace hopper" in lower.replace("-", " "):
+        yield "gh200"
+    lower = _COUNT.sub("", re.sub(r"(\d)g(?=-|\s|$)", r"\1gb", lower.strip()))
+    yield lower
+    bare = re.sub(r"\(.*?\)", " ", lower)
+    for known in (lower, bare, _CORES.sub(" ", bare)):
+        plain = " ".join(_AROUND.sub(" ", known).split()).strip("- ")
+        yield _CODENAMES.get(plain, plain)
+        if apple := _APPLE.match(plain.replace("-", " ")):
+            yield apple[1].replace(" ", "-")
+        tpu = _TPU.match(plain)
+        if tpu:
+            kind = tpu[2] or ("x" if tpu[1] == "7" else "")
+            yield f"tpu-v{tpu[1]}{'e' if kind.startswith('lite') else kind}"
+        yield from _formed(plain)
+
+
+def _without(name: str) -> Iterator[str]:
+    """Yield a name without maker and package at its ends."""
+    name = "-".join(name.replace("_", " ").replace("-", " ").split())
+    makers = (
+        r"^(nvidia|amd|intel|google|apple|aws|tesla|quadro|geforce|instinct|radeon)-"
+    )
+    found = [name]
+    for _ in range(2):
+        found += [re.sub(makers, "", known) for known in tuple(found)]
+    for _ in range(2):
+        found += [_PACKAGE.sub("", known) for known in tuple(found)]
+    # Host memory of a superchip is no part of the GPU's name.
+    found += [re.sub(r"^(gh200|gb\d00)-.*$", r"\1", known) for known in tuple(found)]
+    yield from found
+
+
+def _folded(name: str) -> str:
+    return "-".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def _formed(plain: str) -> Iterator[str]:
+    """Yield chip, memory and form in the order that catalogs use."""
+    spaced = plain.replace("-", " ")
+    memory, form = _MEMORY.search(spaced), _FORM.search(spaced)
+    rest = " ".join(_MEMORY.sub(" ", _FORM.sub(" ", spaced)).split())
+    if not rest:
+        return
+    found = _WORD.match(rest)
+    chips = [rest]
+    if found and _SAME.match(rest, found.end()):
+        chips.append(found[0])
+    for chip in dict.fromkeys([*chips, *(c.replace(" ", "") for c in chips)]):
+        parts = [f"{memory[1]}gb"] if memory else []
+        shape = [form[1]] if form else []
+        yield "-".join([chip, *parts, *shape])
+        yield "-".join([chip, *shape])
+        yield "-".join([chip, *parts])
+        yield chip
+
+
+# Words of checkpoints that leave the architecture as it is.
+_CHECKPOINT = re.compile(
+    r"[-_ .](instruct|chat|hf|it|base|fp8|fp16|bf16|awq|gptq|int4|int8|w4a16|w8a8|w8a16"
+    r"|nvfp4|mxfp4|fp4|fp32|4bit|8bit|quantized|preview|dynamic|thinking|block|tensor"
+    r"|kv|modelopt|gguf|mlx|exl2|uncased|cased|dpo|sft|beta|alpha|ptd?|pretrained"
+    r"|\d+k|edge|dense|small-batch|q\d[_ ]?(?:k[_ ]?[ms]|\d)?"
+    r"|(?:8x)?\d+(?:\.\d+)?bpw|v\d+(?:\.\d+)*|\d{4}|99(?:\.9)?)(?=$|[-_ .])",
+    re.IGNORECASE,
+)
+# What a model's name may carry besides.
+_BESIDE = re.compile(
+    r"\([^)]*\)|\[[^]]*\]|\b(q?lora|sft|dpo|pre-?train(?:ing)?|fine-?tun(?:e|ed|ing)"
+    r"|full|model|dense)\b",
+    re.IGNORECASE,
+)
+_MAKER = re.compile(
+    r"^(meta|nvidia|google|microsoft|mistralai|openai|facebook|eleutherai|mosaicml"
+    r"|huggingface|allenai|tiiuae)[-_ ]",
+    re.IGNORECASE,
+)
+# Shorthands whose words are no names of catalogs.
+_SHORT = (
+    (r"^(?:meta-)?llama-?v?([234](?:\.\d)?)-?(\d+b)\b", r"llama-\1-\2"),
+    (r"^llama-v([23](?:\.\d)?)\b", r"llama-\1"),
+    (r"^gpt-?3-(\d+(?:\.\d+)?b)$", r"gpt-3-\1"),
+    (r"^gpt-?(\d+(?:\.\d+)?b)$", r"gpt-3-\1"),
+    (r"^gpt-?j(?:-\d+b)?$", "gpt-j-6b"),
+    (r"^(?:gpt-)?neox(?:-20b)?$", "gpt-neox-20b"),
+    (r"^qwen-?([23](?:\.\d)?)-?(\d)", r"qwen\1-\2"),
+    (r"^deepseek-?([vr]\d)", r"deepseek-\1"),
+)
+
+
+def model_spellings(text: str) -> Iterator[str]:
+    """Yield what a model may be called, most literal first.
+
+    Words of formats, dates, context and fine-tuning do not change the architecture.
+
+    Examples
+    --------
+    >>> "llama-2-70b" in model_spellings("llama2-70b-99.9")
+    True
+    """
+    whole = re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]
+    plain = " ".join(_BESIDE.sub(" ", whole).split()).strip(" -")
+    seen: set[str] = set()
+    for start in dict.fromkeys((whole, plain)):
+        tried = [start]
+        for _ in range(8):
+            short, left = _CHECKPOINT.subn("", tried[-1], count=1)
+            if not left:
+                break
+            tried.append(short)
+        tried += [_MAKER.sub("", t) for t in tried]
+        for name in tried:
+            folded = "-".join(
+                name.casefold().replace("_", " ").replace("-", " ").split()
+            )
+            short_forms = [
+                re.sub(p, w, folded) for p, w in _SHORT if re.search(p, folded)
+            ]
+            for spelling in (*short_forms, name):
+                if spelling and spelling not in seen:
+                    seen.add(spelling)
+                    yield spelling

@@ -1,0 +1,75 @@
+"""Names as papers, drivers and hubs print them, resolved by every loader."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwsim.errors import UnknownNameError
+from hwsim.specs.catalogs import load_device, load_model, load_system
+from hwsim.specs.spellings import device_spellings, model_spellings
+
+DEVICES = {
+    "NVIDIA GH200 480GB": "gh200-96gb",
+    "Grace Hopper": "gh200-96gb",
+    "AMD Instinct MI300X OAM": "mi300x",
+    "Ampere A100": "a100-80gb-sxm",
+    "A100-80G": "a100-80gb-sxm",
+    "A100 PCIe 80GB": "a100-80gb-pcie",
+    "H200 141GB HBM3": "h200-sxm",
+    "4xH100": "h100-80gb-sxm",
+    "8 x A100": "a100-80gb-sxm",
+    "DGX A100 (80GB)": "a100-80gb-sxm",
+    "TPU v5e-8": "tpu-v5e",
+    "v5litepod-8": "tpu-v5e",
+    "v6e-1": "tpu-v6e",
+    "Trillium": "tpu-v6e",
+    "M1 (7-core GPU)": "m1",
+    "Apple M1 Max 32": "m1-max",
+    "M2 Ultra 76-Core GPU 192GB": "m2-ultra",
+    "Intel(R) Xeon(R) Platinum 8480+": "xeon-platinum-8480+",
+    "AMD EPYC 9654 96-Core Processor": "epyc-9654",
+    "MI250X GCD": "mi250x-gcd",
+    "L40S 48GB": "l40s",
+    "GB200 NVL72": "gb200",
+    "RTX 6000 Ada Generation": "rtx-6000-ada",
+}
+MODELS = {
+    "meta-llama/Meta-Llama-3-70B-Instruct": "llama-3-70b",
+    "llama2-70b-99.9": "llama-2-70b",
+    "LLaMA-v2-7B": "llama-2-7b",
+    "llama-v3.1-8b": "llama-3.1-8b",
+    "Llama-2-70B (LoRA)": "llama-2-70b",
+    "GPT-175B": "gpt-3-175b",
+    "gptj-99": "gpt-j-6b",
+    "Phi-3-mini-128k-instruct": "phi-3-mini",
+    "Qwen2.5-14B-Instruct-AWQ": "qwen2.5-14b",
+    "bert-large-uncased": "bert-large",
+}
+
+
+@pytest.mark.parametrize(("text", "device"), DEVICES.items())
+def test_devices(text: str, device: str) -> None:
+    assert load_device(text).id == device
+    assert load_system(text).device.id == device
+
+
+@pytest.mark.parametrize(("text", "model"), MODELS.items())
+def test_models(text: str, model: str) -> None:
+    assert load_model(text).id == model
+
+
+@pytest.mark.parametrize("text", ["RTX 4090 Mobile", "H1000", "NVIDIA Z99 (8 cores)"])
+def test_another_chip_is_not_taken_for_a_known_one(text: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown device"):
+        load_device(text)
+
+
+def test_another_model_is_not_taken_for_a_known_one() -> None:
+    with pytest.raises(UnknownNameError, match="unknown model"):
+        load_model("lab/llama-9-70b")
+
+
+def test_the_name_as_it_stands_comes_first() -> None:
+    assert next(device_spellings("H100 PCIe")) == "h100-pcie"
+    assert next(model_spellings("org/Some-Model")) == "Some-Model"
+    assert list(device_spellings("")) == []
