@@ -149,6 +149,7 @@ def solve_for(
     price: float | None = None,
     pue: float | None = None,
     grid: str | float = "world",
+    progress: Callable[[int], None] | None = None,
     **changes: Any,
 ) -> Solved:
     """Find what would have to be true for a target to be met.
@@ -162,11 +163,14 @@ def solve_for(
     by : str or sequence of str
         Parameters, each tried alone; memory bandwidth, peak, link and batch by
         default.
+    progress : callable, optional
+        Told how many answers were worked out.
 
     Returns
     -------
     Solved
-        One solution for each parameter, or the reason why there is none.
+        One solution for each parameter, or the reason why there is none; with
+        what it would have to be at either end of the answer's 90 % interval.
 
     Raises
     ------
@@ -175,4 +179,5 @@ def solve_for(
     """
     case = scenario_case(scenario, overrides=overrides, **changes)
     names = [by] if isinstance(by, str) else list(by)
-    return solve(case, parse_target(target), names, money_of(price, pue, grid))
+    money = money_of(price, pue, grid)
+    return solve(case, parse_target(target), names, money, progress)

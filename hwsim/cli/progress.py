@@ -30,11 +30,14 @@ class Meter:
         if self._told:
             sys.stderr.write("\r\x1b[K")
 
-    def show(self, done: int, total: int, what: str | None = None) -> None:
+    def show(
+        self, done: int, total: int | None = None, what: str | None = None
+    ) -> None:
         """Say how far it is, a few times a second."""
         now = time.monotonic()
         if not self._live or now - self._begun < _PATIENCE or now - self._told < 0.2:
             return
         self._told = now
-        sys.stderr.write(f"\r{done:,} of {total:,} {what or self._what}\x1b[K")
+        of = "" if total is None else f" of {total:,}"
+        sys.stderr.write(f"\r{done:,}{of} {what or self._what}\x1b[K")
         sys.stderr.flush()

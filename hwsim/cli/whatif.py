@@ -18,7 +18,7 @@ from hwsim.errors import InputError
 
 if TYPE_CHECKING:
     from hwsim.analysis.varying.sensitivity import SensitivityResult
-    from hwsim.analysis.varying.solve import Solved
+    from hwsim.analysis.varying.solve import Solution, Solved
     from hwsim.analysis.varying.sweep import WhatIf
 
 INTERRUPTED = 130
@@ -121,9 +121,7 @@ def whatif(
                                   if not a.parameter.is_option)])  # fmt: skip
     save(result, out)
     _plotted(result, plot)
-    if not result.complete:
-        note(f"interrupted: {len(result.points)} points were done")
-        raise typer.Exit(INTERRUPTED)
+    _ended(result.complete, f"{len(result.points)} points")
 
 
 def sensitivity(
@@ -178,11 +176,13 @@ def sensitivity(
     if target is not None:
         if csv or plot is not None:
             raise InputError("--target has no --csv and no --plot; leave them out")
-        solved = hwsim.solve_for(case, target, by or ())
+        with Meter("answers") as meter:
+            solved = hwsim.solve_for(case, target, by or (), progress=meter.show)
         _printed(solved, json=json, csv=False, show=_solved)
         save(solved, out)
+        _ended(solved.complete, f"{len(solved.solutions)} parameters")
         return
-    with Meter("runs") as meter:
+    with Meter("parameters") as meter:
         result = hwsim.sensitivity(
             case, metric=metric, swing=swing, sobol=sobol, most=most, seed=seed,
             progress=meter.show,
@@ -190,6 +190,7 @@ def sensitivity(
     _printed(result, json=json, csv=csv, show=_tornado)
     save(result, out)
     _plotted(result, plot)
+    _ended(result.complete, f"{len(result.rows)} parameters that matter")
 
 
 def asked_case(
@@ -234,6 +235,12 @@ def _printed(result: Any, *, json: bool, csv: bool, show: Any) -> None:
         show(result)
 
 
+def _ended(complete: bool, done: str) -> None:
+    if not complete:
+        note(f"interrupted: {done} were done")
+        raise typer.Exit(INTERRUPTED)
+
+
 def _plotted(result: Any, plot: Path | None) -> None:
     if plot is not None:
         result.plot(str(plot))
@@ -241,7 +248,7 @@ def _plotted(result: Any, plot: Path | None) -> None:
 
 
 def _sweep(result: WhatIf) -> None:
-    from hwsim.report.figures.sweep import metric_text
+    from hwsim.report.figures.sweep import interval_text, metric_text
 
     out = console()
     out.print(f"[bold]{escape(result.title)}[/bold]")
@@ -255,12 +262,13 @@ def _sweep(result: WhatIf) -> None:
         factor = result.axes[0].relative(knee.at)
         more = f" ({factor:.3g}x)" if factor else ""
         out.print(f"at {at}{more} the bound changes: {knee.before} → {knee.after}")
-    out.print(f"now: {now}, bound by {result.now.bound or result.now.reason}")
+    span = interval_text(result.metric, result.now.interval)
+    out.print(f"now: {now}{span}, bound by {result.now.bound or result.now.reason}")
 
 
 def _one(out: Any, result: WhatIf) -> None:
     from hwsim.report import format as fmt
-    from hwsim.report.figures.sweep import metric_text
+    from hwsim.report.figures.sweep import ends_text, metric_text
 
     axis, rows = result.axes[0], []
     best = result.now.metric
@@ -272,9 +280,10 @@ def _one(out: Any, result: WhatIf) -> None:
         shown = p.bound if p.metric is not None else p.reason.partition(":")[0]
         rows.append(
             [axis.parameter.shown(p.values[0]), f"{factor:.3g}x" if factor else "",
-             metric_text(result.metric, p.metric, 4), against, escape(shown)]
+             metric_text(result.metric, p.metric, 4), against,
+             ends_text(result.metric, p.interval), escape(shown)]
         )  # fmt: skip
-    columns = [axis.parameter.key, "", result.metric, "to now", "bound by"]
+    columns = [axis.parameter.key, "", result.metric, "to now", "90 %", "bound by"]
     out.print(table(None, columns, rows, right=columns[1:4]))
 
 
@@ -305,7 +314,7 @@ def _two(out: Any, result: WhatIf) -> None:
 
 def _tornado(result: SensitivityResult) -> None:
     from hwsim.report import format as fmt
-    from hwsim.report.figures.sweep import metric_text
+    from hwsim.report.figures.sweep import interval_text, metric_text
 
     out = console()
     out.print(f"[bold]{escape(result.title)}[/bold]")
@@ -324,7 +333,8 @@ def _tornado(result: SensitivityResult) -> None:
             cells += [_index(row.s1), _index(row.st)]
         rows.append(cells)
     out.print(table(None, names, rows, right=[n for n in names[1:] if n != "source"]))
-    text = f"now: {metric_text(result.metric, result.now)}. "
+    span = interval_text(result.metric, result.interval)
+    text = f"now: {metric_text(result.metric, result.now)}{span}. "
     text += f"{len(result.still)} other parameters have no effect"
     if result.apart:
         text += f"; cannot change alone: {', '.join(result.apart)}"
@@ -336,7 +346,7 @@ def _index(found: tuple[float, float] | None) -> str:
 
 
 def _solved(result: Solved) -> None:
-    from hwsim.report.figures.sweep import metric_text
+    from hwsim.report.figures.sweep import interval_text, metric_text
 
     out, target = console(), result.target
     sign = "at most" if target.at_most else "at least"
@@ -345,13 +355,21 @@ def _solved(result: Solved) -> None:
     out.print(f"[bold]{escape(case.model.name)} on {escape(case.name)}: "
               f"{escape(wanted)}[/bold]")  # fmt: skip
     state = "met already" if target.met(result.now) else "not met"
-    out.print(f"now {metric_text(target.key, result.now)}: {state}")
+    span = interval_text(target.key, result.interval)
+    out.print(f"now {metric_text(target.key, result.now)}{span}: {state}")
     rows = []
     for one in result.solutions:
         p = one.parameter
         needed = "none" if one.value is None else p.shown(one.value)
         factor = "" if one.factor is None else f"{one.factor:.3g}x"
         now = "–" if p.value is None else p.shown(p.value)
-        rows.append([p.key, now, needed, factor, escape(one.reason)])
-    names = ["alone", "now", "would have to be", "", "why"]
-    out.print(table(None, names, rows, right=names[1:4]))
+        sure = [] if result.interval is None else [_sure(one)]
+        rows.append([p.key, now, needed, factor, *sure, escape(one.reason)])
+    sure = [] if result.interval is None else ["to be 95 % sure"]
+    names = ["alone", "now", "would have to be", "", *sure, "why"]
+    out.print(table(None, names, rows, right=names[1:-1]))
+
+
+def _sure(one: Solution) -> str:
+    end = None if one.ends is None else one.ends[1]
+    return "none" if end is None else one.parameter.shown(end)

@@ -21,7 +21,7 @@ from hwsim.analysis.comparing.cell import Money, answered
 from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
-from hwsim.analysis.varying.sweep import metric_of
+from hwsim.analysis.varying.sweep import Interval, interval_of, metric_of
 from hwsim.analysis.varying.vary import Parameter, parameter
 from hwsim.errors import HwsimError, InputError
 from hwsim.registry import draw
@@ -52,6 +52,8 @@ class Sensitivity:
         one percent more takes 0.8 percent off.
     low, high : float or None
         Metric with the parameter a swing lower, and higher. [SI]
+    low_interval, high_interval : (float, float) or None
+        Their 90 % prediction intervals. [SI]
     source : str
         Kind of the figure's source: datasheet, measured, derived, assumed.
     s1, st : float or None
@@ -65,13 +67,17 @@ class Sensitivity:
     source: str
     s1: tuple[float, float] | None = None
     st: tuple[float, float] | None = None
+    low_interval: Interval = None
+    high_interval: Interval = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data, in SI."""
         return {
             "parameter": self.parameter.key, "now": self.parameter.value,
             "unit": self.parameter.unit, "elasticity": self.elasticity,
-            "low": self.low, "high": self.high, "source": self.source,
+            "low": self.low, "high": self.high,
+            "low_interval_90": self.low_interval,
+            "high_interval_90": self.high_interval, "source": self.source,
             "sobol_first": self.s1, "sobol_total": self.st,
         }  # fmt: skip
 
@@ -84,6 +90,8 @@ class SensitivityResult(Result):
     ----------
     metric : str
         Which figure; ``now`` is its value. [SI]
+    interval : (float, float) or None
+        90 % prediction interval of ``now``. [SI]
     swing : float
         Share that parameters swing by, either way. [1]
     rows : tuple of Sensitivity
@@ -103,6 +111,8 @@ class SensitivityResult(Result):
     apart: tuple[str, ...]
     samples: int = 0
     seed: int = 0
+    interval: Interval = None
+    complete: bool = True
 
     kind = "sensitivity"
 
@@ -125,10 +135,12 @@ class SensitivityResult(Result):
         return {
             **self.header(),
             "question": {"text": self.title, **self.case.to_dict()},
-            "metric": self.metric, "now": self.now, "swing": self.swing,
+            "metric": self.metric, "now": self.now,
+            "now_interval_90": self.interval, "swing": self.swing,
             "rows": [row.to_dict() for row in self.rows],
             "no_effect": list(self.still), "not_alone": list(self.apart),
             "sobol_samples": self.samples, "seed": self.seed,
+            "complete": self.complete,
         }  # fmt: skip
 
     @property
@@ -178,25 +190,48 @@ def sensitivities(
     if not now > 0:
         raise InputError(f"{key} is {now:g}; elasticities need a figure above 0")
     probe = _Probe(case, key, money)
-    rows, still, apart = [], [], []
-    every = parameters(case)
-    for done, p in enumerate(every):
-        if progress is not None:
-            progress(done, len(every))
-        slope = probe.elasticity(p)
-        if slope is None:
-            apart.append(p.key)
-        elif abs(slope) < _LEAST:
-            still.append(p.key)
-        else:
-            ends = (probe(p, 1 - swing), probe(p, 1 + swing))
-            rows.append(Sensitivity(p, slope, *ends, _source(case, p)))
-    rows.sort(key=lambda row: -abs(row.elasticity))
-    if sobol and rows:
+    rows, still, apart, complete = _swings(probe, swing, progress)
+    if sobol and rows and complete:
         rows = _with_sobol(rows, probe, swing, sobol, most, seed, progress)
     return SensitivityResult(
-        case, key, now, swing, tuple(rows), tuple(still), tuple(apart), sobol, seed
-    )
+        case, key, now, swing, tuple(rows), tuple(still), tuple(apart), sobol, seed,
+        interval_of(cell, key), complete,
+    )  # fmt: skip
+
+
+def _swings(
+    probe: _Probe, swing: float, progress: Progress
+) -> tuple[list[Sensitivity], list[str], list[str], bool]:
+    """Return what moves the metric, what does not, what cannot; and if that is all."""
+    rows: list[Sensitivity] = []
+    still: list[str] = []
+    apart: list[str] = []
+    every, complete = parameters(probe.case), True
+    try:
+        for done, p in enumerate(every):
+            if progress is not None:
+                progress(done, len(every))
+            slope = probe.elasticity(p)
+            if slope is None:
+                apart.append(p.key)
+            elif abs(slope) < _LEAST:
+                still.append(p.key)
+            else:
+                rows.append(_swung(probe, p, slope, swing))
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        complete = False
+    rows.sort(key=lambda row: -abs(row.elasticity))
+    return rows, still, apart, complete
+
+
+def _swung(probe: _Probe, p: Parameter, slope: float, swing: float) -> Sensitivity:
+    low, high = probe(p, 1 - swing), probe(p, 1 + swing)
+    return Sensitivity(
+        p, slope, low[0], high[0], _source(probe.case, p),
+        low_interval=low[1], high_interval=high[1],
+    )  # fmt: skip
 
 
 def parameters(case: Case) -> list[Parameter]:
@@ -234,21 +269,29 @@ class _Probe:
 
     def at(self, changes: Sequence[tuple[Parameter, float]]) -> float | None:
         """Return the metric with parameters at values; None where it cannot run."""
+        return self.told(changes)[0]
+
+    def told(
+        self, changes: Sequence[tuple[Parameter, float]]
+    ) -> tuple[float | None, Interval]:
+        """Return the metric and its 90 % interval; None where it cannot run."""
         case = self.case
         try:
             for p, value in changes:
                 case = p.set(case, value)
         except HwsimError:
-            return None
+            return None, None
         cell = answered(case, self.money)
-        return metric_of(cell, self.key) if cell.ok else None
+        if not cell.ok:
+            return None, None
+        return metric_of(cell, self.key), interval_of(cell, self.key)
 
-    def __call__(self, p: Parameter, factor: float) -> float | None:
+    def __call__(self, p: Parameter, factor: float) -> tuple[float | None, Interval]:
         """Return the metric with one parameter times a factor, if that changes it."""
         value = float(p.value or 0.0) * factor
         if p.whole and round(value) == p.value:
-            return None
-        return self.at([(p, value)])
+            return None, None
+        return self.told([(p, value)])
 
     def elasticity(self, p: Parameter) -> float | None:
         """Return d ln(metric) / d ln(p); None where it cannot change alone."""

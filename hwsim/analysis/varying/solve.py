@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.optimize import brentq
@@ -14,7 +15,7 @@ from hwsim.analysis.case import Case, numbers
 from hwsim.analysis.comparing.cell import CompareCell, Money, answered
 from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.result import Result
-from hwsim.analysis.varying.sweep import metric_of
+from hwsim.analysis.varying.sweep import Interval, interval_of, metric_of
 from hwsim.analysis.varying.vary import Parameter, parameter, short_names
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.base import Spec
@@ -98,12 +99,17 @@ class Solution:
         Where the target is just met; None where nothing meets it. [SI]
     reason : str
         Why there is none, or that it is met already.
+    ends : (float or None, float or None) or None
+        The same where the answer comes out at the good, and at the bad end of
+        its 90 % prediction interval; None where nothing in reach meets the
+        target then. The second is what to have to be 95 % sure.
     """
 
     parameter: Parameter
     value: float | None
     met_now: bool
     reason: str
+    ends: tuple[float | None, float | None] | None = None
 
     @property
     def factor(self) -> float | None:
@@ -117,6 +123,7 @@ class Solution:
         return {
             "parameter": self.parameter.key, "now": self.parameter.value,
             "unit": self.parameter.unit, "needed": self.value, "factor": self.factor,
+            "needed_interval_90": self.ends,
             "met_now": self.met_now, "reason": self.reason,
         }  # fmt: skip
 
@@ -129,6 +136,8 @@ class Solved(Result):
     target: Target
     now: float
     solutions: tuple[Solution, ...]
+    interval: Interval = None
+    complete: bool = True
 
     kind = "solve"
 
@@ -151,13 +160,26 @@ class Solved(Result):
                 "at_most": self.target.at_most,
             },
             "now": self.now,
+            "now_interval_90": self.interval,
             "met_now": self.target.met(self.now),
             "solutions": [one.to_dict() for one in self.solutions],
+            "complete": self.complete,
         }  # fmt: skip
 
 
-def solve(case: Case, target: Target, by: Sequence[str], money: Money) -> Solved:
+def solve(
+    case: Case,
+    target: Target,
+    by: Sequence[str],
+    money: Money,
+    progress: Callable[[int], None] | None = None,
+) -> Solved:
     """Find the value of each parameter at which a target is just met.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Told how many answers were worked out.
 
     Raises
     ------
@@ -169,11 +191,19 @@ def solve(case: Case, target: Target, by: Sequence[str], money: Money) -> Solved
     if cell.result is None:
         raise InputError(f"as it stands it cannot run: {cell.reason}")
     now = _now(cell, target.key)
+    interval = interval_of(cell, target.key) if cell.ok else None
     names = by or default_parameters(case)
-    found = tuple(
-        _solved(case, parameter(case, name), target, now, money) for name in names
-    )
-    return Solved(case, target, now, found)
+    wanted = [parameter(case, name) for name in names]
+    asker = _Asker(case, target, money, now, interval, progress)
+    found: list[Solution] = []
+    try:
+        for p in wanted:
+            found.append(asker.solved(p))  # noqa: PERF401, kept when interrupted
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    complete = len(found) == len(wanted)
+    return Solved(case, target, now, tuple(found), interval, complete)
 
 
 def _now(cell: CompareCell, key: str) -> float:
@@ -192,33 +222,67 @@ def default_parameters(case: Case) -> list[str]:
     return [*names, _BATCHES[case.task]]
 
 
-def _solved(
-    case: Case, p: Parameter, target: Target, now: float, money: Money
-) -> Solution:
-    if p.value is None or not p.value > 0:
-        why = f"{p.key} has no value above 0 to start from; set one"
-        return Solution(p, None, False, why)
-    figure = _figure(case, p, target.key, money)
-    if p.whole:
-        return _whole(p, target, now, figure)
-    return _continuous(p, target, now, figure)
-
-
 Figure = Callable[[float], tuple[float | None, str]]
 
 
-def _figure(case: Case, p: Parameter, key: str, money: Money) -> Figure:
-    """Return the target's figure as a function of the parameter; None: cannot run."""
+class _Asker:
+    """Answers at values of one parameter, each worked out once."""
+
+    def __init__(
+        self,
+        case: Case,
+        target: Target,
+        money: Money,
+        now: float,
+        interval: Interval,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._case, self._target, self._money = case, target, money
+        self._now, self._interval, self._progress = now, interval, progress
+        self._asked = 0
+
+    def solved(self, p: Parameter) -> Solution:
+        """Return what one parameter would have to be."""
+        if p.value is None or not p.value > 0:
+            why = f"{p.key} has no value above 0 to start from; set one"
+            return Solution(p, None, False, why)
+        figure = functools.cache(functools.partial(self._figure, p))
+        search = _whole if p.whole else _continuous
+        found = search(p, self._target, self._now, _part(figure, None))
+        if self._interval is None:
+            return found
+        good = 0 if self._target.at_most else 1
+        ends = tuple(
+            search(p, self._target, self._interval[end], _part(figure, end)).value
+            for end in (good, 1 - good)
+        )
+        return replace(found, ends=(ends[0], ends[1]))
+
+    def _figure(self, p: Parameter, value: float) -> tuple[float | None, Interval, str]:
+        """Return the target's figure, its interval and the bound; None: cannot run."""
+        self._asked += 1
+        if self._progress is not None:
+            self._progress(self._asked)
+        try:
+            changed = p.set(self._case, value)
+        except HwsimError as error:
+            return None, None, str(error)
+        cell, key = answered(changed, self._money), self._target.key
+        if not cell.ok:
+            return None, None, cell.reason
+        return metric_of(cell, key), interval_of(cell, key), cell.bound
+
+
+def _part(
+    figure: Callable[[float], tuple[float | None, Interval, str]], end: int | None
+) -> Figure:
+    """Return a figure, or one end of its interval, as a function of a value."""
 
     def at(value: float) -> tuple[float | None, str]:
-        try:
-            changed = p.set(case, value)
-        except HwsimError as error:
-            return None, str(error)
-        cell = answered(changed, money)
-        if not cell.ok:
-            return None, cell.reason
-        return metric_of(cell, key), cell.bound
+        found, interval, why = figure(value)
+        if end is not None and interval is not None:
+            found = interval[end]
+        return found, why
 
     return at
 

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 20_000
 DEFAULT_POINTS = {1: 17, 2: 9}
+Interval = tuple[float, float] | None
 _KNEE = 0.005  # a knee is found to half a percent
+# Figures that follow the rate, and the power that they go with.
+_AS_RATE = {
+    "tokens_per_s_per_device": 1, "tokens_per_usd": 1, "usd_per_mtok": -1, "time_s": -1,
+}  # fmt: skip
 _KEPT = (
     "time_s", "tokens_per_s", "ttft_s", "tpot_s", "bound", "breakdown",
     "memory_headroom", "power_w", "kwh_per_mtok", "usd_per_mtok", "mfu",
@@ -46,6 +51,8 @@ class Point:
         What most of the time goes to.
     figures : dict
         Time, rate, memory, energy and money. [SI]
+    interval : (float, float) or None
+        90 % prediction interval of the metric, where it is known. [SI]
     """
 
     values: tuple[float | str, ...]
@@ -54,6 +61,7 @@ class Point:
     reason: str
     bound: str
     figures: dict[str, Any]
+    interval: Interval = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ class WhatIf(Result):
         keys = [axis.parameter.key for axis in self.axes]
         rows = [
             dict(zip(keys, p.values, strict=True))
-            | {"metric": p.metric, "status": p.status, "reason": p.reason}
+            | {"metric": p.metric, "metric_interval_90": p.interval}
+            | {"status": p.status, "reason": p.reason}
             | p.figures
             for p in self.points
         ]
@@ -150,7 +159,8 @@ class WhatIf(Result):
 
 def _point(point: Point) -> dict[str, Any]:
     return {
-        "values": list(point.values), "metric": point.metric, "status": point.status,
+        "values": list(point.values), "metric": point.metric,
+        "metric_interval_90": point.interval, "status": point.status,
         "reason": point.reason, "bound": point.bound, **point.figures,
     }  # fmt: skip
 
@@ -221,7 +231,10 @@ def _at(
     cell = answered(case, money)
     if not cell.ok:
         return Point(tuple(values), None, cell.status, cell.reason, "", {})
-    return Point(tuple(values), metric_of(cell, key), "ok", "", cell.bound, kept(cell))
+    return Point(
+        tuple(values), metric_of(cell, key), "ok", "", cell.bound, kept(cell),
+        interval_of(cell, key),
+    )  # fmt: skip
 
 
 def kept(cell: CompareCell) -> dict[str, Any]:
@@ -237,6 +250,19 @@ def metric_of(cell: CompareCell, key: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     return figure_of(cell.result, key)
+
+
+def interval_of(cell: CompareCell, key: str) -> Interval:
+    """Return the 90 % interval of a figure, if times and rates give it. [SI]"""
+    known = cell.interval_90
+    if known is None:
+        return None
+    found = (cell.result.interval_90 or {}).get(key) or known.get(key)
+    if found is None and key in _AS_RATE and known.get("tokens_per_s"):
+        scale, ends = cell.tokens_per_s, known["tokens_per_s"]
+        factors = sorted((end / scale) ** _AS_RATE[key] for end in ends)
+        found = tuple(metric_of(cell, key) * factor for factor in factors)
+    return None if found is None else (float(found[0]), float(found[1]))
 
 
 def _knees(

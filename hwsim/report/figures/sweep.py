@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,20 @@ def metric_text(key: str, value: float | None, digits: int = 3) -> str:
     return fmt.count(value, digits)
 
 
+def ends_text(key: str, interval: Sequence[float] | None) -> str:
+    """Return an interval of a figure as people read it; empty where none is known."""
+    if not interval:
+        return ""
+    low, high = (metric_text(key, float(end)) for end in interval)
+    return f"{low} – {high}"
+
+
+def interval_text(key: str, interval: Sequence[float] | None) -> str:
+    """Return an interval to stand after its figure, in brackets."""
+    ends = ends_text(key, interval)
+    return f" (90 %: {ends})" if ends else ""
+
+
 @styled
 def whatif_figure(
     result: WhatIf, path: PathLike = None, *, width: float = 7.2
@@ -91,6 +106,7 @@ def _curve(result: WhatIf, width: float) -> ReportFigure:
     xs = _positions(axis)
     known = [(x, p, p.metric) for x, p in zip(xs, result.points, strict=False)
              if p.metric is not None]  # fmt: skip
+    _band(axes, known)
     axes.plot([x for x, _, _ in known], [m for _, _, m in known], color=MUTED,
               linewidth=1.2, zorder=2)  # fmt: skip
     for bound, mine in _by_bound(known).items():
@@ -101,7 +117,7 @@ def _curve(result: WhatIf, width: float) -> ReportFigure:
     _mark_now(axes, result, axis)
     for knee in result.knees:
         axes.axvline(knee.at, color=INK, linewidth=0.8, linestyle=":", zorder=1)
-    _scales(axes, axis, [m for _, _, m in known])
+    _scales(axes, axis, [m for _, _, m in known], most=max(int(1.3 * width), 3))
     _name_knees(axes, result, axis)
     axes.set_xlabel(axis.parameter.key)
     axes.set_ylabel(key)
@@ -110,6 +126,17 @@ def _curve(result: WhatIf, width: float) -> ReportFigure:
     axes.grid(visible=True, axis="y")
     figure.legend(loc="outside upper left", ncols=5, title=None, handletextpad=0.2)
     return figure
+
+
+def _band(axes: Any, known: Any) -> None:
+    """Shade the 90 % prediction intervals, where all points have one."""
+    if all(point.interval for _, point, _ in known):
+        axes.fill_between(
+            [x for x, _, _ in known],
+            [p.interval[0] for _, p, _ in known],
+            [p.interval[1] for _, p, _ in known],
+            color=GREY, alpha=0.25, linewidth=0, label="90 % interval", zorder=1,
+        )  # fmt: skip
 
 
 def _by_bound(known: Any) -> dict[str, list[Any]]:
@@ -155,7 +182,7 @@ def _mark_now(axes: Any, result: WhatIf, axis: Axis) -> None:
                   )  # fmt: skip
 
 
-def _scales(axes: Any, axis: Axis, metric: list[float]) -> None:
+def _scales(axes: Any, axis: Axis, metric: list[float], most: int) -> None:
     if min(metric) > 0 and max(metric) / min(metric) > 10:
         axes.set_yscale("log")
     if not axis.numeric:
@@ -164,7 +191,8 @@ def _scales(axes: Any, axis: Axis, metric: list[float]) -> None:
     xs, shown = _positions(axis), axis.parameter.shown
     if min(xs) > 0 and max(xs) / min(xs) > 3:
         axes.set_xscale("log", base=2)
-        axes.set_xticks(_doubled(axis, min(xs), max(xs)))
+        ticks = _doubled(axis, min(xs), max(xs))
+        axes.set_xticks(ticks[:: -(-len(ticks) // most)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: shown(v)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

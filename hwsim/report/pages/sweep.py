@@ -11,7 +11,13 @@ from hwsim.analysis.varying.sweep import Knee, Point
 from hwsim.analysis.varying.vary import Axis, Parameter
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Fact, Page, Section, Table, picture, table
-from hwsim.report.figures.sweep import metric_text, tornado_figure, whatif_figure
+from hwsim.report.figures.sweep import (
+    ends_text,
+    metric_text,
+    tornado_figure,
+    whatif_figure,
+)
+from hwsim.report.pages.words import metric_words, parameter_words
 from hwsim.report.pieces import assumed, bound_word, closing, name_of
 from hwsim.units import DIMENSIONS
 
@@ -19,25 +25,16 @@ if TYPE_CHECKING:
     from hwsim.analysis.saved import SavedResult
 
 _ROWS = 60
-METRICS = {
-    "latency_s": "the time to the last token", "ttft_s": "the time to the first token",
-    "tpot_s": "the time per output token", "step_s": "the time of a training step",
-    "tokens_per_s": "the tokens per second", "mfu": "the share of peak that is used",
-    "usd_per_mtok": "the rent per million tokens",
-    "kwh_per_mtok": "the energy per million tokens",
-    "e2e_s.mean": "the mean time of an answer",
-}  # fmt: skip
-
-
-def metric_words(key: str) -> str:
-    """Return what a figure is, in words."""
-    return METRICS.get(key, key.replace("_", " "))
+_SURE = (
+    "Needed is where the prediction meets the target; to be 95 % sure, its value must "
+    "meet it at the bad end of the 90 % prediction interval."
+)
 
 
 def whatif_page(saved: SavedResult) -> Page:
     """Return the page of a sweep over one or two parameters."""
     sweep = _sweep(saved)
-    keys = fmt.listed(axis.parameter.key for axis in sweep.axes)
+    keys = fmt.listed(parameter_words(axis.parameter.key) for axis in sweep.axes)
     what = metric_words(sweep.metric)
     known = [p for p in sweep.points if p.metric is not None]
     drawn = picture(
@@ -63,6 +60,7 @@ def sensitivity_page(saved: SavedResult) -> Page:
     """Return the page of the sensitivities of one answer."""
     rows = [_sensitivity(row) for row in saved.need("rows")]
     metric, now = str(saved.need("metric")), float(saved.need("now"))
+    span = saved.data.get("now_interval_90")
     swing = float(saved.need("swing"))
     tornado = SimpleNamespace(
         rows=rows, metric=metric, now=now, swing=swing, title=_subject(saved)
@@ -80,8 +78,8 @@ def sensitivity_page(saved: SavedResult) -> Page:
         title=f"{_subject(saved)}: what matters",
         question=f"Which figures does {metric_words(metric)} of {_subject(saved)} "
         "turn on?",
-        answer=_sensitivity_answer(rows, metric, now),
-        facts=(Fact("Now", metric_text(metric, now), metric_words(metric)),),
+        answer=_sensitivity_answer(rows, metric, now, span),
+        facts=(_now_fact(metric, now, span),),
         sections=(
             Section("sensitivity", "Parameter by parameter", tuple(text), tuple(items)),
             *closing(saved),
@@ -96,23 +94,30 @@ def solve_page(saved: SavedResult) -> Page:
     key = str(target["figure"])
     sign = "at most" if target["at_most"] else "at least"
     wanted = f"{metric_words(key)} of {sign} {metric_text(key, float(target['value']))}"
-    rows = [_solution(row) for row in saved.need("solutions")]
-    heads = "Parameter|#Now|#Needed|#Times|Remark"
+    span = saved.data.get("now_interval_90")
+    rows = [_solution(row, bool(span)) for row in saved.need("solutions")]
+    sure = "#To be 95 % sure|" if span else ""
+    heads = f"Parameter|#Now|#Needed|#Times|{sure}Remark"
     found = [s for s in saved.need("solutions") if s["needed"] is not None]
     return Page(
         title=f"{_subject(saved)}: what would have to be true",
         question=f"What gives {_subject(saved)} {wanted}?",
         answer=_solve_answer(saved, found, key, now),
-        facts=(Fact("Now", metric_text(key, now), metric_words(key)),),
+        facts=(_now_fact(key, now, span),),
         sections=(
             Section(
-                "solutions", "One parameter at a time", (),
+                "solutions", "One parameter at a time", (_SURE,) if span else (),
                 (table("What each would have to be", heads, rows),),
             ),
             *closing(saved),
         ),
         assumed=assumed(saved),
     )  # fmt: skip
+
+
+def _now_fact(key: str, now: float, span: Sequence[float] | None) -> Fact:
+    note = metric_words(key) + (f"; 90 %: {ends_text(key, span)}" if span else "")
+    return Fact("Now", metric_text(key, now), note)
 
 
 def _subject(saved: SavedResult) -> str:
@@ -150,13 +155,15 @@ def _sweep(saved: SavedResult) -> Any:
 def _point(told: Mapping[str, Any]) -> Point:
     return Point(
         tuple(told["values"]), told["metric"], told["status"], told["reason"],
-        told["bound"], dict(told),
+        told["bound"], dict(told), told.get("metric_interval_90"),
     )  # fmt: skip
 
 
 def _at(sweep: Any, point: Point) -> str:
     pairs = zip(sweep.axes, point.values, strict=True)
-    return " and ".join(f"{a.parameter.key} {a.parameter.shown(v)}" for a, v in pairs)
+    return " and ".join(
+        f"{parameter_words(a.parameter.key)} {a.parameter.shown(v)}" for a, v in pairs
+    )
 
 
 def _sweep_answer(sweep: Any, known: Sequence[Point]) -> str:
@@ -187,13 +194,13 @@ def _sweep_answer(sweep: Any, known: Sequence[Point]) -> str:
 
 def _with_interval(sweep: Any, point: Point) -> str:
     value = metric_text(sweep.metric, point.metric)
-    ends = point.figures.get("interval_90") or {}
-    name = "tokens_per_s" if sweep.metric == "tokens_per_s" else "time_s"
-    timed = sweep.metric in {"latency_s", "step_s", "time_s", "tokens_per_s"}
-    span = ends.get(name) if timed else None
+    return _spanned(sweep.metric, value, point.interval)
+
+
+def _spanned(key: str, value: str, span: Sequence[float] | None) -> str:
     if not span:
         return value
-    low, high = (metric_text(sweep.metric, float(end)) for end in span)
+    low, high = (metric_text(key, float(end)) for end in span)
     return f"{value} (90 % interval {low} to {high})"
 
 
@@ -225,7 +232,7 @@ def _knees(sweep: Any) -> Table:
 
 
 def _points(sweep: Any) -> Table:
-    keys = [f"#{axis.parameter.key}" for axis in sweep.axes]
+    keys = [f"#{parameter_words(axis.parameter.key)}" for axis in sweep.axes]
     rows = []
     for point in sweep.points[:_ROWS]:
         values = [
@@ -235,34 +242,44 @@ def _points(sweep: Any) -> Table:
         told = bound_word(point.bound) if point.metric is not None else point.reason
         rows.append(
             [*values, Cell(metric_text(sweep.metric, point.metric), number=True),
-             Cell(told)]
+             Cell(ends_text(sweep.metric, point.interval), number=True), Cell(told)]
         )  # fmt: skip
     more = len(sweep.points) - _ROWS
     caption = "All values" if more <= 0 else f"The first {_ROWS} values"
-    return table(caption, [*keys, f"#{sweep.metric}", "Mostly, or why not"], rows)
+    return table(
+        caption, [*keys, f"#{sweep.metric}", "#90 %", "Mostly, or why not"], rows
+    )
 
 
 def _sensitivity(told: Mapping[str, Any]) -> Sensitivity:
     return Sensitivity(
         _parameter(told["parameter"], told["now"], told["unit"] or ""),
         float(told["elasticity"]), told["low"], told["high"], str(told["source"]),
-        told["sobol_first"], told["sobol_total"],
+        told["sobol_first"], told["sobol_total"], told.get("low_interval_90"),
+        told.get("high_interval_90"),
     )  # fmt: skip
 
 
-def _sensitivity_answer(rows: Sequence[Sensitivity], metric: str, now: float) -> str:
+def _sensitivity_answer(
+    rows: Sequence[Sensitivity],
+    metric: str,
+    now: float,
+    span: Sequence[float] | None,
+) -> str:
     if not rows:
         return f"Nothing that was tried moves it from {metric_text(metric, now)}."
     told = [
-        f"{row.parameter.key} ({fmt.signed_percent(row.elasticity / 100, 2)} for 1 % "
-        "more)"
+        f"{parameter_words(row.parameter.key)} "
+        f"({fmt.signed_percent(row.elasticity / 100, 2)} for 1 % more)"
         for row in rows[:3]
     ]
-    return f"Of {metric_text(metric, now)}, most turns on {fmt.listed(told)}."
+    value = _spanned(metric, metric_text(metric, now), span)
+    return f"Of {value}, most turns on {fmt.listed(told)}."
 
 
 def _sensitivities(rows: Sequence[Sensitivity], metric: str) -> Table:
     lines = []
+    drawn = any(row.st for row in rows)
     for row in rows[:_ROWS]:
         sobol = fmt.NONE if row.st is None else f"{float(row.st[0]):.2f}"
         now = row.parameter.value
@@ -274,31 +291,47 @@ def _sensitivities(rows: Sequence[Sensitivity], metric: str) -> Table:
                 Cell(fmt.signed_percent(row.elasticity / 100, 2), number=True),
                 Cell(metric_text(metric, row.low), number=True),
                 Cell(metric_text(metric, row.high), number=True),
-                Cell(sobol, number=True),
+                *([Cell(sobol, number=True)] if drawn else []),
                 Cell("", badge="assumed") if row.source == "assumed"
                 else Cell(row.source),
             ]
         )  # fmt: skip
-    heads = "Parameter|#Now|#For 1 % more|#Lower|#Higher|#Sobol, total|Source"
+    total = "#Sobol, total|" if drawn else ""
+    heads = f"Parameter|#Now|#For 1 % more|#Lower|#Higher|{total}Source"
     return table("Sensitivities, strongest first", heads, lines)
 
 
 def _solve_answer(
     saved: SavedResult, found: Sequence[Mapping[str, Any]], key: str, now: float
 ) -> str:
+    span = saved.data.get("now_interval_90")
+    value = _spanned(key, metric_text(key, now), span)
     if saved.need("met_now"):
-        return f"It is met already: {metric_text(key, now)} now."
+        return f"It is met already: {value} now."
     if not found:
-        return (
-            f"No single change that was tried gives it; it is {metric_text(key, now)} "
-            "now."
-        )
+        return f"No single change that was tried gives it; it is {value} now."
     told = [
-        f"{s['parameter']} {_parameter_text(s, s['needed'])}"
-        + (f" ({fmt.count(s['factor'], 3)} times today's)" if s["factor"] else "")
+        f"{parameter_words(s['parameter'])} of {_parameter_text(s, s['needed'])}"
+        f"{_needed_note(s)}"
         for s in found
     ]
-    return f"{fmt.listed(told, 'or')}; it is {metric_text(key, now)} now."
+    text = fmt.listed(told, "or")
+    return f"{text[:1].upper()}{text[1:]}; it is {value} now."
+
+
+def _needed_note(told: Mapping[str, Any]) -> str:
+    notes = []
+    if told["factor"]:
+        notes.append(f"{fmt.count(told['factor'], 3)} times today's")
+    ends = told.get("needed_interval_90")
+    if ends:
+        sure = ends[1] is not None
+        notes.append(
+            f"{_parameter_text(told, ends[1])} to be 95 % sure"
+            if sure
+            else "no value makes it 95 % sure"
+        )
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _parameter_text(told: Mapping[str, Any], value: Any) -> str:
@@ -308,12 +341,15 @@ def _parameter_text(told: Mapping[str, Any], value: Any) -> str:
     return shown.shown(value)
 
 
-def _solution(told: Mapping[str, Any]) -> list[Cell]:
+def _solution(told: Mapping[str, Any], spanned: bool) -> list[Cell]:
     factor = told["factor"]
+    ends = told.get("needed_interval_90") or (None, None)
+    sure = [Cell(_parameter_text(told, ends[1]), number=True)] if spanned else []
     return [
         Cell(told["parameter"], code=True),
         Cell(_parameter_text(told, told["now"]), number=True),
         Cell(_parameter_text(told, told["needed"]), number=True),
         Cell(fmt.NONE if factor is None else fmt.count(factor, 3), number=True),
+        *sure,
         Cell(told["reason"]),
     ]

@@ -216,3 +216,52 @@ def test_ranges_that_make_no_sense_are_refused(asked, vary, message):
 def test_targets_that_make_no_sense_are_refused(asked, target, message):
     with pytest.raises(InputError, match=message):
         hwsim.solve_for(asked, target)
+
+
+def test_points_have_the_intervals_of_single_answers(asked):
+    found = hwsim.whatif(asked, f"{HBM}=0.5x,1x", metric="tpot_s")
+    for factor, point in zip((0.5, 1.0), found.points, strict=True):
+        single = alone(f"{HBM}=x{factor}", batch=8).interval_90["tpot_s"]
+        assert point.interval == pytest.approx(single, rel=1e-9)
+    assert found.table["metric_interval_90"][0] == found.points[0].interval
+
+
+def test_rent_has_the_interval_of_the_rate(asked):
+    found = hwsim.whatif(asked, "batch=8", metric="usd_per_mtok").points[0]
+    slow, fast = alone(batch=8).interval_90["tokens_per_s"]
+    hour = found.figures["usd_per_mtok"] * found.figures["tokens_per_s"]
+    assert found.interval == pytest.approx((hour / fast, hour / slow))
+
+
+def test_sensitivities_have_intervals(asked):
+    found = hwsim.sensitivity(asked)
+    assert found.interval == pytest.approx(alone(batch=8).interval_90["latency_s"])
+    row = next(r for r in found.rows if r.parameter.key == HBM)
+    slower = alone(f"{HBM}=x0.8", batch=8).interval_90["latency_s"]
+    assert row.low_interval == pytest.approx(slower)
+    assert row.to_dict()["low_interval_90"] == row.low_interval
+
+
+def test_solution_says_what_makes_it_sure(asked):
+    asks = []
+    found = hwsim.solve_for(asked, "tpot_s<=6ms", "bandwidth", progress=asks.append)
+    (one,) = found.solutions
+    good, sure = one.ends
+    assert good < one.value < sure
+    at = alone(f"{HBM}={sure / 1e12!r}TB/s", batch=8)
+    assert at.interval_90["tpot_s"][1] == pytest.approx(6e-3, rel=1e-4)
+    assert asks == list(range(1, len(asks) + 1))
+    assert asks
+
+
+def test_a_roofline_has_no_interval_to_be_sure_of():
+    bound = hwsim.question("llama-3.1-8b", "h100", fidelity="roofline")
+    found = hwsim.solve_for(bound, "tpot_s<=4ms", "bandwidth")
+    assert found.interval is None
+    assert found.solutions[0].ends is None
+
+
+def test_wider_dtypes_do_not_move_products_in_bf16():
+    found = hwsim.sensitivity(hwsim.question("gpt2", "mi300x"))
+    peaks = {r.parameter.key for r in found.rows if ".matrix." in r.parameter.key}
+    assert peaks == {"device.compute.matrix.bf16"}

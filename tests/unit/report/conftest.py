@@ -165,7 +165,7 @@ def make_comparison() -> PublishedComparison:
 class PageReader(HTMLParser):
     """Reads a page, checking that every element is closed in order."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
