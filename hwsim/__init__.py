@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hwsim.analysis.mixing.mixed import MixedResult
     from hwsim.analysis.mixing.train_result import MixedTrainResult
     from hwsim.analysis.operator import OpResult
+    from hwsim.analysis.plan_serve.answer import ServePlan
+    from hwsim.analysis.plan_train.planner import TrainPlan
     from hwsim.analysis.serving.serve import ServeResult
     from hwsim.analysis.training.train import TrainResult
     from hwsim.analysis.training.whole_run import TrainingRun
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from hwsim.api.ask import estimate, infer, op, run_scenario, simulate, train
     from hwsim.api.catalog import (
         device_ids,
+        engine_ids,
         load_device,
+        load_engine,
         load_model,
         load_stack,
         load_system,
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     )
     from hwsim.measure.cpu import measure_cpu
     from hwsim.specs.device import DeviceSpec
+    from hwsim.specs.engine import EngineSpec
     from hwsim.specs.model import ModelSpec
     from hwsim.specs.stack import StackSpec
     from hwsim.specs.system import SystemSpec
@@ -97,7 +102,9 @@ _HOMES = {
     "hwsim.api.plan_serve": ("plan_serve",),
     "hwsim.api.catalog": (
         "device_ids",
+        "engine_ids",
         "load_device",
+        "load_engine",
         "load_model",
         "load_stack",
         "load_system",
@@ -138,6 +145,8 @@ _HOMES = {
     "hwsim.analysis.graph_result": ("GraphResult",),
     "hwsim.analysis.inference": ("InferResult",),
     "hwsim.analysis.operator": ("OpResult",),
+    "hwsim.analysis.plan_serve.answer": ("ServePlan",),
+    "hwsim.analysis.plan_train.planner": ("TrainPlan",),
     "hwsim.analysis.comparing.study": (
         "Study",
         "StudyBars",
@@ -148,6 +157,7 @@ _HOMES = {
     "hwsim.analysis.training.train": ("TrainResult",),
     "hwsim.analysis.training.whole_run": ("TrainingRun",),
     "hwsim.specs.device": ("DeviceSpec",),
+    "hwsim.specs.engine": ("EngineSpec",),
     "hwsim.specs.model": ("ModelSpec",),
     "hwsim.specs.stack": ("StackSpec",),
     "hwsim.specs.system": ("SystemSpec",),
@@ -157,6 +167,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Comparison",
     "DeviceSpec",
+    "EngineSpec",
     "GraphError",
     "GraphResult",
     "HwsimError",
@@ -169,6 +180,7 @@ __all__ = [
     "OutputError",
     "SavedResult",
     "SensitivityResult",
+    "ServePlan",
     "ServeResult",
     "Solved",
     "SpecError",
@@ -179,6 +191,7 @@ __all__ = [
     "StudySection",
     "StudyTable",
     "SystemSpec",
+    "TrainPlan",
     "TrainResult",
     "TrainingRun",
     "UnknownNameError",
@@ -188,11 +201,13 @@ __all__ = [
     "compare",
     "compare_published",
     "device_ids",
+    "engine_ids",
     "estimate",
     "infer",
     "join_results",
     "live_check",
     "load_device",
+    "load_engine",
     "load_model",
     "load_result",
     "load_stack",

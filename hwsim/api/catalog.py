@@ -1,9 +1,8 @@
-"""Devices, systems, models and stacks by name."""
+"""Devices, systems, models, stacks and engines by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from hwsim.analysis.resolve import (
     changed,
@@ -12,12 +11,11 @@ from hwsim.analysis.resolve import (
 )
 from hwsim.specs import catalogs
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.engine import ENGINES, EngineSpec
+from hwsim.specs.engine import load_engine as engine_named
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_device(name: str, *, overrides: Iterable[str] = ()) -> DeviceSpec:
@@ -58,6 +56,11 @@ def load_system(name: str, *, overrides: Iterable[str] = ()) -> SystemSpec:
     return changed_system(catalogs.load_system(name), parsed(overrides))
 
 
+def load_engine(name: str, *, overrides: Iterable[str] = ()) -> EngineSpec:
+    """Load a serving engine by id, alias or path."""
+    return changed(engine_named(name), "engine", parsed(overrides))
+
+
 def device_ids() -> list[str]:
     """Return the ids of all devices."""
     return sorted(catalogs.DEVICES)
@@ -76,3 +79,8 @@ def model_ids() -> list[str]:
 def stack_ids() -> list[str]:
     """Return the ids of all software stacks."""
     return sorted(catalogs.STACKS)
+
+
+def engine_ids() -> list[str]:
+    """Return the ids of all serving engines."""
+    return sorted(ENGINES)

@@ -1,4 +1,4 @@
-"""Commands that list the catalogs: devices, systems, models, stacks."""
+"""Commands that list the catalogs: devices, systems, models, stacks, engines."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("systems", epilog=examples("systems"))(systems)
     app.command("models", epilog=examples("models"))(models)
     app.command("stacks", epilog=examples("stacks"))(stacks)
+    app.command("engines", epilog=examples("engines"))(engines)
 
 
 def _loaded(names: Iterable[str], load: Callable[[str], T]) -> list[T]:
@@ -196,6 +197,29 @@ def stacks(json: Json = False) -> None:
             "launch": lambda r: r["launch"]["mode"],
             "attention": lambda r: r["fusion"]["attention"],
             "step overhead": lambda r: fmt.seconds(r["launch"]["step_overhead"]),
+        },
+        None,
+    )  # fmt: skip
+
+
+def engines(json: Json = False) -> None:
+    """List serving engines: how they batch, and what they run on."""
+    import hwsim
+
+    rows = [
+        e.model_dump(mode="json")
+        for e in _loaded(hwsim.engine_ids(), hwsim.load_engine)
+    ]
+    _print(
+        "engine", rows, json,
+        {
+            "id": lambda r: r["id"],
+            "name": lambda r: r["name"],
+            "policy": lambda r: r["policy"],
+            "stack": lambda r: r["stack"],
+            "sequences": lambda r: f"{r['max_num_seqs']:,}",
+            "tokens of a step": lambda r: f"{r['max_num_batched_tokens']:,}",
+            "prompts": lambda r: "cut" if r["chunked_prefill"] else "whole",
         },
         None,
     )  # fmt: skip

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "systems": ("systems h100", "systems --json"),
     "models": ("models llama", "models --json"),
     "stacks": ("stacks", "stacks --json"),
+    "engines": ("engines", "engines --json"),
     "show": (
         "show device h100-80gb-sxm",
         "show device l4 --set device.memory.main.size=48GB",

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     system = "system"
     model = "model"
     stack = "stack"
+    engine = "engine"
     calibration = "calibration"
 
 
@@ -75,6 +76,7 @@ def _load(kind: Kind, name: str, overrides: Any) -> tuple[Any, CatalogSpec]:
         Kind.device: hwsim.load_device,
         Kind.model: hwsim.load_model,
         Kind.stack: hwsim.load_stack,
+        Kind.engine: hwsim.load_engine,
     }
     loaded = loaders[kind](name, overrides=overrides)
     return loaded, loaded

@@ -305,7 +305,8 @@ def _summary(plan: TrainPlan) -> None:
     outside = sum(tally.outside.values())
     rows = [
         ("best layout", told, f"{best.devices} x {plan.best.system.device.id}"),
-        ("step", fmt.seconds(plan.best.step_s), f"MFU {plan.best.mfu:.1%}, simulated"),
+        ("step", fmt.seconds(plan.best.step_s),
+         f"{_ends(plan)}MFU {plan.best.mfu:.1%}, simulated"),
         (
             "layouts", f"{tally.layouts:,}",
             f"{tally.no_memory:,} do not fit, {outside:,} break a limit, "
@@ -316,6 +317,11 @@ def _summary(plan: TrainPlan) -> None:
     ]  # fmt: skip
     console().print(f"[bold]plan: {plan.model.id}[/bold]")
     console().print(table(None, None, rows))
+
+
+def _ends(plan: TrainPlan) -> str:
+    ends = (plan.best.interval_90 or {}).get("step_s")
+    return f"90 %: {' – '.join(map(fmt.seconds, ends))}; " if ends else ""
 
 
 def _ranking(plan: TrainPlan, top: int) -> None:

@@ -200,12 +200,15 @@ def _headline(plan: ServePlan) -> list[tuple[str, str, str]]:
     if plan.frugal is not None:
         rows.append(_deployment("least energy", plan.frugal))
     for check in plan.cheapest.checks:
-        sure = "also" if check.model_upper <= check.limit else "not"
+        told = f"limit {fmt.seconds(check.limit)}, {check.margin:.0%} left"
+        if check.model_upper is not None:
+            told += (
+                f"; {'also' if check.holds else 'not'} at the upper end of the 90 % "
+                f"interval ({fmt.seconds(check.model_upper)})"
+            )
         rows.append(
-            (f"{named}: {check.key}.{check.stat}", fmt.seconds(check.value),
-             f"limit {fmt.seconds(check.limit)}, {check.margin:.0%} left; {sure} at "
-             f"the upper end of the 90 % interval ({fmt.seconds(check.model_upper)})")
-        )  # fmt: skip
+            (f"{named}: {check.key}.{check.stat}", fmt.seconds(check.value), told)
+        )
     rows.append(
         ("looked at", f"{plan.candidates:,} deployments",
          f"{len(plan.steady):,} fit in memory, {len(plan.confirmed)} confirmed; "

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _TRAFFIC, _ENGINE = "Traffic", "Engine"
 INTERRUPTED = 130
+UNSTABLE = 2  # what was asked cannot be: more arrives than can be served
 
 
 def register(app: typer.Typer) -> None:
@@ -292,6 +293,8 @@ def serve(
     save_outputs(result, out=None, trace=None, report=report)
     if not result.complete:
         raise typer.Exit(INTERRUPTED)
+    if result.stable is False:
+        raise typer.Exit(UNSTABLE)
 
 
 def _prefill(bandwidth: str | None, **asked: Any) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ def serve_notes(result: ServeResult) -> None:
         )
     if result.stable is False:
         note(
-            f"unstable: {result.run.rate:.4g} requests/s arrive but at most "
+            f"hwsim: unstable: {result.run.rate:.4g} requests/s arrive but at most "
             f"{result.stable_rate:.4g} can be served for long; queues grow, and "
             "latencies depend on how long the run is"
         )

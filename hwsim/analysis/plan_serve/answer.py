@@ -175,7 +175,7 @@ def _row(c: Confirmed) -> dict[str, Any]:
         "tokens_per_s": result.tokens_per_s,
         "utilisation": result.utilisation,
         "least_margin": min(check.margin for check in c.checks),
-        "holds_at_upper_model": all(
-            check.model_upper <= check.limit for check in c.checks
-        ),
+        "holds_at_upper_model": None
+        if any(check.holds is None for check in c.checks)
+        else all(check.holds for check in c.checks),
     }

@@ -11,7 +11,6 @@ import numpy as np
 
 from hwsim.analysis.plan_serve.space import Choice
 from hwsim.analysis.plan_serve.steady import Demand, Steady
-from hwsim.analysis.serving.interval import step_interval
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -61,8 +60,9 @@ class Check:
     ----------
     value, bound, limit : float
         Simulated; below this with 95 % confidence; allowed. [s]
-    model_upper : float
-        The value at the upper end of the step times' 90 % interval. [s]
+    model_upper : float or None
+        The same requests served with every step at the upper end of the step
+        times' 90 % interval; None where it has none. [s]
     """
 
     key: str
@@ -70,7 +70,7 @@ class Check:
     value: float
     bound: float
     limit: float
-    model_upper: float
+    model_upper: float | None = None
 
     @property
     def margin(self) -> float:
@@ -83,8 +83,13 @@ class Check:
             "limit_of": f"{self.key}.{self.stat}", "limit_s": self.limit,
             "value_s": self.value, "upper_95_s": self.bound, "margin": self.margin,
             "at_upper_model_s": self.model_upper,
-            "holds_at_upper_model": bool(self.model_upper <= self.limit),
+            "holds_at_upper_model": self.holds,
         }  # fmt: skip
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the limit is met where every step is slower, if that is known."""
+        return None if self.model_upper is None else self.model_upper <= self.limit
 
 
 @dataclass(frozen=True)
@@ -183,15 +188,23 @@ class Confirmer:
 
     def checks(self, result: ServeResult) -> tuple[Check, ...]:
         """Return what a run says of each limit."""
-        interval = step_interval(result)
-        upper = 1.0 if interval is None else math.exp(interval.high)
         found = []
         for (key, stat), limit in self.slo.items():
             value = float(getattr(result, f"{key}_s")[stat])
             values = getattr(result.run, key, None)
             bound = value if values is None else upper_bound(values, stat)
-            found.append(Check(key, stat, value, bound, limit, value * upper))
+            found.append(Check(key, stat, value, bound, limit))
         return tuple(found)
+
+    def sure(self, result: ServeResult, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+        """Return checks with what they are where every step is slower."""
+        ends = result.interval_90
+        if ends is None:
+            return checks
+        return tuple(
+            replace(check, model_upper=ends[f"{check.key}_s"][check.stat][1])
+            for check in checks
+        )
 
     def broken(self, result: ServeResult, checks: tuple[Check, ...]) -> str:
         """Return what a run breaks, in words; empty if nothing."""
@@ -241,6 +254,7 @@ class Confirmer:
             else:
                 good = (middle, result, checks)
         replicas, result, checks = good
+        checks = self.sure(result, checks)
         return Confirmed(
             steady.choice, steady, replicas, result, checks, hourly * replicas
         )

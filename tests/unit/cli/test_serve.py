@@ -33,7 +33,7 @@ def test_json_has_the_promised_keys(hwsim_cli):
 
 def test_people_get_a_table_and_a_rate_that_is_too_high_is_said(hwsim_cli):
     done = hwsim_cli(*SMALL, "--rate", "1e5", "--slo", "e2e=1s")
-    assert done.code == 0
+    assert done.code == 2  # it cannot be served for long; what was found is kept
     assert "first token" in done.out
     assert "goodput" in done.out
     assert "unstable: 1e+05 requests/s arrive" in done.err
