@@ -99,6 +99,12 @@ def validate(
         str | None,
         typer.Option(help="Wall time of --live: 90s, 3m.  [default: 90s]"),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Processes of --published.  [default: all cores]"
+        ),
+    ] = None,
     json: Json = False,
     out: Out = None,
     report: Report = None,
@@ -107,6 +113,8 @@ def validate(
     from hwsim.analysis.validation.validate import validate as compare
 
     paths = [*(measurements or ()), *(files or ())]
+    if jobs is not None and not published:
+        raise InputError("--jobs goes with --published: other rows take one process")
     if live:
         from hwsim.cli.validate_live import validate_live
 
@@ -136,7 +144,7 @@ def validate(
 
         validate_runs(
             published, paths, device=device or None, json=json, out=out, report=report,
-            fidelity=fidelity.value if fidelity else None,
+            fidelity=fidelity.value if fidelity else None, jobs=jobs,
         )  # fmt: skip
         return
     result = compare(

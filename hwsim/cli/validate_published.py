@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def validate_runs(
     json: bool,
     out: Path | None,
     report: Path | None,
+    jobs: int | None,
 ) -> None:
     """Predict tables of published figures; print errors by source."""
     from hwsim.analysis.validation.published import validate_published
@@ -49,7 +51,11 @@ def validate_runs(
     chosen: Any = fidelity or "auto"
     with rows_bar() as told:
         result = validate_published(
-            list(published), fidelity=chosen, device=device, progress=told
+            list(published),
+            fidelity=chosen,
+            device=device,
+            progress=told,
+            jobs=jobs or os.cpu_count() or 1,
         )
     if json:
         sys.stdout.write(result.to_json() + "\n")

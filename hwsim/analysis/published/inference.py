@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from pathlib import Path
 
 from hwsim.analysis.published.kinds import Record, record
@@ -68,6 +69,10 @@ class InferencePredictor:
             return [_record(found, self._answer(found), "")]
         except HwsimError as error:
             return [_record(found, None, str(error))]
+
+    def sharing(self, row: InferenceRow) -> Hashable:
+        """Return what runs of a row have in common with others."""
+        return row.source, row.model, row.device, row.tp
 
     def _answer(self, found: MappedInference) -> Figure:
         return self._runs.figure(self._work(found))

@@ -7,7 +7,7 @@ that one command takes a mixed list of tables and sums them up together.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -43,6 +43,9 @@ class TablePredictor(Protocol):
 
     def predict(self, row: Any) -> list[Record]:
         """Return one record per figure of a row; ``reason`` where unanswered."""
+
+    def sharing(self, row: Any) -> Hashable:
+        """Return what is equal for rows that share most of the work."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ class ServingPredictor:
             except HwsimError as error:
                 reason = str(error)
         return _records(row, loop, served, reason)
+
+    def sharing(self, row: ServingRow) -> Hashable:
+        """Return what tables of step times depend on."""
+        return (
+            row.model, row.device, row.backend, row.precision, row.moe_quant_mode,
+            row.pool, row.prefill, row.decode,
+        )  # fmt: skip
 
     def _served(self, loop: Loop) -> Served:
         result = self._runs.run(loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 
 from hwsim.analysis.published.kinds import Record, record
@@ -31,6 +32,10 @@ class TrainingPredictor:
     def predict(self, row: PublishedRun) -> list[Record]:
         """Return the record of a row."""
         return [_record(self._runs.predict(mapped(row, self._mappings)))]
+
+    def sharing(self, row: PublishedRun) -> Hashable:
+        """Return what runs of a row have in common with others."""
+        return row.source, row.model, row.device
 
 
 def _record(p: RunPrediction) -> Record:

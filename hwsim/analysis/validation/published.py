@@ -22,6 +22,7 @@ from hwsim.analysis.published.kinds import (
 from hwsim.analysis.published.training import TrainingPredictor
 from hwsim.analysis.result import Result
 from hwsim.analysis.validation.metrics import ErrorSummary, grouped, summarise
+from hwsim.analysis.validation.workers import predict_rows
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.published.training import PublishedTable
@@ -151,6 +152,7 @@ def validate_published(
     fidelity: Fidelity = "auto",
     device: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
 ) -> PublishedValidation:
     """Predict tables of published figures; each table's columns say its kind.
 
@@ -164,6 +166,9 @@ def validate_published(
         Only rows whose device is called so.
     progress : callable, optional
         Told how many rows are done, and of how many.
+    jobs : int
+        Processes that predict rows. They import the script that calls this:
+        above 1 its own work belongs under ``if __name__ == "__main__"``.
 
     Raises
     ------
@@ -182,15 +187,7 @@ def validate_published(
     rows = selected(everything, device)
     if not rows:
         raise InputError(f"{', '.join(files) or 'no table'}: no row to compare")
-    records: list[Record] = []
-    complete = True
-    try:
-        for done, (predictor, row) in enumerate(rows, 1):
-            records += predictor.predict(row)
-            if progress is not None:
-                progress(done, len(rows))
-    except KeyboardInterrupt:
-        complete = False
+    records, complete = predict_rows(rows, jobs, progress)
     return PublishedValidation(tuple(records), files, fidelity, complete)
 
 

@@ -29,6 +29,14 @@ def test_command_prints_and_writes(hwsim_cli: Any, runs_csv: Path) -> None:
     assert data["kind"] == "published_validation"
 
 
+def test_processes_are_for_published_rows(hwsim_cli: Any, runs_csv: Path) -> None:
+    done = hwsim_cli("validate", "--published", runs_csv, "--jobs", "2", "--json")
+    assert json.loads(done.out)["rows"] == 1
+    refused = hwsim_cli("validate", "--jobs", "2")
+    assert refused.code == 2
+    assert "--published" in refused.err
+
+
 def test_command_takes_one_sort_of_table(hwsim_cli: Any, runs_csv: Path) -> None:
     done = hwsim_cli("validate", "gemm.csv", "--published", runs_csv)
     assert done.code == 2
