@@ -19,6 +19,7 @@ from pathlib import Path
 
 from refresh_accuracy import PARTS as ACCURACY
 from refresh_accuracy import TASKS, comparison
+from refresh_models import PARTS as MODELS
 from refresh_published import PARTS as PUBLISHED
 
 from hwsim.cli.app import run_code
@@ -30,6 +31,10 @@ FILES = (
     "docs/guides/compare.md",
     "docs/guides/whatif.md",
     "docs/guides/mixed.md",
+    *(
+        f"docs/models/{path.name}"
+        for path in sorted((ROOT / "docs" / "models").glob("*.md"))
+    ),
 )  # fmt: skip
 EXAMPLE = (
     "infer llama-3.1-70b --system dgx-h100 --tp 8 --batch 16 --prompt 2048 --output 256"
@@ -76,6 +81,7 @@ PARTS = {
     "published": published,
     **ACCURACY,
     **PUBLISHED,
+    **MODELS,
 }
 
 

@@ -211,3 +211,16 @@ def test_every_key_of_a_stack_is_in_its_guide():
         written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
         missing = sorted(set(stack[table]) - written)
         assert not missing, f"{table}: {missing} are not in add-a-stack.md"
+
+
+@pytest.mark.parametrize(
+    "page", sorted((DOCS / "models").glob("*.md")), ids=lambda p: p.stem
+)
+def test_a_models_page_has_equations_validity_and_error(page):
+    text = _text(page)
+    assert re.search(r"^```text\n|\$|^\| Name \| Order", text, re.MULTILINE)
+    assert re.search(r"^## (Where it holds|Uneven stages)$", text, re.MULTILINE)
+    assert "## Measured error" in text
+    assert "hwsim/" in text  # where its code is
+    overview = _text(DOCS / "background" / "cost-models.md")
+    assert f"(../models/{page.name})" in overview

@@ -1,7 +1,7 @@
 """Closed forms of pipeline schedules, over arrays of layouts.
 
 With equal stages and transfers shorter than a task they are the exact time for
-``gpipe`` and ``1f1b``; ``docs/background/pipelines.md`` gives the error of the
+``gpipe`` and ``1f1b``; ``docs/models/pipelines.md`` gives the error of the
 others, and with uneven stages. :func:`hwsim.schedule.pipeline.play.play_order`
 is exact for all.
 """
