@@ -13,6 +13,7 @@ from .tables import Tables
 
 LEAST_SAMPLES = 5
 MOST_SAMPLES = 50
+FAULTS = 3  # of cases in a row: then it is not the cases
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,33 @@ class Summary:
     left: int = 0
     seconds: float = 0.0
     stopped: str = ""
+
+
+class Faults:
+    """What cases raised, one after another: a case's fault, or the device's?"""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._row: list[tuple[Case, str]] = []
+
+    def met(self, case: Case, fault: Exception) -> None:
+        """Note a fault; raise it where it is not the case's own.
+
+        The next run shall not meet the first of a row again. Those after it may
+        have failed because of it, and are tried again.
+        """
+        self._row.append((case, f"{type(fault).__name__}: {fault}"))
+        failed = isinstance(fault, RuntimeError) and "CUDA error" in str(fault)
+        if failed or len(self._row) >= FAULTS:
+            first, why = self._row[0]
+            self._tables.skip(first, f"ended the run: {why}")
+            raise RuntimeError(why) from fault
+
+    def over(self) -> None:
+        """Pass over what raised: the device is as good as it was."""
+        for case, why in self._row:
+            self._tables.skip(case, why)
+        self._row.clear()
 
 
 Measure = Callable[[Case, float], Outcome]
@@ -65,9 +93,16 @@ def run(
         Takes a case and the seconds left, returns an Outcome; raises Skip.
     budget : float
         Wall time. [s]
+
+    Raises
+    ------
+    RuntimeError
+        The device failed, or three cases in a row raised something; a case
+        that does so alone is passed over.
     """
     start, summary = clock(), Summary()
     scale: dict[str, float] = {}
+    faults = Faults(tables)
     for case in cases:
         if tables.has(case.key):
             summary.already += 1
@@ -86,16 +121,19 @@ def run(
         except Skip as verdict:
             tables.skip(case, str(verdict))
             summary.skipped += 1
-        except Exception as fault:  # the next run shall not meet it again
-            tables.skip(case, f"ended the run: {type(fault).__name__}: {fault}")
+        except Exception as fault:  # noqa: BLE001 -- the others can still be had
             tables.end()
-            raise
+            faults.met(case, fault)
+            summary.skipped += 1
+            continue
+        faults.over()
         tables.end()
         ratio = (clock() - begun) / max(case.seconds, 1e-9)
         # Bounded: one slow case must not rule out all that come after it.
         scale[case.table] = 0.7 * scale.get(case.table, 1.0) + 0.3 * min(ratio, 4.0)
         summary.seconds = clock() - start
         report(case, outcome, summary, len(cases))
+    faults.over()
     summary.seconds = clock() - start
     return summary
 

@@ -155,6 +155,35 @@ def test_a_fault_that_ends_the_run_is_not_met_again(tmp_path):
     assert "ended the run" in (tmp_path / "skipped.csv").read_text()
 
 
+def test_a_fault_of_one_case_does_not_end_the_run(tmp_path):
+    clock = Clock()
+
+    def measure(case, left):
+        if case["m"] in {2, 4}:
+            raise TypeError("no such argument")
+        return Outcome([1e-6])
+
+    cases = [gemm(m) for m in (1, 2, 3, 4)]
+    done = run(cases, measure, tables(tmp_path), budget=9, clock=clock)
+    assert (done.measured, done.skipped) == (2, 2)
+    assert (tmp_path / "skipped.csv").read_text().count("no such argument") == 2
+    again = run(cases, measure, tables(tmp_path), budget=9, clock=clock)
+    assert (again.already, again.measured) == (4, 0)
+
+
+def test_faults_in_a_row_are_not_the_cases_own(tmp_path):
+    clock = Clock()
+
+    def broken(case, left):
+        raise ValueError("nothing works any more")
+
+    cases = [gemm(m) for m in (1, 2, 3, 4)]
+    with pytest.raises(RuntimeError, match="ValueError: nothing works"):
+        run(cases, broken, tables(tmp_path), budget=9, clock=clock)
+    done = run(cases, taking(clock, 1), tables(tmp_path), budget=9, clock=clock)
+    assert (done.already, done.measured) == (1, 3)  # the first is not met again
+
+
 def test_a_case_that_kills_the_process_is_left_out_at_the_third_try(tmp_path):
     clock, case = Clock(), gemm(1)
     for _ in range(2):  # a killed process leaves its mark behind
