@@ -7,18 +7,44 @@ quadratic of time, so means over bins cost a sort, whatever the requests.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from hwsim.analysis.serving.serve import ServeResult
+from hwsim.analysis.serving.ask import ServeConfig
+from hwsim.analysis.serving.pool import Capacity
+from hwsim.analysis.serving.run import Run
+from hwsim.specs.engine import EngineSpec
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BINS = 200
 ROWS = 32  # of more replicas, no curve of each is kept
+
+
+class Served(Protocol):
+    """A service that was played."""
+
+    @property
+    def run(self) -> Run:
+        """Columns of its requests."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """Memory of each group."""
+
+    @property
+    def engine(self) -> EngineSpec:
+        """What each replica runs."""
+
+    @property
+    def config(self) -> ServeConfig:
+        """How many replicas, and what befalls them."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ran to its end."""
 
 
 def mean_present(
@@ -72,7 +98,7 @@ def merged(start: FloatArray, end: FloatArray) -> tuple[FloatArray, FloatArray]:
     return start[opens], reach[closes]
 
 
-def series_of(result: ServeResult, bins: int = BINS) -> dict[str, Any] | None:
+def series_of(result: Served, bins: int = BINS) -> dict[str, Any] | None:
     """Return means over equal bins of time of the requests that were answered.
 
     Returns
@@ -115,7 +141,7 @@ def series_of(result: ServeResult, bins: int = BINS) -> dict[str, Any] | None:
 
 
 def _replicas(
-    result: ServeResult,
+    result: Served,
     arrival: FloatArray,
     held: FloatArray,
     finish: FloatArray,

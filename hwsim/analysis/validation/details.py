@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from hwsim.analysis.validation.validate import FamilyComparison, Validation
+from hwsim.analysis.validation.family import FamilyComparison
+from hwsim.specs.measurement.table import BadRow
 
 POINTS = 1000  # kept of each device and family: more cover one another
 EDGES = np.linspace(-0.6, 0.6, 49)
@@ -15,7 +16,33 @@ BAND = 0.25
 _WORST, _DIGITS = 10, 6
 
 
-def validation_details(result: Validation) -> dict[str, Any]:
+class Validated(Protocol):
+    """Families of rows that were predicted, and what was left out."""
+
+    @property
+    def families(self) -> Sequence[FamilyComparison]:
+        """Rows by operator family."""
+
+    @property
+    def bad(self) -> Sequence[BadRow]:
+        """Rows that could not be read."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Tables behind it."""
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """One array per column over all rows."""
+
+    def worst(self, count: int) -> Mapping[str, Any]:
+        """Return the rows furthest off, by family."""
+
+    def skipped_reasons(self) -> Mapping[str, tuple[int, Any]]:
+        """Return why rows have no prediction: how many, and the first."""
+
+
+def validation_details(result: Validated) -> dict[str, Any]:
     """Return samples, worst rows, reasons and tables of a validation."""
     known = [
         c for c in result.families if np.any(np.isfinite(c.predictions.time))
@@ -66,7 +93,7 @@ def _short(values: Any) -> list[float]:
     return [float(f"{value:.{_DIGITS}g}") for value in values.tolist()]
 
 
-def _tables(result: Validation) -> list[dict[str, Any]]:
+def _tables(result: Validated) -> list[dict[str, Any]]:
     columns = result.columns
     found = []
     for file in result.files:

@@ -16,86 +16,24 @@ from hwsim.analysis.measured.predict import (
     FIDELITIES,
     Models,
     RowFidelity,
-    RowPredictions,
     device_model,
     light_times,
     predict_rows,
 )
 from hwsim.analysis.result import Result
 from hwsim.analysis.validation.details import validation_details
+from hwsim.analysis.validation.family import FamilyComparison
 from hwsim.analysis.validation.metrics import ErrorSummary, grouped, regimes, summarise
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.measurement.names import TIME_UNITS
 from hwsim.specs.measurement.read import builtin_measurements, read_measurements
 from hwsim.specs.measurement.table import BadRow, FamilyRows, MeasurementTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KERNEL_METRIC = "kernel_time"
-_NOT_SHAPES = frozenset(
-    {"time", "measured", "value", "energy_j", "hot", "copies", "resident", "outlier"}
-)
 LISTED = 1000  # skipped rows that JSON spells out; the reasons count all
-
-
-@dataclass(frozen=True)
-class FamilyComparison:
-    """Measured and predicted rows of one operator family.
-
-    Attributes
-    ----------
-    rows : FamilyRows
-        What was measured.
-    predictions : RowPredictions
-        What is predicted for each of them.
-    regime : ndarray of str
-        Size and bound by the datasheet.
-    """
-
-    rows: FamilyRows
-    predictions: RowPredictions
-    regime: NDArray[np.object_]
-
-    @property
-    def metric(self) -> NDArray[np.object_]:
-        """What each row measures."""
-        if "metric" in self.rows.columns:
-            return self.rows["metric"]
-        return np.full(len(self.rows), KERNEL_METRIC, dtype=object)
-
-    @property
-    def unit(self) -> NDArray[np.object_]:
-        """SI unit of what each row measures."""
-        if self.rows.family == "power":
-            return np.full(len(self.rows), "W", dtype=object)
-        if self.rows.family != "end_to_end":
-            return np.full(len(self.rows), "s", dtype=object)
-        units = self.rows["unit"]
-        times = np.isin(units.astype(str), list(TIME_UNITS))
-        return np.where(times, "s", units)
-
-    @property
-    def measured(self) -> FloatArray:
-        """What was measured, in SI: a time, or a rate of end-to-end work."""
-        return self.rows.measured
-
-    @property
-    def relative_error(self) -> FloatArray:
-        """(predicted - measured) / measured; NaN where there is no prediction."""
-        return np.asarray(self.predictions.time / self.measured - 1.0)
-
-    def describe(self, index: int) -> str:
-        """Return the shape of one row in words."""
-        parts = []
-        for name, values in self.rows.columns.items():
-            value = values[index]
-            if name in _NOT_SHAPES or isinstance(value, str) or np.isnan(value):
-                continue
-            parts.append(f"{name} {value:.12g}")
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
