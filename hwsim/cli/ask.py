@@ -10,24 +10,23 @@ import typer
 from hwsim.cli import options, show
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
+    Dtype,
     Fidelity,
     FidelityChoice,
     Json,
+    KvDtype,
     Model,
     Out,
     Report,
     Set,
+    Stack,
     System,
     Trace,
+    WeightDtype,
 )
 from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
 from hwsim.cli.quantity import counts, factors, time_of, token_count
 from hwsim.errors import InputError
-
-Dtype = Annotated[
-    str | None,
-    typer.Option(help="Arithmetic: bf16, fp16, fp8, …  [default: bf16 if it has it]"),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,13 +48,9 @@ def infer(
     output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
     tp: Annotated[int, typer.Option(help="Tensor-parallel devices.")] = 1,
     dtype: Dtype = None,
-    weight_dtype: Annotated[
-        str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
-    ] = None,
-    kv_dtype: Annotated[
-        str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
-    ] = None,
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
+    weight_dtype: WeightDtype = None,
+    kv_dtype: KvDtype = None,
+    stack: Stack = "default-inference",
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,
@@ -137,7 +132,7 @@ def train(
     stage_layers: options.StageLayers = None,
     lora_rank: options.LoraRank = 0,
     lora_targets: options.LoraTargets = "qkv,out",
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
+    stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     tokens: options.Tokens = None,
     spares: options.Spares = None,
@@ -239,7 +234,7 @@ def op(
     gated: Annotated[
         bool | None, typer.Option(help="moe: three matrices per expert, or two.")
     ] = None,
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
+    stack: Stack = "default-inference",
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,

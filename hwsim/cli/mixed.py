@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from hwsim.cli.ask import Dtype
 from hwsim.cli.compare import entry_of
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Model, Out, Set
+from hwsim.cli.options import (
+    Dtype,
+    Fidelity,
+    FidelityChoice,
+    Json,
+    KvDtype,
+    Model,
+    Out,
+    Set,
+    Stack,
+    WeightDtype,
+)
 from hwsim.cli.output import check_outputs, console, note_unread, save, table
 from hwsim.cli.quantity import time_of
 from hwsim.errors import InputError
@@ -63,13 +73,9 @@ def mixed(
     prompt: Annotated[int, typer.Option(help="Prompt tokens of each.")] = 1024,
     output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
     dtype: Dtype = None,
-    weight_dtype: Annotated[
-        str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
-    ] = None,
-    kv_dtype: Annotated[
-        str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
-    ] = None,
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-inference",
+    weight_dtype: WeightDtype = None,
+    kv_dtype: KvDtype = None,
+    stack: Stack = "default-inference",
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,

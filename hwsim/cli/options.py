@@ -88,6 +88,18 @@ Systems = Annotated[
     ),
 ]  # fmt: skip
 
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Arithmetic: bf16, fp16, fp8, …  [default: bf16 if it has it]"),
+]
+WeightDtype = Annotated[
+    str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
+]
+KvDtype = Annotated[
+    str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
+]
+Stack = Annotated[str, typer.Option(help="Software stack.")]
+
 Etp = Annotated[
     int | None,
     typer.Option(

@@ -15,12 +15,14 @@ import typer
 from hwsim.cli import plan_serve
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
+    Dtype,
     Fidelity,
     FidelityChoice,
     Json,
     Model,
     Out,
     Set,
+    Stack,
     Systems,
 )
 from hwsim.cli.output import (
@@ -80,9 +82,7 @@ def train(
             "64-512/64.  [default: all of the system]"
         ),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Arithmetic.  [default: bf16 if it has it]")
-    ] = None,
+    dtype: Dtype = None,
     optimizer: Annotated[str, typer.Option(help="adamw, adafactor, …")] = "adamw",
     sequence_parallel: Annotated[
         bool, typer.Option(help="Shard norms and dropout over tp where it goes.")
@@ -142,7 +142,7 @@ def train(
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="Rows of the ranking to print.")] = 10,
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
+    stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,
     json: Json = False,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Fidelity, FidelityChoice, Json, Report, Set, System
+from hwsim.cli.options import (
+    Dtype,
+    Fidelity,
+    FidelityChoice,
+    Json,
+    KvDtype,
+    Report,
+    Set,
+    System,
+    WeightDtype,
+)
 from hwsim.cli.output import check_outputs, note, note_unread, save, save_outputs
 from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
 from hwsim.cli.serve_options import (
@@ -217,16 +227,9 @@ def serve(
     draft: Draft = None,
     trace_out: TraceOut = None,
     trace_seconds: TraceSeconds = 60.0,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Arithmetic.  [default: bf16 if it has it]"),
-    ] = None,
-    weight_dtype: Annotated[
-        str | None, typer.Option(help="Storage of weights.  [default: as --dtype]")
-    ] = None,
-    kv_dtype: Annotated[
-        str | None, typer.Option(help="Storage of the KV cache.  [default: 16 bit]")
-    ] = None,
+    dtype: Dtype = None,
+    weight_dtype: WeightDtype = None,
+    kv_dtype: KvDtype = None,
     stack: Annotated[
         str | None, typer.Option(help="Software stack.  [default: the engine's]")
     ] = None,

@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 
 from hwsim.cli import options
-from hwsim.cli.ask import Dtype
 from hwsim.cli.compare import entry_of
 from hwsim.cli.mixed import bandwidth_of
 from hwsim.cli.options import (
+    Dtype,
     Fidelity,
     FidelityChoice,
     Json,
@@ -20,6 +20,7 @@ from hwsim.cli.options import (
     Out,
     Report,
     Set,
+    Stack,
     Trace,
 )
 from hwsim.cli.output import check_outputs, console, note_unread, save_outputs, table
@@ -103,7 +104,7 @@ def train_mixed(
     pue: Annotated[
         float | None, typer.Option(help="Facility power over computer power.")
     ] = None,
-    stack: Annotated[str, typer.Option(help="Software stack.")] = "default-training",
+    stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     etp: options.Etp = None,
     imbalance: options.Imbalance = 1.0,
