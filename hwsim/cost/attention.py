@@ -76,7 +76,9 @@ def prefill_attention_cost(
     )
     dv = dk if v_head_dim is None else np.asarray(v_head_dim, dtype=np.float64)
     p = calibration.attention.prefill
-    sk = np.maximum(sk, sq)
+    if causal:
+        # Without a mask there may be fewer keys: those of another rank, an encoder's.
+        sk = np.maximum(sk, sq)
     element, kv_element = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
     work = _PrefillWork(b, h, g, dk, dv, sq, sk, w, causal, kv_element < element)
     seen = np.where(w > 0, np.minimum(sk, w + sq), sk)

@@ -76,8 +76,9 @@ def gathered(plan: Plan, block: Block, held: Held) -> Block:
             phase="backward" if backward else "forward",
         )  # fmt: skip
         # A stream of its own: a gather is issued before the reduction of the
-        # gradients of the layer before it, and must not queue behind it.
-        nodes.append(Node(op, (), "gather", after=ahead))
+        # gradients of the layer before it, and must not queue behind it. One that
+        # is issued after it shares its communicator, which works in order.
+        nodes.append(Node(op, (), "gather" if early else "dp", after=ahead))
     count, waits = len(nodes), True
     for node in block.nodes:
         deps = tuple(d + count for d in node.deps)

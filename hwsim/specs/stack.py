@@ -120,7 +120,8 @@ class Overlap(Spec):
         Tensor-parallel collectives, cut up beside their products.
     backward_prefetch : bool
         Sharded parameters of a layer are fetched while the backward of the one
-        before it runs, not after it (FSDP: BACKWARD_PRE against POST).
+        before it runs, not after it (FSDP: BACKWARD_PRE against POST). After it
+        means behind the reduction of its gradients, on the same communicator.
     ep : float
         Training with several microbatches: share of the time in which rows are
         exchanged that another microbatch computes (interleaved forward and

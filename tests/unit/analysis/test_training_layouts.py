@@ -187,3 +187,18 @@ def test_experts_and_shares_that_do_not_divide() -> None:
             "qwen3-30b-a3b", devices=96, ep=4, dp_shard=6, zero_stage=3,
             global_batch=96,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("early", "stream"), [(True, "gather"), (False, "dp")])
+def test_a_late_gather_queues_behind_the_reduction(early: bool, stream: str) -> None:
+    overlap = STACK.overlap.model_copy(update={"backward_prefetch": early})
+    graph = training_graph(
+        load_model("llama-3.1-8b"), micro_batch=1, seq=2048, dp=16, zero_stage=3,
+        stack=STACK.model_copy(update={"overlap": overlap}),
+    )  # fmt: skip
+    streams = {
+        (n.op.phase, n.stream)
+        for _, _, n, _ in graph.distinct()
+        if n.op.name == "parameter_gather"
+    }
+    assert streams == {("forward", "gather"), ("backward", stream)}

@@ -315,3 +315,18 @@ def test_every_kind_of_device_answers(kind):
     prefill = prefill_attention_cost(1, 32, 8, 128, 2048, 2048, **use).time
     decode = decode_attention_cost(1, 32, 8, 128, 2048, **use).time
     assert 0 < decode < prefill < 0.1
+
+
+def test_fewer_keys_than_queries_without_a_mask(boundless, calibration):
+    """Half of the keys of another context-parallel rank are half of the work."""
+
+    def time(seq_q, seq_kv):
+        return float(
+            prefill_attention_cost(
+                1, 64, 8, 128, seq_q, seq_kv, causal=False, device=boundless,
+                calibration=calibration, dtype="bf16", write_kv=False,
+            ).time
+        )  # fmt: skip
+
+    assert time(32768, 16384) == pytest.approx(time(32768, 32768) / 2, rel=0.02)
+    assert time(32768, 16384) == pytest.approx(time(16384, 32768), rel=0.02)

@@ -76,6 +76,15 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
             "a100-40gb-roce-1600",
         ),
         (
+            {
+                "source": "llm-foundry README",
+                "device": "H100-80GB-SXM",
+                "notes": "FSDP mixed precision mode DEFAULT; grad accumulation 4",
+            },
+            "llm-foundry-2023-amp",
+            "eos",
+        ),
+        (
             {"source": "Megatron-Bridge docs 26.02 NeMo Container", "device": "GB200"},
             "nemo-graphs",
             "gb200-nvl72-x8",
