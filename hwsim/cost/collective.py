@@ -21,6 +21,7 @@ from hwsim.specs.system import SystemSpec
 
 _OPS: tuple[str, ...] = get_args(CollectiveName)
 _MOST_DIRECT = 8  # devices whose serving kernels reduce without the library
+_MOST_ON_BUS = 2  # the same on a shared bus
 
 
 class _Path(NamedTuple):
@@ -102,7 +103,10 @@ def collective_cost(
         return Cost(zero, zero, {memory: zero}, zero, zero)
     parameters = calibration.collective
     paths = _paths(cast("CollectiveName", op), n, used, fanout)
-    fixed, rate, ramp = _choices(cast("CollectiveName", op), n, used, parameters, paths)
+    pace = _pace(parameters, system)
+    fixed, rate, ramp = _choices(
+        cast("CollectiveName", op), n, used, parameters, paths, pace
+    )
     grown = (size / parameters.ramp_bytes) ** parameters.ramp_exponent
     shape = (-1,) + (1,) * size.ndim
     transfer = rate.reshape(shape) * size + ramp.reshape(shape) * grown
@@ -115,7 +119,7 @@ def collective_cost(
     overhead = fixed[best[0]]
     if direct and op == "all_reduce" and len(used) == 1:
         overhead, moved = _direct(
-            overhead, moved, size, n, used[0], parameters, eager=direct > 1
+            overhead, moved, size, n, used[0], parameters, pace, eager=direct > 1
         )
     cost = Cost(
         time=overhead + moved + copied,
@@ -140,6 +144,7 @@ def _direct(
     n: int,
     span: Span,
     parameters: CollectiveParameters,
+    pace: float,
     *,
     eager: bool,
 ) -> tuple[FloatArray, FloatArray]:
@@ -151,11 +156,15 @@ def _direct(
     usual = parameters.efficiency[span.network.kind]
     share = _sustained(parameters, span, _Path((), ()), 0) / usual if bus else 1.0
     rate = span.ring_bandwidth * p.efficiency * share
-    start = p.start_time + p.peer_time * (n - 2)
+    hop = span.network.latency
+    start = pace * (p.start_time + p.peer_time * (n - 2)) + 2 * hop
+    again = pace * p.exchange_time + hop
     once = (n - 1) * size / rate  # reads the buffers of all others
-    twice = 2 * (n - 1) / n * size / rate + p.exchange_time  # a share, then shares
+    twice = 2 * (n - 1) / n * size / rate + again  # a share, then shares
     own = np.minimum(once, twice)
     small = (size < p.limit) & (start + own < overhead + moved)
+    if bus and n > _MOST_ON_BUS:
+        small &= False
     fixed = np.where(small, start, overhead)
     spent = np.where(small, own, moved)
     if eager:
@@ -231,6 +240,7 @@ def _choices(
     used: tuple[Span, ...],
     p: CollectiveParameters,
     paths: list[_Path],
+    pace: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return fixed time, time per byte and ramp of every algorithm x protocol."""
     fixed, rate, ramp = [], [], []
@@ -238,7 +248,7 @@ def _choices(
     for path in paths:
         for protocol in p.protocols.values():
             hops = sum(
-                count * (span.network.latency + _step(protocol, p, span, path, i))
+                count * (span.network.latency + _step(protocol, p, span, path, i, pace))
                 for i, (count, span) in enumerate(zip(path.hops, used, strict=True))
             )
             times = [
@@ -246,18 +256,40 @@ def _choices(
                 for i, (load, span) in enumerate(zip(path.load, used, strict=True))
             ]
             spent = sum(times) if path.phased else max(times)
-            fixed.append(p.start_time[op] + peers + hops)
+            fixed.append(pace * (p.start_time[op] + peers) + hops)
             rate.append(spent / protocol.bandwidth_ratio)
-            ramp.append(protocol.ramp_time)
+            ramp.append(
+                max(
+                    protocol.ramp_size.get(span.network.kind, 0.0)
+                    / (span.bandwidth * _sustained(p, span, path, i))
+                    for i, span in enumerate(used)
+                )
+            )
     return np.array(fixed), np.array(rate), np.array(ramp)
 
 
+def _pace(p: CollectiveParameters, system: SystemSpec) -> float:
+    """Time of software on the devices over what the parameters give."""
+    compute = system.device.compute
+    clock = compute.max_clock or compute.clock
+    if p.reference_clock is None or clock is None:
+        return 1.0
+    return float(p.reference_clock / clock)
+
+
 def _step(
-    protocol: Protocol, p: CollectiveParameters, span: Span, path: _Path, i: int
+    protocol: Protocol,
+    p: CollectiveParameters,
+    span: Span,
+    path: _Path,
+    i: int,
+    pace: float,
 ) -> float:
     if path.reducing and path.reducing[i]:
-        return float(p.in_network_step_time)
-    return float(protocol.step_time[span.network.kind])
+        return float(p.in_network_step_time) * pace
+    step = float(protocol.step_time[span.network.kind])
+    # Between nodes a thread of the host takes the steps.
+    return step if span.network.kind in {"fat_tree", "dcn"} else step * pace
 
 
 def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> float:

@@ -214,7 +214,7 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
         bounds += [
             Bound(f"{prefix}.step_time.{kind}", 0.001 * US, 40 * US) for kind in kinds
         ]
-        bounds.append(Bound(f"{prefix}.ramp_time", 0.001 * US, 100 * US))
+        bounds += [Bound(f"{prefix}.ramp_size.{kind}", 1e2, 3e7) for kind in kinds]
         if name != last:  # its share is the network's efficiency
             bounds.append(Bound(f"{prefix}.bandwidth_ratio", 0.005, 1.0))
     bounds += [Bound(f"collective.efficiency.{k}", 0.1, 1.0) for k in kinds]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from hwsim.specs.base import Bytes, Name, Seconds, Spec
+from hwsim.specs.base import Bytes, Hertz, Name, Seconds, Spec
 from hwsim.specs.network import NetworkKind
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -27,14 +27,16 @@ class Protocol(Spec):
     bandwidth_ratio : float
         Share of the sustained bandwidth that carries payload: flags beside
         the data cost the rest. [1]
-    ramp_time : float
-        Time to fill channels and pipeline with a message of ``ramp_bytes``;
-        grows as the message's power ``ramp_exponent``. [s]
+    ramp_size : dict of network kind to float
+        Bytes in flight before channels and pipeline are full, with a message of
+        ``ramp_bytes``; they grow as the message's power ``ramp_exponent``, and
+        take their time at the rate of one member's links; none where a kind is
+        not named. [B]
     """
 
     step_time: dict[NetworkKind, Seconds]
     bandwidth_ratio: Share
-    ramp_time: Seconds
+    ramp_size: dict[NetworkKind, Bytes] = {}
 
 
 class DirectParameters(Spec):
@@ -87,7 +89,7 @@ class CollectiveParameters(Spec):
         Rate of copying a member's own share from input to output, over twice
         the bytes, relative to main-memory bandwidth. [1]
     ramp_bytes : float
-        Reference message of ``Protocol.ramp_time``. [B]
+        Reference message of ``Protocol.ramp_size``. [B]
     ramp_exponent : float
         Between 0 and 1. [1]
     bus_contention : float
@@ -98,6 +100,10 @@ class CollectiveParameters(Spec):
         memory for want of peer-to-peer access. [1]
     host_bounce_contention : float
         As ``bus_contention``, where data bounces through the host. [1]
+    reference_clock : float or None
+        Clock that times of software on the devices are given at: start, peers,
+        steps within a node, barriers. A device of another clock takes that much
+        less or more; None: they hold for every clock. [Hz]
     direct : Spec or None
         All-reduces that bypass the library; None: there are none.
     """
@@ -114,6 +120,7 @@ class CollectiveParameters(Spec):
     bus_contention: Exponent
     host_bounce_efficiency: Share
     host_bounce_contention: Exponent
+    reference_clock: Hertz | None = None
     direct: DirectParameters | None = None
 
     @model_validator(mode="after")

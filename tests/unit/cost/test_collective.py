@@ -73,7 +73,7 @@ def calibration():
 def plain(calibration):
     """No software: no start, no protocol, every link at its full rate."""
     none = dict.fromkeys(KINDS, 0.0)
-    bare = Protocol(step_time=none, bandwidth_ratio=1.0, ramp_time=0.0)
+    bare = Protocol(step_time=none, bandwidth_ratio=1.0, ramp_size=none)
     parameters = CollectiveParameters(
         start_time=dict.fromkeys(OPS, 0.0),
         peer_time=0.0,
