@@ -214,8 +214,9 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
         bounds += [
             Bound(f"{prefix}.step_time.{kind}", 0.001 * US, 40 * US) for kind in kinds
         ]
-        bounds += [Bound(f"{prefix}.ramp_size.{kind}", 1e2, 3e7) for kind in kinds]
-        if name != last:  # its share is the network's efficiency
+        if name == last:  # its share is the network's efficiency
+            bounds += [Bound(f"{prefix}.ramp_size.{k}", 1e2, 3e7) for k in kinds]
+        else:
             bounds.append(Bound(f"{prefix}.bandwidth_ratio", 0.005, 1.0))
     bounds += [Bound(f"collective.efficiency.{k}", 0.1, 1.0) for k in kinds]
     bounds += _b("collective", copy_efficiency=(0.05, 1.0), ramp_exponent=(0.05, 0.95))

@@ -172,6 +172,7 @@ def fit_values(
     plan: FitPlan,
     *,
     starts: int | None = None,
+    shares: Sequence[float] = (),
 ) -> tuple[dict[str, float], tuple[Bound, ...], int]:
     """Fit one set of parameters to rows of one device or of several.
 
@@ -180,6 +181,8 @@ def fit_values(
     parts, priors : sequences
         Rows of each device, and the calibration that its other parameters
         come from.
+    shares : sequence of float
+        Share of each device in the rows that are drawn; even by default. [1]
 
     Returns
     -------
@@ -193,10 +196,13 @@ def fit_values(
     bounds: tuple[Bound, ...] = ()
     used = 0
     planned = [stages(part, prior) for part, prior in zip(parts, priors, strict=True)]
+    shares = shares or [1 / len(parts)] * len(parts)
     for step in range(max(len(found) for found in planned)):
         some = [
-            (_sample(part, found[step], plan, len(parts), rng), prior)
-            for part, prior, found in zip(parts, priors, planned, strict=True)
+            (_sample(part, found[step], round(plan.sample * share), rng), prior)
+            for part, prior, found, share in zip(
+                parts, priors, planned, shares, strict=True
+            )
             if step < len(found)
         ]
         own = _joined_bounds([found[step] for found in planned if step < len(found)])
@@ -211,10 +217,10 @@ def _joined_bounds(found: Sequence[Stage]) -> tuple[Bound, ...]:
 
 
 def _sample(
-    part: FitRows, stage: Stage, plan: FitPlan, parts: int, rng: np.random.Generator
+    part: FitRows, stage: Stage, number: int, rng: np.random.Generator
 ) -> FitRows:
     index = np.flatnonzero(stage.rows)
-    most = max(plan.sample // parts, 100)
+    most = max(number, 100)
     if len(index) > most:
         index = np.sort(rng.choice(index, most, replace=False))
     return part.take(index)

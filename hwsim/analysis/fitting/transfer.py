@@ -126,13 +126,22 @@ def _transfer(
     else:
         prior = load_spec(GENERATIONS, Calibration, target.kind)
     parts = [rows[n] for n in others]
-    values, _, _ = fit_values(parts, [prior] * len(parts), plan, starts=1)
+    values, _, _ = fit_values(
+        parts, [prior] * len(parts), plan, starts=1, shares=_shares(others)
+    )
     tuned = with_parameters(prior, values)
     predicted = rows[name].predict(tuned)
     return Transfer(
         name, family, origin, rows[name].time, predicted,
         _with_trees(rows[name], parts, tuned, plan),
     )  # fmt: skip
+
+
+def _shares(names: Sequence[str]) -> list[float]:
+    """Return each device's share of a fit in which generations count the same."""
+    generations = [load_device(name).architecture for name in names]
+    number = len(set(generations))
+    return [1 / (number * generations.count(g)) for g in generations]
 
 
 def _with_trees(
