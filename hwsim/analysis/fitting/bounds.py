@@ -219,7 +219,7 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
         else:
             bounds.append(Bound(f"{prefix}.bandwidth_ratio", 0.005, 1.0))
     bounds += [Bound(f"collective.efficiency.{k}", 0.1, 1.0) for k in kinds]
-    bounds += _b("collective", copy_efficiency=(0.05, 1.0), ramp_exponent=(0.05, 0.95))
+    bounds += _b("collective", copy_efficiency=(0.05, 1.0), ramp_exponent=(0.4, 0.9))
     if "all_reduce" in ops and "switch" in kinds:
         bounds += _b(
             "collective", in_network_efficiency=(0.3, 1.0),
