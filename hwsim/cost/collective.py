@@ -303,6 +303,8 @@ def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> floa
         if not network.peer_to_peer:
             share *= p.host_bounce_efficiency
             contention = p.host_bounce_contention
+        if network.contention is not None:
+            contention = network.contention
         share *= max(span.users / 2, 1.0) ** -contention
     return share
 
@@ -316,11 +318,9 @@ def _paths(
         return [_ring(n, used, 1), _phased(n, used, 1)]
     if op == "all_to_all":
         return [_all_to_all(n, used, fanout)]
-    if op == "broadcast":
+    if op == "broadcast":  # libraries send along the ring alone
         chain = tuple(float(s.ring_hops) for s in used)
-        tree = tuple(float(s.tree_hops) for s in used)
-        loads = tuple(1.0 for _ in used)
-        return [_Path(chain, loads), _Path(tree, tuple(2.0 for _ in used))]
+        return [_Path(chain, tuple(1.0 for _ in used))]
     return [_send_recv(used)]
 
 
@@ -329,15 +329,23 @@ def _all_reduce(n: int, used: tuple[Span, ...]) -> list[_Path]:
     if len(used) > 1:
         inner = used[0]
         hops = (2.0 * inner.ring_hops, *(2.0 * s.tree_hops for s in used[1:]))
-        paths.append(_Path(hops, tuple(2.0 for _ in used)))
+        paths.append(_Path(hops, (2.0, *(_tree_load(s) for s in used[1:]))))
     reducing = tuple(s.network.in_network_reduction for s in used)
     if any(reducing):
         hops_, loads = [], []
         for span, reduces in zip(used, reducing, strict=True):
             hops_.append(2.0 if reduces else 2.0 * span.tree_hops)
-            loads.append(1.0 + 1.0 / span.size if reduces else 2.0)
+            loads.append(1.0 + 1.0 / span.size if reduces else _tree_load(span))
         paths.append(_Path(tuple(hops_), tuple(loads), reducing=reducing))
     return paths
+
+
+def _tree_load(span: Span) -> float:
+    """Bytes that a domain sends in two trees of half the buffer, over the buffer.
+
+    Up once and down to two children; two domains are each other's only child.
+    """
+    return 2.0 if span.size > 2 else 1.0
 
 
 def _ring(n: int, used: tuple[Span, ...], rounds: int) -> _Path:

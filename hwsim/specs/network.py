@@ -57,6 +57,9 @@ class Network(Spec):
         Share of the bandwidth that large collectives were measured to reach on
         this very cluster; None: what the device's generation reaches on networks
         of this kind. [1]
+    contention : float or None
+        bus only: bandwidth was measured on this very host to fall as (active
+        devices / 2) to minus this; None: as the device's generation has it.
     """
 
     name: Name
@@ -74,6 +77,7 @@ class Network(Spec):
     oversubscription: Annotated[float, Field(le=1e3)] = 1.0
     peer_to_peer: bool = True
     achieved: Fraction | None = None
+    contention: Annotated[float, Field(ge=0.0, le=4.0)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Network:

@@ -118,7 +118,6 @@ def sped_up(parameters, k):
         table[name] = times(table[name])
     for protocol in table["protocols"].values():
         protocol["step_time"] = times(protocol["step_time"])
-        protocol["ramp_time"] /= k
     return CollectiveParameters(**table)
 
 

@@ -226,10 +226,7 @@ def _collective(rows: FitRows, calibration: Calibration) -> tuple[Bound, ...]:
             in_network_step_time=(0.01 * US, 60 * US),
         )  # fmt: skip
     if "bus" in kinds:
-        bounds += _b(
-            "collective", host_bounce_efficiency=(0.02, 1.0),
-            host_bounce_contention=(0.05, 4.0),
-        )  # fmt: skip
+        bounds += _b("collective", host_bounce_efficiency=(0.02, 1.0))
     return tuple(bounds)
 
 

@@ -73,7 +73,7 @@ def calibration():
 def plain(calibration):
     """No software: no start, no protocol, every link at its full rate."""
     none = dict.fromkeys(KINDS, 0.0)
-    bare = Protocol(step_time=none, bandwidth_ratio=1.0, ramp_size=none)
+    bare = Protocol(step_time=none, bandwidth_ratio=1.0)
     parameters = CollectiveParameters(
         start_time=dict.fromkeys(OPS, 0.0),
         peer_time=0.0,
@@ -380,10 +380,76 @@ def test_direct_all_reduces_read_all_or_a_share_of_each(calibration):
         "all_reduce", np.array([small, medium]), 8, system=node(),
         calibration=calibration, direct=1.0,
     )  # fmt: skip
-    start = p.start_time + 6 * p.peer_time
+    hop = 1e-6
+    start = p.start_time + 6 * p.peer_time + 2 * hop
     once = start + 7 * small / rate
-    twice = start + p.exchange_time + 2 * 7 / 8 * medium / rate
+    twice = start + p.exchange_time + hop + 2 * 7 / 8 * medium / rate
     np.testing.assert_allclose(cost.time, [once, twice])
+
+
+def test_direct_all_reduces_on_a_bus_are_of_two(calibration):
+    def saved(n):
+        library, direct = (
+            collective_cost(
+                "all_reduce", 1024.0, n, system=node("bus"), calibration=calibration,
+                direct=way,
+            ).time
+            for way in (0.0, 1.0)
+        )  # fmt: skip
+        return library - direct
+
+    assert saved(2) > 0
+    assert saved(4) == saved(8) == 0
+
+
+def test_software_takes_as_many_clocks_on_each_device(calibration):
+    reference = calibration.collective.reference_clock
+
+    def time(scale, *networks):
+        system = make_system(*networks, nodes=4 if len(networks) > 1 else 1)
+        clock = {"clock": reference * scale, "max_clock": None}
+        compute = system.device.compute.model_copy(update=clock)
+        device = system.device.model_copy(update={"compute": compute})
+        system = system.model_copy(update={"device": device})
+        return time_of("all_reduce", 8.0, system.num_devices, system, calibration)
+
+    inner = net("switch", 8, latency=1e-12)
+    assert time(1.0, inner) == pytest.approx(2 * time(2.0, inner), rel=1e-4)
+    outer = net("fat_tree", 32, NIC, 5e-6, nics_per_node=8)
+    slow, fast = time(1.0, inner, outer), time(2.0, inner, outer)
+    assert fast > 0.5 * slow + 0.5 * 4 * 5e-6  # steps between nodes are the host's
+
+
+def test_bytes_in_flight_take_their_time_on_the_link(plain):
+    def time(factor, size):
+        ramps = {"ramp_size": dict.fromkeys(KINDS, size)} if size else {}
+        bare = plain.collective.protocols["bare"].model_copy(update=ramps)
+        tuned = plain.collective.model_copy(update={"protocols": {"bare": bare}})
+        return time_of(
+            "all_gather", 16e6, 8, make_system(net("switch", 8, factor * LINK)),
+            plain.model_copy(update={"collective": tuned}),
+        )  # fmt: skip
+
+    ramp = 2e6 / LINK * 16**plain.collective.ramp_exponent
+    assert time(1, 2e6) - time(1, 0) == pytest.approx(ramp)
+    assert time(2, 2e6) - time(2, 0) == pytest.approx(ramp / 2)
+
+
+def test_trees_of_two_nodes_send_each_byte_once(plain):
+    def busbw(nodes):
+        fast = cluster(nodes=nodes, inner={"bandwidth": 1e3 * LINK})
+        n = 8 * nodes
+        return 2 * (n - 1) / n * 1e12 / time_of("all_reduce", 1e12, n, fast, plain)
+
+    assert busbw(2) == pytest.approx(8 * NIC * 2 * 15 / 16, rel=0.02)
+    assert busbw(4) < 0.75 * busbw(2)
+
+
+def test_a_host_that_was_measured_says_how_its_bus_is_shared(plain):
+    usual = node("bus", peer_to_peer=False)
+    steep = node("bus", peer_to_peer=False, contention=2.0)
+    times = [time_of("all_gather", 1e9, 8, s, plain) for s in (usual, steep)]
+    assert times[1] == pytest.approx(4 * times[0], rel=0.01)
 
 
 def test_without_direct_parameters_the_library_does_it(calibration):
