@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hwsim.cost.collective_paths import Path, paths_of
 from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.network import Span, spans
 from hwsim.cost.residual import collective_features, corrected
@@ -22,27 +23,6 @@ from hwsim.specs.system import SystemSpec
 _OPS: tuple[str, ...] = get_args(CollectiveName)
 _MOST_DIRECT = 8  # devices whose serving kernels reduce without the library
 _MOST_ON_BUS = 2  # the same on a shared bus
-
-
-class _Path(NamedTuple):
-    """One algorithm on one group, per byte of the whole buffer.
-
-    Attributes
-    ----------
-    hops : tuple of float
-        Hops on each span that follow one another.
-    load : tuple of float
-        Bytes over each span's ``ring_bandwidth``, per byte of the buffer.
-    phased : bool
-        The spans work one after the other instead of as a pipeline.
-    reducing : tuple of bool
-        Spans whose switches add up the data.
-    """
-
-    hops: tuple[float, ...]
-    load: tuple[float, ...]
-    phased: bool = False
-    reducing: tuple[bool, ...] = ()
 
 
 def collective_cost(
@@ -102,7 +82,7 @@ def collective_cost(
     if not used:
         return Cost(zero, zero, {memory: zero}, zero, zero)
     parameters = calibration.collective
-    paths = _paths(cast("CollectiveName", op), n, used, fanout)
+    paths = paths_of(cast("CollectiveName", op), n, used, fanout)
     pace = _pace(parameters, system)
     fixed, rate, ramp = _choices(
         cast("CollectiveName", op), n, used, parameters, paths, pace
@@ -154,7 +134,7 @@ def _direct(
         return overhead, moved
     bus = span.network.kind == "bus"
     usual = parameters.efficiency[span.network.kind]
-    share = _sustained(parameters, span, _Path((), ()), 0) / usual if bus else 1.0
+    share = _sustained(parameters, span, Path((), ()), 0) / usual if bus else 1.0
     rate = span.ring_bandwidth * p.efficiency * share
     hop = span.network.latency
     start = pace * (p.start_time + p.peer_time * (n - 2)) + 2 * hop
@@ -204,12 +184,14 @@ def direct_reduce_cost(
     }  # fmt: skip
     library = collective_cost("all_reduce", nbytes, group_size, **common)
     used = spans(system, group_size, stride)
-    if calibration.collective.direct is None or len(used) != 1:
+    own_kernels = calibration.collective.direct
+    if own_kernels is None or len(used) != 1:
         return library
     if not _all_joined(used[0], group_size):
         return library
     own = collective_cost("all_reduce", nbytes, group_size, direct=1.0, **common)
-    faster = own.time < library.time
+    small = np.asarray(nbytes, dtype=np.float64) < own_kernels.limit
+    faster = small & (own.time < library.time)
     return Cost(
         time=np.where(faster, own.time, library.time),
         compute=own.compute,
@@ -239,7 +221,7 @@ def _choices(
     n: int,
     used: tuple[Span, ...],
     p: CollectiveParameters,
-    paths: list[_Path],
+    paths: list[Path],
     pace: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return fixed time, time per byte and ramp of every algorithm x protocol."""
@@ -281,7 +263,7 @@ def _step(
     protocol: Protocol,
     p: CollectiveParameters,
     span: Span,
-    path: _Path,
+    path: Path,
     i: int,
     pace: float,
 ) -> float:
@@ -292,7 +274,7 @@ def _step(
     return step if span.network.kind in {"fat_tree", "dcn"} else step * pace
 
 
-def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> float:
+def _sustained(p: CollectiveParameters, span: Span, path: Path, i: int) -> float:
     """Share of a span's bandwidth that large messages reach."""
     network = span.network
     if path.reducing and path.reducing[i]:
@@ -307,96 +289,6 @@ def _sustained(p: CollectiveParameters, span: Span, path: _Path, i: int) -> floa
             contention = network.contention
         share *= max(span.users / 2, 1.0) ** -contention
     return share
-
-
-def _paths(
-    op: CollectiveName, n: int, used: tuple[Span, ...], fanout: int = 0
-) -> list[_Path]:
-    if op == "all_reduce":
-        return _all_reduce(n, used)
-    if op in {"all_gather", "reduce_scatter"}:
-        return [_ring(n, used, 1), _phased(n, used, 1)]
-    if op == "all_to_all":
-        return [_all_to_all(n, used, fanout)]
-    if op == "broadcast":  # libraries send along the ring alone
-        chain = tuple(float(s.ring_hops) for s in used)
-        return [_Path(chain, tuple(1.0 for _ in used))]
-    return [_send_recv(used)]
-
-
-def _all_reduce(n: int, used: tuple[Span, ...]) -> list[_Path]:
-    paths = [_ring(n, used, 2), _phased(n, used, 2)]
-    if len(used) > 1:
-        inner = used[0]
-        hops = (2.0 * inner.ring_hops, *(2.0 * s.tree_hops for s in used[1:]))
-        paths.append(_Path(hops, (2.0, *(_tree_load(s) for s in used[1:]))))
-    reducing = tuple(s.network.in_network_reduction for s in used)
-    if any(reducing):
-        hops_, loads = [], []
-        for span, reduces in zip(used, reducing, strict=True):
-            hops_.append(2.0 if reduces else 2.0 * span.tree_hops)
-            loads.append(1.0 + 1.0 / span.size if reduces else _tree_load(span))
-        paths.append(_Path(tuple(hops_), tuple(loads), reducing=reducing))
-    return paths
-
-
-def _tree_load(span: Span) -> float:
-    """Bytes that a domain sends in two trees of half the buffer, over the buffer.
-
-    Up once and down to two children; two domains are each other's only child.
-    """
-    return 2.0 if span.size > 2 else 1.0
-
-
-def _ring(n: int, used: tuple[Span, ...], rounds: int) -> _Path:
-    """One ring through all members, crossing the spans as neighbours do."""
-    hops = [
-        rounds * span.ring_hops * max(1.0, n / (span.inside * span.size))
-        for span in used
-    ]
-    load = rounds * (n - 1) / n
-    return _Path(tuple(hops), tuple(load for _ in used))
-
-
-def _phased(n: int, used: tuple[Span, ...], rounds: int) -> _Path:
-    """A ring in each span in turn, each on the share of the one inside it."""
-    del n
-    loads = [rounds * (span.size - 1) / span.size for span in used]
-    hops = [float(rounds * span.ring_hops) for span in used]
-    return _Path(tuple(hops), tuple(loads), phased=True)
-
-
-def _reached(domains: float, draws: int) -> float:
-    """Return the share of copies that are left when a domain gets one of each row."""
-    return float(domains * (1.0 - (1.0 - 1.0 / domains) ** draws) / draws)
-
-
-def _all_to_all(n: int, used: tuple[Span, ...], fanout: int = 0) -> _Path:
-    loads = []
-    for span in used:
-        share = (span.size - 1) * span.inside / n * span.inside
-        factor = span.network.oversubscription
-        if span.axes:
-            share, factor = _torus_all_to_all(span), 1.0
-        if fanout:
-            factor *= _reached(n / span.inside, fanout)
-        loads.append(share * factor)
-    hops = [0.0] * len(used)
-    hops[-1] = float(max((a.hops for a in used[-1].axes), default=1))
-    return _Path(tuple(hops), tuple(loads))
-
-
-def _torus_all_to_all(span: Span) -> float:
-    """Bytes over the bisection of the longest axis, as load on the rings."""
-    links = sum((2 if a.ring else 1) / a.spacing for a in span.axes)
-    per_link = max(a.size * a.spacing * (0.125 if a.ring else 0.25) for a in span.axes)
-    return per_link * links
-
-
-def _send_recv(used: tuple[Span, ...]) -> _Path:
-    span, inner = used[-1], [0.0] * (len(used) - 1)
-    load = 1.0 if span.axes else span.inside * span.network.oversubscription
-    return _Path((*inner, float(max(1, span.ring_hops))), (*inner, load))
 
 
 def collective_bound(
@@ -421,6 +313,6 @@ def collective_bound(
         return np.zeros_like(size)
     rates = [
         max(load / span.ring_bandwidth for load, span in zip(p.load, used, strict=True))
-        for p in _paths(cast("CollectiveName", op), n, used, fanout)
+        for p in paths_of(cast("CollectiveName", op), n, used, fanout)
     ]
     return size * min(rates)
