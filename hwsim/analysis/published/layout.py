@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hwsim.errors import InputError
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import load_system
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.published.recipes import fitting_recipes
 from hwsim.specs.published.serving import ServingRow, Workers
 
 _NODE = 8  # devices of a node that nothing else is known of
@@ -82,21 +84,52 @@ def degrees_of(
     return Degrees(tp, pp, _experts(model, tp * dp, ep), dp, replicas)
 
 
+class Pools(NamedTuple):
+    """Servers of a disaggregated run.
+
+    Attributes
+    ----------
+    prompts, answers : Degrees
+        Of each pool.
+    drafted : int
+        Tokens drafted in a round; 0 is no speculation.
+    may_draft : int
+        As many by another recipe that fits the row as well; 0: none.
+    """
+
+    prompts: Degrees
+    answers: Degrees
+    drafted: int = 0
+    may_draft: int = 0
+
+
 def pools_of(
     row: ServingRow, model: ModelSpec, device: DeviceSpec, assumed: list[str]
-) -> tuple[Degrees, Degrees]:
+) -> Pools:
     """Return the servers for prompts and those for answers.
 
     How many there are, and whether attention of a mixture is each device's own,
-    is often not printed. Then: prompts have one server; answers have as many as
-    published recipes use for so many clients; attention is each device's own
-    where experts are shared out and a server has many clients, or prompts.
+    is often not printed. A published recipe for just these lengths, clients and
+    devices of a server says it; of several the first without drafted tokens is
+    taken. Without one: prompts have one server; answers have as many as recipes
+    use for so many clients; attention is each device's own where experts are
+    shared out and a server has many clients, or prompts.
 
     Raises
     ------
     InputError
         If a pool's degrees fit no reading.
     """
+    recipes = fitting_recipes(row, model.id, device.id)
+    if recipes:
+        taken, *others = recipes
+        assumed.append(f"recipe: {taken}")
+        if others:
+            assumed.append("or, as likely: " + "; ".join(str(r) for r in others))
+        drafting = 0 if taken.drafted else max((r.drafted for r in others), default=0)
+        return Pools(
+            _stated(taken.prefill), _stated(taken.decode), taken.drafted, drafting
+        )
     first = degrees_of(row.prefill, model, device, assumed)
     second = degrees_of(row.decode, model, device, assumed)
     clients = row.concurrency or 1
@@ -109,7 +142,13 @@ def pools_of(
     crowded = clients / second.replicas >= _OWN_CLIENTS
     if row.decode.attention_dp in (None, 1) and crowded:
         second = _own_attention(second, model)
-    return first, second
+    return Pools(first, second)
+
+
+def _stated(servers: Workers) -> Degrees:
+    """Return the degrees of a recipe's servers, which are all given."""
+    own, size = servers.attention_dp or 1, servers.tp or 1
+    return Degrees(size // own, 1, servers.moe_ep or 1, own, servers.num_workers or 1)
 
 
 # Of the recipes of InferenceX for DeepSeek-R1 (github SemiAnalysisAI/InferenceX,

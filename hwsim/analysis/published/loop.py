@@ -12,6 +12,7 @@ from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of
 from hwsim.analysis.serving.ask import PrefillAsked
 from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.analysis.serving.serve import ServeResult, run_serving
+from hwsim.analysis.serving.speculative import Speculation, even_acceptance
 from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
@@ -47,6 +48,11 @@ _SPREAD = {
     True: {"ttft": LogInterval(-3.6, 1.9), "tpot": LogInterval(-0.65, 0.95),
            "throughput": LogInterval(-0.7, 1.45)},
 }  # fmt: skip
+# Share of the tokens drafted by a model's own layers that are accepted, each where
+# those before it are: defaults of aiconfigurator (github ai-dynamo/aiconfigurator,
+# nextn_accept_rates, 2026), the first as in the report on DeepSeek-V3
+# (arXiv:2412.19437, section 5.4.3: 85 to 90 % of second tokens).
+_ACCEPTED = (0.85, 0.3, 0.0)
 _MOST_REQUESTS = 4000  # of a run: beyond that means do not move any more
 _PRECISIONS = {
     "": "", "fp8": "fp8", "fp8_block": "fp8", "fp4": "fp4", "nvfp4": "fp4",
@@ -71,6 +77,8 @@ class Loop:
         Tokens.
     maps, assumed : tuple of str
         Mappings that apply; what the row left open or is read as.
+    speculation, may_speculate : Speculation or None
+        How tokens are drafted; how they are if it was the other of two recipes.
     """
 
     row: ServingRow
@@ -88,6 +96,8 @@ class Loop:
     assumed: tuple[str, ...]
     prompts_on: Degrees | None = None
     prompt_engine: EngineSpec | None = None
+    speculation: Speculation | None = None
+    may_speculate: Speculation | None = None
 
     @property
     def devices(self) -> int:
@@ -119,9 +129,9 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
     device, model = given_device(row.device), given_model(row.model)
     assumed: list[str] = []
     row = _clients(row, assumed)
-    first = None
+    first, drafted, may_draft = None, 0, 0
     if row.disaggregated:
-        first, degrees = pools_of(row, model, device, assumed)
+        first, degrees, drafted, may_draft = pools_of(row, model, device, assumed)
     else:
         degrees = degrees_of(row.pool, model, device, assumed)
     found = mapped_serving(row, degrees.tp, mappings)
@@ -145,6 +155,7 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
         requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
         None if first is None else _prompt_engine(engine, isl),
+        speculation_by(drafted or found.drafted), speculation_by(may_draft),
     )  # fmt: skip
 
 
@@ -243,7 +254,7 @@ class LoopRuns:
         key = (
             loop.model.id, loop.system.id, loop.stack.id, loop.engine, loop.dtypes,
             loop.degrees, loop.clients, loop.requests, loop.prompts, loop.outputs,
-            loop.prompts_on,
+            loop.prompts_on, loop.speculation,
         )  # fmt: skip
         if key not in self._done:
             self._done[key] = self._run(loop)
@@ -262,6 +273,7 @@ class LoopRuns:
             dtype=loop.dtypes.dtype, weight_dtype=loop.dtypes.weight_dtype,
             kv_dtype=loop.dtypes.kv_dtype, fidelity=self.fidelity, seed=SEED,
             tables=self._table, prefill=_prefill(loop),
+            speculation=loop.speculation,
         )  # fmt: skip
 
     def _table(self, deployment: Deployment) -> TableOf:
@@ -328,6 +340,14 @@ def _prefill(loop: Loop) -> PrefillAsked | None:
         attention_dp=d.attention_dp, replicas=d.replicas, router="least_outstanding",
         kv_bandwidth=max(wide, default=_NODE_LINK),
     )  # fmt: skip
+
+
+def speculation_by(drafted: int) -> Speculation | None:
+    """Return how a model's own layers draft so many tokens; None for none."""
+    if not drafted:
+        return None
+    rates = [_ACCEPTED[min(i, len(_ACCEPTED) - 1)] for i in range(drafted)]
+    return Speculation(drafted, even_acceptance(rates), "mtp")
 
 
 def _power(value: int) -> int:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from hwsim.analysis.check import positive_int
 from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.analysis.serving.pool import Pool, tabulated
@@ -66,6 +68,29 @@ class Speculation:
             "tokens": self.tokens, "acceptance": self.acceptance, "draft": draft,
             "tokens_per_round": self.per_round,
         }  # fmt: skip
+
+
+def even_acceptance(rates: Sequence[float]) -> float:
+    """Return the one acceptance that gives as many tokens per round as several do.
+
+    Parameters
+    ----------
+    rates : sequence of float
+        Of the first token drafted, the second and so on, each where those before
+        it were accepted.
+
+    Examples
+    --------
+    >>> even_acceptance([0.85])
+    0.85
+    >>> round(even_acceptance([0.85, 0.3]), 3)
+    0.664
+    """
+    accepted = float(np.cumprod(np.asarray(rates, dtype=np.float64)).sum())
+    # a + a^2 + ... = accepted has one root from 0 to 1.
+    roots = np.roots([*np.ones(len(rates)), -accepted])
+    real = roots[np.abs(roots.imag) < 1e-9].real
+    return round(float(real[(real > -1e-9) & (real < 1.0 + 1e-9)][0]), 12)
 
 
 def speculation_of(asked: Mapping[str, Any] | None) -> Speculation | None:

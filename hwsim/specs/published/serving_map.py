@@ -32,6 +32,8 @@ class ServingCondition(Spec):
         The row's cell contains one of these, case ignored.
     blank : tuple of str
         These cells are blank.
+    own_attention : bool or None
+        Whether attention is each device's own.
     isl, osl : tuple of int
         The row's tokens are one of these.
     tp_from, tp_below, clients_from, clients_below : int or None
@@ -46,6 +48,7 @@ class ServingCondition(Spec):
     precision: Words = ()
     mode: Words = ()
     blank: Words = ()
+    own_attention: bool | None = None
     isl: Tokens = ()
     osl: Tokens = ()
     tp_from: Count | None = None
@@ -60,6 +63,9 @@ class ServingCondition(Spec):
             if wanted and not contains(getattr(row, name), wanted):
                 return False
         if any(getattr(row, name) not in (None, "") for name in self.blank):
+            return False
+        own = (row.pool.attention_dp or 1) > 1
+        if self.own_attention not in (None, own):
             return False
         for name in ("isl", "osl"):
             wanted = getattr(self, name)
@@ -90,6 +96,8 @@ class ServingRule(Spec):
         all of it; 1 is equal lengths.
     limits : dict of str to int
         Fields of the engine that it was started with.
+    drafted : int or None
+        Tokens drafted in a round by the model's own layers.
     prompt_budget : bool or None
         The tokens of a step are raised to hold a prompt beside all clients.
     unanswered : str or None
@@ -105,6 +113,7 @@ class ServingRule(Spec):
     requests_per_client: Annotated[float, Field(gt=0.0, le=1e4)] | None = None
     shortest: Fraction | None = None
     limits: dict[Name, float] = Field(default_factory=dict)
+    drafted: Annotated[int, Field(ge=0, le=16)] | None = None
     prompt_budget: bool | None = None
     unanswered: Text | None = None
     note: Text | None = None
@@ -144,6 +153,7 @@ class MappedServing:
     limits: dict[str, float]
     prompt_budget: bool
     unanswered: str
+    drafted: int = 0
 
 
 SERVING_MAPPINGS = Catalog(
@@ -190,6 +200,7 @@ def mapped_serving(
         limits=limits,
         prompt_budget=bool(_last(rules, "prompt_budget")),
         unanswered=_last(rules, "unanswered") or "",
+        drafted=_last(rules, "drafted") or 0,
     )
 
 

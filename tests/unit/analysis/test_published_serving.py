@@ -169,9 +169,63 @@ def test_servers_that_are_not_given_are_assumed_and_said() -> None:
     pool = Workers(tp=8, moe_tp=2, moe_ep=4)
     row = ServingRow("a", 1, mode="disagg", concurrency=16, prefill=pool, decode=pool)
     assumed: list[str] = []
-    first, second = pools_of(row, model, device, assumed)
+    first, second, drafted, _ = pools_of(row, model, device, assumed)
     assert (first.replicas, first.attention_dp, first.ep) == (1, 8, 8)
     assert (second.replicas, second.tp, second.attention_dp) == (5, 8, 1)
     assert any("not given" in note for note in assumed)
+    assert drafted == 0
     many = dataclasses.replace(row, concurrency=4096)
     assert pools_of(many, model, device, [])[1].attention_dp == 8
+
+
+def recipe_row(clients: int, device: str = "b200_sxm", **cells: object) -> ServingRow:
+    pool = Workers(tp=8, moe_tp=2, moe_ep=4)
+    row = ServingRow(
+        "a", 1, model="DeepSeek-R1", device=device, backend="trtllm", precision="fp4",
+        mode="disagg", isl=1024, osl=1024, concurrency=clients,
+        prefill=Workers(tp=4, moe_ep=4), decode=pool,
+    )  # fmt: skip
+    return dataclasses.replace(row, **cells)  # type: ignore[arg-type]
+
+
+def test_recipes_tell_servers_and_speculation_by_the_number_of_clients() -> None:
+    model, device = load_model("deepseek-r1"), load_device("b200_sxm")
+    assumed: list[str] = []
+    found = pools_of(recipe_row(1214), model, device, assumed)
+    assert found.prompts == Degrees(1, ep=4, attention_dp=4)
+    assert found.answers == Degrees(1, ep=8, attention_dp=8, replicas=2)
+    assert (found.drafted, found.may_draft) == (2, 0)
+    assert any("2 tokens drafted" in note for note in assumed)
+    plain = pools_of(recipe_row(450), model, device, [])
+    assert plain.answers == Degrees(8, ep=8, replicas=6)
+    assert plain.drafted == 0
+
+
+def test_of_two_recipes_the_one_without_drafts_is_taken_and_the_other_named() -> None:
+    model, device = load_model("deepseek-r1"), load_device("b200_sxm")
+    assumed: list[str] = []
+    found = pools_of(recipe_row(90), model, device, assumed)
+    assert (found.drafted, found.may_draft) == (0, 3)
+    assert any(note.startswith("or, as likely") for note in assumed)
+
+
+def test_what_a_row_states_is_never_overruled_by_a_recipe() -> None:
+    model, device = load_model("deepseek-r1"), load_device("b200_sxm")
+    three = Workers(num_workers=3, tp=8, moe_tp=8)
+    found = pools_of(recipe_row(450, decode=three), model, device, [])
+    assert found.answers.replicas == 3
+    other = recipe_row(450, decode=Workers(tp=4, moe_tp=4))
+    assert pools_of(other, model, device, []).answers.tp == 4
+
+
+def test_speculation_makes_tokens_faster(tmp_path: Path) -> None:
+    head = HEAD.replace("concurrency", "concurrency,measured")
+    row = (
+        "deepseek-ai/DeepSeek-R1,b200_sxm,trtllm,1.2.0rc6.post2,fp8,agg,1024,1024,4,"
+        "2026-02-05,4,8,1,8,1,500,9"
+    )
+    path = table(tmp_path / "rows.csv", row, row.replace("post2", "post3"), head=head)
+    plain, drafted = (
+        r for r in validate_published(path).records if r["metric"] == "tpot"
+    )
+    assert 0.4 < drafted["predicted"] / plain["predicted"] < 0.8
