@@ -17,6 +17,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from error_correlations import PARTS as CORRELATIONS
 from refresh_accuracy import PARTS as ACCURACY
 from refresh_accuracy import TASKS, comparison
 from refresh_models import PARTS as MODELS
@@ -82,6 +83,7 @@ PARTS = {
     **ACCURACY,
     **PUBLISHED,
     **MODELS,
+    **CORRELATIONS,
 }
 
 

@@ -1,18 +1,13 @@
 """What predictions of two cells have wrong in common, and what not.
 
 How far errors go together was measured on products and decode attention of
-SGLang kernels (aiconfigurator tables: A100, H100, H200, B200, L40S), 20,000
-rows of each, as the correlation of ln(predicted / measured):
-
-- the same operator on two devices of one generation (H100 and H200): 0.52 and
-  0.72 calibrated, 0.69 and 0.96 structured;
-- the same device and precision, four times or more the rows or sequences:
-  0.04 to 0.35 calibrated, 0.22 to 0.51 structured;
-- the same shape in another precision: -0.25 to 0.23; another generation:
-  -0.09 to 0.39, mostly about 0.1.
-
-The lower ends are used, so that two cells are rather called alike than told
-apart in error. The same operators on the same device have the same error.
+serving kernels (aiconfigurator tables: A100, H100, H200, B200, L40S), 20,000
+rows of each, as the correlation of ln(predicted / measured). The command
+``docs/error_correlations.py`` measures it; ``docs/error_correlations.json``
+has every figure. Used are the lower ends, so that two cells are rather called
+alike than told apart in error: one half for the same operators on another
+device of one generation, nothing for other shapes, precisions and
+generations. The same operators on the same device have the same error.
 """
 
 from __future__ import annotations
@@ -31,7 +26,7 @@ from hwsim.specs.stack import StackSpec
 
 Key = tuple[str, ...]
 SAME_GENERATION = 0.5  # the same operators on another device of the generation
-OTHER_WORK = 0.1  # other shapes on the same device or generation
+OTHER_WORK = 0.0  # other shapes on the same device or generation
 
 
 @dataclass(frozen=True)
