@@ -23,6 +23,7 @@ from hwsim.schedule.inorder import Playback, play_inorder
 from hwsim.schedule.inorder_points import PointsPlayback
 from hwsim.sim.records import PlayedGraph, Record
 from hwsim.specs.calibration import (
+    Calibration,
     calibration_for,
     load_intervals,
     resolved_fidelity,
@@ -89,13 +90,19 @@ class GraphResult(Result):
         """All operators one after another. [s]"""
         return float(self.costs.time @ self.repeats)
 
+    @property
+    def calibration(self) -> Calibration:
+        """Parameters and spreads of the families that hwsim's own models predict."""
+        known = calibration_for(self.system.device, self.fidelity)
+        return known.without(self.stack.replaced)
+
     @functools.cached_property
     def fidelity_by_family(self) -> dict[str, str]:
         """What the costs of each operator family in the graph rest on."""
         used = dict.fromkeys(family_of(op) for op in self.costs.ops)
-        if self.fidelity in {"roofline", "structured"}:
+        if self.fidelity == "roofline":
             return dict.fromkeys(used, self.fidelity)
-        known = calibration_for(self.system.device, self.fidelity).fidelities()
+        known = self.calibration.fidelities()
         return {family: known.get(family, "structured") for family in used}
 
     @functools.cached_property
@@ -116,7 +123,7 @@ class GraphResult(Result):
             self.costs.time,
             self.exposed_calls,
             self.time_s,
-            calibration_for(self.system.device, self.fidelity),
+            self.calibration,
             None,
         )
 

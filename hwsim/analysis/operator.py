@@ -25,7 +25,7 @@ from hwsim.graph.op import (
     Softmax,
 )
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.calibration import calibration_for, resolved_fidelity
+from hwsim.specs.calibration import Basis, calibration_for, resolved_fidelity
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -53,7 +53,7 @@ class OpResult(Result):
 
     op: Op
     system: SystemSpec
-    fidelity: Fidelity
+    fidelity: Fidelity | Basis
     cost: Cost
     interval: tuple[FloatArray, FloatArray] | None = None
 
@@ -179,7 +179,8 @@ def run_op(
     cost = cost_op(op, system, stack, used)
     if used == "roofline":
         return OpResult(op, system, used, cost)
-    family, calibration = family_of(op), calibration_for(system.device, used)
+    family = family_of(op)
+    calibration = calibration_for(system.device, used).without(stack.replaced)
     low, high = op_logs(family, cost.time, calibration)
     ends = (cost.time * np.exp(low), cost.time * np.exp(high))
     return OpResult(op, system, calibration.fidelities()[family], cost, ends)

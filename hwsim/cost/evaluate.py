@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from hwsim.cost.cost import Cost, FloatArray
-from hwsim.cost.forms import FORMS, MATRIX, Context, group_key
+from hwsim.cost.forms import FORMS, MATRIX, Context, form, group_key
 from hwsim.cost.op_costs import OpCosts as OpCosts
 from hwsim.cost.pace import slowest_pace
 from hwsim.cost.stack_terms import inner_dtype
@@ -74,7 +74,7 @@ def cost_ops(
     levels: dict[str, FloatArray] = {}
     for key, where in groups.items():
         members = [ops[i] for i in where]
-        cost = FORMS[str(key[0])](members, context)
+        cost = form(str(key[0]), context)(members, context)
         time[where], compute[where] = cost.time, cost.compute
         interconnect[where], overhead[where] = cost.interconnect, cost.overhead
         for name, part in cost.levels.items():
@@ -132,7 +132,7 @@ def cost_op(
     context = Context(
         system, _parameters(system, fidelity, calibration), stack, warm=False
     )
-    cost = FORMS[str(group_key(op, fidelity)[0])]([op], context)
+    cost = form(str(group_key(op, fidelity)[0]), context)([op], context)
     light = FORMS[str(group_key(op, "roofline")[0])]([op], context)
     short = np.maximum(light.time - cost.time, 0.0)[0]
     return Cost(

@@ -6,6 +6,7 @@ so many points, of shape (n_op, points) or (n_op, 1).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from hwsim.cost.stack_terms import (
 from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.scan import StateScan
+from hwsim.registry import Registry
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration, Fidelity
 from hwsim.specs.stack import StackSpec
@@ -270,7 +272,8 @@ def _roofline(ops: Sequence[Op], context: Context) -> Cost:
     )  # fmt: skip
 
 
-FORMS: dict[str, Callable[[Sequence[Op], Context], Cost]] = {
+CostModel = Callable[[Sequence[Op], Context], Cost]
+FORMS: dict[str, CostModel] = {
     "matmul": _matmul,
     "attention_prefill": _attention,
     "attention_decode": _attention,
@@ -282,3 +285,50 @@ FORMS: dict[str, Callable[[Sequence[Op], Context], Cost]] = {
     "collective_bound": _collective_bound,
     "roofline": _roofline,
 }
+COST_MODELS = "hwsim.cost_models"
+
+
+@functools.cache
+def _registered() -> Registry[CostModel]:
+    return Registry(COST_MODELS, "cost model")
+
+
+def form(kind: str, context: Context) -> CostModel:
+    """Return the cost form of a kind of operators: the stack's, else hwsim's own.
+
+    Raises
+    ------
+    UnknownNameError
+        If the stack names a model that no installed package registers under
+        ``hwsim.cost_models``.
+    """
+    name = context.stack.costs.of(kind)
+    if name is None:
+        return FORMS[kind]
+    model = _registered().get(name)
+
+    def checked(ops: Sequence[Op], context: Context) -> Cost:
+        return _checked(name, model(ops, context), ops, context)
+
+    return checked
+
+
+def _checked(name: str, cost: Cost, ops: Sequence[Op], context: Context) -> Cost:
+    """Return a cost that fits its operators; refuse one that does not."""
+    shape = (len(ops), context.points) if context.points else (len(ops),)
+    time = np.asarray(cost.time) if isinstance(cost, Cost) else np.zeros(0)
+    fits = time.shape == shape or (context.points and time.shape == (len(ops), 1))
+    if not fits and not _of_arrays(ops):
+        raise InputError(
+            f"cost model {name!r} answers in shape {time.shape} for {len(ops)} "
+            f"operators; return a Cost of shape {shape}"
+        )
+    if not (np.all(np.isfinite(time)) and np.all(time >= 0)):
+        raise InputError(f"cost model {name!r} answers times that are no times")
+    return cost
+
+
+def _of_arrays(ops: Sequence[Op]) -> bool:
+    """Whether an operator stands for many shapes."""
+    return any(isinstance(getattr(op, n), np.ndarray) for op in ops
+               for n in op.__dataclass_fields__)  # fmt: skip

@@ -36,6 +36,7 @@ _BASES = {
     "calibrated": "measurements of this device",
     "borrowed": "measurements of a device with the same chip",
     "structured": "its generation's parameters",
+    "registered": "a cost model of the stack's own",
     "roofline": "the datasheet",
 }
 _TITLES = {"python": "Python"}

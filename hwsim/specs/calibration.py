@@ -33,6 +33,7 @@ from hwsim.specs.residual import Residual
 
 Fidelity = Literal["auto", "roofline", "structured", "borrowed", "calibrated"]
 Resolved = Literal["roofline", "structured", "borrowed", "calibrated"]
+Basis = Resolved | Literal["registered"]
 FIDELITIES: tuple[Fidelity, ...] = (
     "auto", "roofline", "structured", "borrowed", "calibrated",
 )  # fmt: skip
@@ -63,6 +64,9 @@ class Calibration(CatalogSpec):
         are its generation's.
     borrowed : tuple of str
         Families whose parameters were fitted to a device with the same chip.
+    registered : tuple of str
+        Families that a cost model of a stack's own predicts; how far it is off is
+        not known.
     origin : str
         How near the data behind the generation's values are: ``generation``
         (this generation was measured), ``kind`` (devices of its kind were)
@@ -85,18 +89,27 @@ class Calibration(CatalogSpec):
     )
     calibrated: tuple[Name, ...] = ()
     borrowed: tuple[Name, ...] = ()
+    registered: tuple[Name, ...] = ()
     origin: Origin = "assumed"
 
     def reach(self, family: str) -> float:
         """Return the share of the shared cache that a family's operands reach."""
         return float(self.cache_reach.get(family, 1.0))
 
-    def fidelities(self) -> dict[str, Resolved]:
+    def fidelities(self) -> dict[str, Basis]:
         """Return which values each operator family uses."""
-        used: dict[str, Resolved] = dict.fromkeys(FAMILIES, "structured")
+        used: dict[str, Basis] = dict.fromkeys(FAMILIES, "structured")
         used |= dict.fromkeys(self.borrowed, "borrowed")
         used |= dict.fromkeys(self.calibrated, "calibrated")
+        used |= dict.fromkeys(self.registered, "registered")
         return used
+
+    def without(self, families: tuple[str, ...]) -> Calibration:
+        """Return what is left where other cost models predict some families."""
+        if not families:
+            return self
+        spread = {n: s for n, s in self.spread.items() if n not in families}
+        return self.model_copy(update={"spread": spread, "registered": families})
 
 
 GENERATIONS = Catalog("generation", Calibration, "devices", "generations/*.toml")

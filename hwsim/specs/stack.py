@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Seconds, Spec
+from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Name, Seconds, Spec
 
 
 class LaunchPolicy(Spec):
@@ -135,6 +135,29 @@ class Overlap(Spec):
     ep: Fraction = 0.0
 
 
+# Families that intervals know by another name.
+_FAMILIES = {"matmul": "gemm", "vector": "elementwise", "scan": "elementwise"}
+
+
+class CostModels(Spec):
+    """Cost models registered under ``hwsim.cost_models``, by kind of operator.
+
+    Each stands in for hwsim's own; None keeps that.
+    """
+
+    matmul: Name | None = None
+    attention_prefill: Name | None = None
+    attention_decode: Name | None = None
+    moe: Name | None = None
+    scan: Name | None = None
+    vector: Name | None = None
+    collective: Name | None = None
+
+    def of(self, kind: str) -> str | None:
+        """Return the name of the model of a kind; None: hwsim's own."""
+        return getattr(self, kind, None)
+
+
 class ArchitectureRate(Spec):
     """Rate of a stack's kernels over the best ones, on one architecture."""
 
@@ -172,6 +195,8 @@ class StackSpec(CatalogSpec):
     attention_derates : tuple of ArchitectureRate
         The same on top, of attention on the devices of one architecture: kernels
         written for an earlier one (FlashAttention 2 on Hopper).
+    costs : CostModels
+        Names of cost models that stand in for hwsim's own.
     """
 
     launch: LaunchPolicy = LaunchPolicy()
@@ -186,3 +211,10 @@ class StackSpec(CatalogSpec):
     attention_derates: tuple[ArchitectureRate, ...] = ()
     memory_reserve: Fraction = 0.08
     all_reduce: Literal["library", "direct"] = "library"
+    costs: CostModels = CostModels()
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Operator families that a registered cost model predicts."""
+        kinds = (k for k in CostModels.model_fields if self.costs.of(k) is not None)
+        return tuple(sorted({_FAMILIES.get(kind, kind) for kind in kinds}))

@@ -81,8 +81,8 @@ def errors_of(
     changes: dict[Key, list[float]] = {}
     for graph, times in runs:
         weight = graph.exposed_calls * (times / total)
-        calibration = calibration_for(graph.system.device, graph.fidelity)
-        found = family_changes(graph.costs.ops, graph.costs.time, weight, calibration)
+        ops, time = graph.costs.ops, graph.costs.time
+        found = family_changes(ops, time, weight, graph.calibration)
         for family, (down, up) in found.items():
             key = (family, *precision)
             at = changes.setdefault(key, [0.0, 0.0])
