@@ -15,6 +15,7 @@ from hwsim.analysis.result import Result
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph
 from hwsim.cost.interval import LogInterval, beside, family_of, graph_interval
+from hwsim.cost.sharing import op_use
 from hwsim.errors import InputError
 from hwsim.graph.opgraph import COMPUTE, OpGraph
 from hwsim.graph.verify import verify
@@ -334,9 +335,10 @@ def run_graph(
         from hwsim.sim.engine import play
 
         transfers = _by_block(graph, costs.interconnect)
+        calibration = calibration_for(system.device, fidelity)
         played = play(
             graph, times, transfers, launches, start=start, ranks=ranks,
-            level_sizes=[n.size for n in system.networks], slowdown=slowdown,
+            use=lambda op: op_use(op, system, calibration), slowdown=slowdown,
         )  # fmt: skip
     else:
         raise InputError(f"engine {engine!r} is not closed_form or simulate")

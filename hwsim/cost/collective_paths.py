@@ -108,12 +108,11 @@ def _all_to_all(n: int, used: tuple[Span, ...], fanout: int = 0) -> Path:
     loads = []
     for span in used:
         share = (span.size - 1) * span.inside / n * span.inside
-        factor = span.network.oversubscription
         if span.axes:
-            share, factor = _torus_all_to_all(span), 1.0
+            share = _torus_all_to_all(span)
         if fanout:
-            factor *= _reached(n / span.inside, fanout)
-        loads.append(share * factor)
+            share *= _reached(n / span.inside, fanout)
+        loads.append(share)
     hops = [0.0] * len(used)
     hops[-1] = float(max((a.hops for a in used[-1].axes), default=1))
     return Path(tuple(hops), tuple(loads))
@@ -128,5 +127,5 @@ def _torus_all_to_all(span: Span) -> float:
 
 def _send_recv(used: tuple[Span, ...]) -> Path:
     span, inner = used[-1], [0.0] * (len(used) - 1)
-    load = 1.0 if span.axes else span.inside * span.network.oversubscription
+    load = 1.0 if span.axes else float(span.inside)
     return Path((*inner, float(max(1, span.ring_hops))), (*inner, load))

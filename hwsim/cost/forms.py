@@ -22,6 +22,7 @@ from hwsim.cost.collective import (
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.elementwise import elementwise_cost
 from hwsim.cost.expert_products import expert_products_cost
+from hwsim.cost.hostlink import host_link
 from hwsim.cost.matmul import matmul_cost
 from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
@@ -33,7 +34,6 @@ from hwsim.cost.stack_terms import (
     inner_dtype,
     product_by,
 )
-from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.scan import StateScan
 from hwsim.registry import Registry
@@ -212,13 +212,7 @@ def _scan(ops: Sequence[Op], context: Context) -> Cost:
 
 
 def _host_copy(ops: Sequence[Op], context: Context) -> Cost:
-    link = context.system.device.host_link
-    if link is None:
-        raise InputError(
-            f"device {context.system.device.id} has no host_link; "
-            "offloading needs one in its spec"
-        )
-    rate = link.bandwidth * context.calibration.elementwise.host_copy_efficiency
+    link, rate = host_link(context.system, context.calibration)
     time = _column(ops, "nbytes_read", context) / rate
     return combine(interconnect=time, overhead=link.latency or 0.0)
 

@@ -48,7 +48,8 @@ class Span(NamedTuple):
     inside : int
         Members of the group in each child domain.
     bandwidth : float
-        Per member and direction, sibling groups active too. [B/s]
+        Per member and direction, sibling groups active too, through up-links
+        that may be fewer than down-links. [B/s]
     users : int
         Devices of one domain of this level that are active at once.
     axes : tuple of Axis
@@ -121,13 +122,18 @@ def spans(system: SystemSpec, group_size: int, stride: int = 1) -> tuple[Span, .
         members = min(group_size, max(1, network.size // stride))
         size = math.ceil(members / inside)
         if size > 1:
-            found.append(_span(network, child, size, inside, stride))
+            node = min(child, system.devices_per_node)
+            found.append(_span(network, (child, node), size, inside, stride))
             inside = members
         child = network.size
     return tuple(found)
 
 
-def _span(network: Network, child: int, size: int, inside: int, stride: int) -> Span:
+def _span(
+    network: Network, domains: tuple[int, int], size: int, inside: int, stride: int
+) -> Span:
+    """Return one level; ``domains`` are the sizes of its children and of a node."""
+    child, node = domains
     users = min(network.size, size * inside * stride)
     bandwidth, axes = network.bandwidth, cast("tuple[Axis, ...]", ())
     if network.kind == "mesh":
@@ -136,15 +142,27 @@ def _span(network: Network, child: int, size: int, inside: int, stride: int) -> 
     elif network.kind == "torus":
         axes = _axes(network, size, max(1, stride // child))
     elif network.nics_per_node is not None and child > 1:
-        bandwidth = _nic_share(network, child, inside * min(stride, child))
+        bandwidth = _nic_share(network, node, inside * min(stride, node))
+    if network.oversubscription > 1.0:
+        bandwidth = min(bandwidth, _uplink_share(network, child, inside, stride))
     return Span(network, size, inside, bandwidth, users, axes)
 
 
-def _nic_share(network: Network, child: int, active: int) -> float:
+def _nic_share(network: Network, size: int, active: int) -> float:
     """Bandwidth of one device when ``active`` of its node use the NICs."""
-    node = float(network.bandwidth * child)
+    node = float(network.bandwidth * size)
     nic = node / (network.nics_per_node or 1)
-    return min(nic, node / min(active, child))
+    return min(nic, node / min(active, size))
+
+
+def _uplink_share(network: Network, child: int, inside: int, stride: int) -> float:
+    """Bandwidth of one device through the up-links of its child domain.
+
+    They carry 1/oversubscription of what its devices can send; the members
+    inside it, and their siblings in other groups, share that.
+    """
+    active = min(inside * min(stride, child), child)
+    return float(network.bandwidth * child / (network.oversubscription * active))
 
 
 def _axes(network: Network, members: int, stride: int) -> tuple[Axis, ...]:

@@ -8,17 +8,18 @@ gives the same timeline, bit for bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
+from hwsim.cost.sharing import HOST
 from hwsim.errors import InputError
 from hwsim.graph.op import Collective, Op
 from hwsim.graph.opgraph import COMPUTE, Node, OpGraph
 from hwsim.schedule.inorder import split_wait
-from hwsim.sim.links import FairLink
+from hwsim.sim.links import FairNetwork, Use
 from hwsim.sim.records import PlayedGraph, Record
 
 
@@ -90,9 +91,10 @@ class GraphPlayer:
         When the host begins to launch. [s]
     ranks : int
         Devices played. One stands for all where they are alike.
-    level_sizes : sequence of int
-        Devices that each network level joins, innermost first: transfers over
-        one level share it.
+    use : callable, optional
+        Share of each link that an operation takes while it runs alone:
+        transfers at the same time share them, max-min fair. By default all
+        collectives take the whole of one link, copies of another.
     slowdown : sequence of float
         Factor on each rank's compute times (stragglers); 1 is nominal.
     """
@@ -107,7 +109,7 @@ class GraphPlayer:
         *,
         start: float = 0.0,
         ranks: int = 1,
-        level_sizes: Sequence[int] = (),
+        use: Callable[[Op], Use] | None = None,
         slowdown: Sequence[float] = (),
     ) -> None:
         if ranks < 1:
@@ -120,9 +122,10 @@ class GraphPlayer:
             )
         self.env, self.graph, self.ranks = env, graph, ranks
         self._launch_start = start
-        self._level_sizes = tuple(level_sizes)
+        self._use = use or _one_link
+        self._uses: dict[int, Use] = {}
         self._meetings: dict[tuple[int, ...], list[Any]] = {}
-        self._links = [dict[int, FairLink]() for _ in range(ranks)]
+        self._links = [FairNetwork(env) for _ in range(ranks)]
         self._waited = [[0.0, 0.0, 0.0] for _ in range(ranks)]
         self.tasks: list[list[_Task]] = []
         for rank in range(ranks):
@@ -194,24 +197,11 @@ class GraphPlayer:
             yield self.env.timeout(task.duration)
             return
         own = task.duration - task.transfer
-        level = self._level(op)
-        links = self._links[task.rank]
-        if level not in links:
-            links[level] = FairLink(self.env)
-        link = links[level]
         if own > 0.0:
             yield self.env.timeout(own)
-        yield link.transfer(task.transfer)
-
-    def _level(self, op: Op) -> int:
-        """Which network level carries an operation; -1 is the host link."""
-        if not isinstance(op, Collective):
-            return -1
-        span = op.stride * op.group_size
-        for level, size in enumerate(self._level_sizes):
-            if size >= span:
-                return level
-        return len(self._level_sizes)
+        if id(op) not in self._uses:
+            self._uses[id(op)] = self._use(op)
+        yield self._links[task.rank].transfer(task.transfer, self._uses[id(op)])
 
     def _meet(self, task: _Task, op: Collective) -> Generator[simpy.Event, None, None]:
         """Wait until every played rank of the group has arrived."""
@@ -254,10 +244,13 @@ class GraphPlayer:
             exposed_comm_time=exposed + more_exposed,
             idle=idle + more_idle,
             ranks=self.ranks,
-            contended=any(
-                link.contended for links in self._links for link in links.values()
-            ),
+            contended=any(links.contended for links in self._links),
         )
+
+
+def _one_link(op: Op) -> Use:
+    """Put all collectives on one link, copies on another."""
+    return {0 if isinstance(op, Collective) else HOST: 1.0}
 
 
 def _all(
@@ -311,14 +304,14 @@ def play(
     *,
     start: float = 0.0,
     ranks: int = 1,
-    level_sizes: Sequence[int] = (),
+    use: Callable[[Op], Use] | None = None,
     slowdown: Sequence[float] = (),
 ) -> PlayedGraph:
     """Play a graph in an environment of its own; see :class:`GraphPlayer`."""
     env = simpy.Environment()
     player = GraphPlayer(
         env, graph, times, transfers, host_times,
-        start=start, ranks=ranks, level_sizes=level_sizes, slowdown=slowdown,
+        start=start, ranks=ranks, use=use, slowdown=slowdown,
     )  # fmt: skip
     env.run(until=player.done)
     return player.result()

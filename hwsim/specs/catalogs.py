@@ -227,6 +227,7 @@ def _cluster(file: _Same[SystemFile], node: _Same[SystemSpec]) -> SystemSpec:
         notes=(*own.notes, *inner.notes),
         sources=(*own.sources, *_node_sources(inner)),
         power_overhead=inner.power_overhead if power is None else power,
+        devices_per_host_port=own.devices_per_host_port or inner.devices_per_host_port,
     )
 
 
@@ -236,6 +237,7 @@ def _system(file: SystemFile, **resolved: Any) -> SystemSpec:
         "name": file.name,
         "notes": file.notes,
         "power_overhead": file.power_overhead,
+        "devices_per_host_port": file.devices_per_host_port,
         "nodes": file.nodes,
         "host": file.host,
         "networks": file.networks,

@@ -24,6 +24,11 @@ from hwsim.specs.network import Network, divisors, replace, shrunk, sub_torus
 
 __all__ = ["Host", "Network", "SystemFile", "SystemSpec", "single_device_system"]
 
+# Of a two-socket node, 16 lanes each: an HGX board of eight GPUs hangs on four
+# PCIe switches. On a DGX-2 (16 GPUs) each one then gets 3.0 of 12 GB/s, as S.
+# Rajbhandari et al., "ZeRO-Infinity", 2021, arXiv:2104.07857, figure 2b, measure.
+HOST_PORTS = 4
+
 
 class Host(Spec):
     """The host of one node."""
@@ -46,6 +51,7 @@ class SystemFile(CatalogSpec):
     host: Host | None = None
     networks: tuple[Network, ...] = ()
     power_overhead: Fraction | None = None
+    devices_per_host_port: Count | None = None
 
     @model_validator(mode="after")
     def _one_base(self) -> SystemFile:
@@ -69,6 +75,9 @@ class SystemSpec(Spec):
         Devices in one node; nodes in the system.
     networks : tuple of Network
         Interconnect levels, innermost first.
+    devices_per_host_port : int or None
+        Devices of a node behind one port of its host, whose rate they share;
+        None: as many as there are if a host has four ports for them.
     sources : tuple of Source
         Where the system's own figures come from; the device has its own.
     """
@@ -81,6 +90,7 @@ class SystemSpec(Spec):
     host: Host | None = None
     networks: tuple[Network, ...] = ()
     power_overhead: Fraction | None = None
+    devices_per_host_port: Count | None = None
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
@@ -104,6 +114,22 @@ class SystemSpec(Spec):
     def num_devices(self) -> int:
         """Devices in the whole system."""
         return self.devices_per_node * self.nodes
+
+    @property
+    def host_sharers(self) -> int:
+        """Devices that share one port of the host when all of a node copy.
+
+        Links that are no PCIe (NVLink-C2C) are each device's own.
+        """
+        link = self.device.host_link
+        if link is None or "PCIe" not in (link.technology or ""):
+            return 1
+        return min(self._host_sharing, self.devices_per_node)
+
+    @property
+    def _host_sharing(self) -> int:
+        usual = math.ceil(self.devices_per_node / HOST_PORTS)
+        return self.devices_per_host_port or usual
 
     def networks_for(self, group_size: int) -> tuple[Network, ...]:
         """Return the levels that a group of neighbouring devices spans."""
@@ -148,6 +174,7 @@ class SystemSpec(Spec):
             devices_per_node=per_node,
             nodes=num_devices // per_node,
             networks=_levels(self, num_devices, per_node),
+            devices_per_host_port=self._host_sharing,
             notes=(*self.notes, f"{num_devices} of its {whole} devices"),
         )
 

@@ -129,7 +129,8 @@ class Place:
                 "device.host_link in its spec to put work on a host"
             )
         latency = LATENCY if link.latency is None else link.latency
-        return float(nbytes / (link.bandwidth * self.tp) + times * latency)
+        rate = link.bandwidth * self.tp / self.system.host_sharers
+        return float(nbytes / rate + times * latency)
 
     def kv_bytes(self, work: Work, context: int) -> float:
         """Return keys and values of all devices of this place. [B]"""

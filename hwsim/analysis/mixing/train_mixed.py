@@ -21,7 +21,7 @@ from hwsim.analysis.mixing.train_place import (
 from hwsim.analysis.mixing.train_result import MixedTrainResult, TrainedPlace
 from hwsim.analysis.training.config import checked_config
 from hwsim.analysis.training.memory import held_microbatches, rank_memory
-from hwsim.analysis.training.pipelined import Pipelined, next_stage_time
+from hwsim.analysis.training.pipelined import Pipelined, Send, next_stage_time
 from hwsim.analysis.training.step import Step, StepMaker
 from hwsim.cost.energy import mean_power
 from hwsim.cost.evaluate import Fidelity
@@ -151,15 +151,16 @@ def _hops(
     places: Sequence[TrainPlace],
     makers: Sequence[StepMaker],
     links: Sequence[StageLink],
-) -> list[tuple[float, float]]:
-    """Return times of one send from each rank to the next."""
-    found: list[tuple[float, float]] = []
+) -> list[Send]:
+    """Return one send from each rank to the next."""
+    found: list[Send] = []
     for index, (place, maker) in enumerate(zip(places, makers, strict=True)):
         if place.stages > 1:
             found += [next_stage_time(maker)] * (place.stages - 1)
         if index < len(links):
-            found.append((links[index].fixed, links[index].transfer))
-    return [*found, (0.0, 0.0)]  # nothing goes from the last rank to the first
+            link = links[index]
+            found.append(Send(link.fixed, link.transfer, link.use))
+    return [*found, Send(0.0, 0.0, {})]  # nothing goes from the last rank to the first
 
 
 def _trained(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hwsim.analysis.mixing.mixed import Hop
 from hwsim.analysis.training.pipelined import next_stage_time
 from hwsim.analysis.training.step import StepMaker
 from hwsim.graph.partition import activation_message
+from hwsim.sim.links import Use
 from hwsim.specs.network import Network
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
@@ -62,12 +63,16 @@ class StageLink:
         Sent by all devices of a stage. [B]
     basis : str
         ``given``, ``assumed``, or the network that it is.
+    use : mapping of level to float
+        What it takes of the ports of its ends; nothing where it is a link of
+        its own.
     """
 
     fixed: float
     transfer: float
     nbytes: float
     basis: str
+    use: Use = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def bandwidth(self) -> float:
@@ -153,7 +158,9 @@ def link_between(
         basis = "given" if not hop.assumed else "assumed"
         return StageLink(hop.latency, nbytes / hop.bandwidth, nbytes, basis)
     if same:
-        return StageLink(*next_stage_time(a[1]), nbytes, _network_name(a[0].system))
+        send = next_stage_time(a[1])
+        name = _network_name(a[0].system)
+        return StageLink(send.fixed, send.transfer, nbytes, name, send.use)
     sides = [_side(place, maker, nbytes) for place, maker in (a, b)]
     return max(sides, key=lambda link: link.fixed + link.transfer)
 
@@ -167,9 +174,9 @@ def _side(place: TrainPlace, maker: StepMaker, nbytes: float) -> StageLink:
         return StageLink(hop.latency, nbytes / hop.bandwidth, nbytes, "assumed")
     inside = system.networks[-2].size if len(system.networks) > 1 else 1
     apart = max(min(stage, system.num_devices // 2), inside)
-    fixed, transfer = next_stage_time(maker, system, apart)
-    scale = nbytes / _message(maker)
-    return StageLink(fixed, transfer * scale, nbytes, _network_name(system))
+    send = next_stage_time(maker, system, apart)
+    time = send.transfer * nbytes / _message(maker)
+    return StageLink(send.fixed, time, nbytes, _network_name(system), send.use)
 
 
 def _network_name(system: SystemSpec) -> str:

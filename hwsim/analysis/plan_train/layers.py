@@ -14,8 +14,10 @@ from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question, UnitTable
 from hwsim.cost.cost import FloatArray
+from hwsim.cost.hostlink import host_link
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import calibration_for
 
 _TOTAL = 1
 _FULL = RECOMPUTE.index("full")
@@ -207,13 +209,14 @@ class Layers:
 
     def _copies(self) -> FloatArray:
         """Time of a layer's activations over the host link. [s]"""
-        space = self.space
-        link = self.model.asked.system.device.host_link
-        assert link is not None
+        space, asked = self.space, self.model.asked
+        link, rate = host_link(
+            asked.system, calibration_for(asked.system.device, asked.fidelity)
+        )
         keys, which = keyed(space, "tp", "cp", "ep", "recompute")
         layer = self.model.memory.kept(keys).layer[which]
         nbytes = layer * space["micro_batch"][:, None]
-        found: FloatArray = nbytes / link.bandwidth + (link.latency or 0.0)
+        found: FloatArray = nbytes / rate + (link.latency or 0.0)
         return found
 
     def parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from hwsim.analysis.training.step import (
 )
 from hwsim.cost.collective import collective_cost
 from hwsim.cost.cost import FloatArray
+from hwsim.cost.sharing import level_use, mean_use, op_use
 from hwsim.graph.partition import activation_message
 from hwsim.graph.stage import StageGraphs, stage_graphs
 from hwsim.schedule.pipeline.schedules import pipeline_order
+from hwsim.sim.links import Use
 from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions
 from hwsim.sim.pipeline.play import play_pipeline
 from hwsim.sim.pipeline.result import PlayedPipeline
@@ -55,16 +57,15 @@ class Pipelined:
         pipeline is the same in all.
     layers : sequence of range
         Layers of each part, in order.
-    hops : sequence of (float, float)
-        Fixed and size-dependent time of one send over the link between each
-        rank and the next one. [s]
+    hops : sequence of Send
+        One send over the link between each rank and the next one.
     """
 
     def __init__(
         self,
         makers: Sequence[StepMaker],
         layers: Sequence[Sequence[int]],
-        hops: Sequence[tuple[float, float]],
+        hops: Sequence[Send],
     ) -> None:
         self.makers, self.config = makers, makers[0].config
         self.layers, self.hops = layers, hops
@@ -89,9 +90,12 @@ class Pipelined:
         ]
         updates = [self._update(rank) for rank in ranks]
         overlap = all(maker.stack.overlap.dp for maker in self.makers)
+        costs = self._costs(chunks, updates)
         schedule = PlayedSchedule(
-            order, self._costs(chunks, updates),
-            PipelineOptions(overlap_gradients=overlap),
+            order, costs,
+            PipelineOptions(
+                overlap_gradients=overlap, shared_port=overlap and _may_meet(costs)
+            ),
         )  # fmt: skip
         played = play_pipeline(order, schedule.costs, schedule.options)
         busiest = int(np.argmax(played.busy))
@@ -177,8 +181,13 @@ class Pipelined:
             gradients=table(
                 lambda c: c.reduction.played.makespan if c.reduction else 0.0
             ),
-            latency=np.array([latency for latency, _ in self.hops]),
-            transfer=np.array([transfer for _, transfer in self.hops]),
+            latency=np.array([hop.fixed for hop in self.hops]),
+            transfer=np.array([hop.transfer for hop in self.hops]),
+            send_use=[hop.use for hop in self.hops],
+            gradients_use=[
+                _reduction_use(maker, rank)
+                for maker, rank in zip(self.makers, chunks, strict=True)
+            ],
             optimizer=np.array([u.played.makespan for u in updates]),
         )
 
@@ -203,6 +212,33 @@ class Pipelined:
         return tuple(found)
 
 
+def _reduction_use(maker: StepMaker, chunks: Sequence[_Chunk]) -> Use:
+    """Return what reductions of gradients take of each network level."""
+    found = [chunk.reduction for chunk in chunks if chunk.reduction is not None]
+    if not found or found[0].played.makespan <= 0.0:
+        return {}
+    graph = found[0]
+    calibration = calibration_for(maker.system.device, maker.fidelity)
+    parts = [
+        (op_use(op, maker.system, calibration), float(time * repeat))
+        for op, time, repeat in zip(
+            graph.costs.ops, graph.costs.interconnect, graph.repeats, strict=True
+        )
+    ]
+    return mean_use(parts, graph.played.makespan)
+
+
+def _may_meet(costs: PipelineCosts) -> bool:
+    """Whether a send and a reduction want more of some level than there is."""
+    sends = [use for use in costs.send_use if use]
+    return any(
+        send.get(level, 0.0) + share > 1.0 + 1e-9
+        for reduction in costs.gradients_use
+        for level, share in reduction.items()
+        for send in sends
+    )
+
+
 def _mean_runs(shares: Sequence[RankShare]) -> tuple[tuple[GraphResult, float], ...]:
     """Return how often a device runs each graph, the mean over ranks."""
     times: dict[int, tuple[GraphResult, float]] = {}
@@ -213,10 +249,26 @@ def _mean_runs(shares: Sequence[RankShare]) -> tuple[tuple[GraphResult, float], 
     return tuple(times.values())
 
 
+class Send(NamedTuple):
+    """One send of a microbatch to the next stage.
+
+    Attributes
+    ----------
+    fixed, transfer : float
+        The part that no other traffic touches; the part on a network. [s]
+    use : mapping of level to float
+        Share of each network level that it takes while it runs alone.
+    """
+
+    fixed: float
+    transfer: float
+    use: Use
+
+
 def next_stage_time(
     maker: StepMaker, system: SystemSpec | None = None, stride: int | None = None
-) -> tuple[float, float]:
-    """Return fixed and size-dependent time of one send between stages. [s]
+) -> Send:
+    """Return one send between stages.
 
     Parameters
     ----------
@@ -231,9 +283,10 @@ def next_stage_time(
         config.sequence_parallel, config.dtype, cp=config.cp,
         autocast=maker.stack.autocast,
     )  # fmt: skip
-    cost = collective_cost(
-        "send_recv", nbytes, 2, system=over,
-        calibration=calibration_for(over.device, maker.fidelity),
-        stride=stride or config.tp * config.cp * config.dp,
-    )  # fmt: skip
-    return float(cost.overhead), float(cost.time - cost.overhead)
+    common: dict[str, Any] = {
+        "system": over, "calibration": calibration_for(over.device, maker.fidelity),
+        "stride": stride or config.tp * config.cp * config.dp,
+    }  # fmt: skip
+    cost = collective_cost("send_recv", nbytes, 2, **common)
+    use = level_use("send_recv", 2, **common)
+    return Send(float(cost.overhead), float(cost.time - cost.overhead), use)

@@ -12,6 +12,7 @@ from hwsim.analysis.check import positive_int
 from hwsim.analysis.training.step import Step
 from hwsim.cost.cost import FloatArray
 from hwsim.errors import InputError
+from hwsim.sim.pipeline.play import play_pipeline
 from hwsim.sim.pipeline.replicas import replicate_pipeline
 
 PERCENTILES = (50, 90, 99)
@@ -117,12 +118,18 @@ def step_spread(
         Host time of a step that nothing hides. [s]
     """
     schedule = step.schedule
-    options = replace(
-        schedule.options, jitter=disturbance.jitter, slowdown=disturbance.slowdown
-    )
+    # Replicas are played without shared ports: these cost as much as undisturbed.
+    apart = replace(schedule.options, shared_port=False)
+    shared = 0.0
+    if schedule.options.shared_port and step.pipeline is not None:
+        alone = play_pipeline(schedule.order, schedule.costs, apart)
+        shared = step.pipeline.makespan - alone.makespan
+    options = replace(apart, jitter=disturbance.jitter, slowdown=disturbance.slowdown)
     played = replicate_pipeline(
         schedule.order, schedule.costs, options,
         np.random.default_rng(disturbance.seed),
         replications=disturbance.replications, replicas=replicas,
     )  # fmt: skip
-    return StepSpread(played.makespans + overhead, step.step_s, disturbance, replicas)
+    return StepSpread(
+        played.makespans + shared + overhead, step.step_s, disturbance, replicas
+    )

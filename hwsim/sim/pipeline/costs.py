@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from hwsim.errors import InputError
 from hwsim.schedule.pipeline.play import task_times
 from hwsim.schedule.pipeline.tasks import FloatArray, PipelineOrder
+from hwsim.sim.links import Use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class PipelineCosts:
         Optimizer step. [s]
     gather : float or array, (pp,)
         Gathering the new parameters after it. [s]
+    send_use, gradients_use : sequence of mapping of level to float
+        With a shared port: the share of each network level that a send over
+        each link, and the reduction of each rank, takes while it runs alone;
+        empty: all of the same one.
     """
 
     forward: ArrayLike
@@ -43,6 +48,8 @@ class PipelineCosts:
     gradients: ArrayLike = 0.0
     optimizer: ArrayLike = 0.0
     gather: ArrayLike = 0.0
+    send_use: Sequence[Use] = ()
+    gradients_use: Sequence[Use] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,8 @@ class PipelineOptions:
         Whether a chunk's gradients are reduced as soon as its last backward is
         done, rather than after all of the rank's.
     shared_port : bool
-        Whether sends and the data-parallel traffic of a rank share its port.
+        Whether sends and the data-parallel traffic of ranks share their ports,
+        level by level, each direction by itself.
     sync_optimizer : bool
         Whether the optimizer waits for the gradients of every rank, as
         clipping by the global norm does.

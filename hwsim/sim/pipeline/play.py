@@ -22,10 +22,11 @@ from hwsim.schedule.pipeline.play import (
     stage_table,
 )
 from hwsim.schedule.pipeline.tasks import StageTask
-from hwsim.sim.links import FairLink
+from hwsim.sim.links import FairNetwork, Use
 from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions, drawn_times
 from hwsim.sim.pipeline.result import PlayedPipeline, Timeline
 
+_WAYS = ("out", "in")
 _Finish = Callable[[float, float], None]
 _Events = Generator[simpy.Event, Any, None]
 
@@ -84,10 +85,11 @@ class PipelinePlayer:
         self._arrived: list[float | None] = [None] * len(self._durations)
         self._waiting: dict[int, simpy.Event] = {}
         self._last = last_gradients(self.order)
-        shared = self.options.shared_port
-        self._links = [FairLink(env) if shared else None for _ in range(pp)]
-        self._sends = [_Stream(env, link) for link in self._links]
-        self._reductions = [_Stream(env, link) for link in self._links]
+        self._ports = FairNetwork(env) if self.options.shared_port else None
+        self._uses = _uses(costs, pp)
+        self._reducing = False
+        self._sends = [_Stream(env, self._ports) for _ in range(pp)]
+        self._reductions = [_Stream(env, self._ports) for _ in range(pp)]
         self._present: list[float] = []
         self._meeting = env.event()
         self.done = env.all_of([env.process(self._rank(r)) for r in range(pp)])
@@ -100,7 +102,6 @@ class PipelinePlayer:
         """
         env, plan, line = self.env, self._plan, self._line
         last = self._last
-        shared = self.options.shared_port
         index, stop = plan.first[rank], plan.first[rank + 1]
         free = env.now
         while index < stop:
@@ -121,12 +122,18 @@ class PipelinePlayer:
                 line.starts[task] = free
                 free = line.ends[task] = free + self._durations[task]
             yield env.timeout(max(0.0, free - env.now))
-            if shared:
+            if self._may_contend(index, after):
                 free = yield from self._share(rank, range(index, after), last)
             else:
                 free = self._pass_on(rank, range(index, after), last)
             index = after
         yield from self._finish(rank, free)
+
+    def _may_contend(self, first: int, after: int) -> bool:
+        """Whether sends of these tasks may meet a reduction at a shared port."""
+        if self._ports is None:
+            return False
+        return self._reducing or any(t in self._last for t in range(first, after))
 
     def _pass_on(self, rank: int, tasks: range, last: dict[int, int]) -> float:
         """Send what has just been computed; return when the rank is free."""
@@ -161,7 +168,7 @@ class PipelinePlayer:
                 continue
             self._sends[rank].put(
                 end, self._latency[hop], self._transfer[hop],
-                partial(self._deliver, task),
+                partial(self._deliver, task), self._uses[0][rank][hop == rank],
             )  # fmt: skip
             if self.options.blocking:
                 free = yield self._wait(task)
@@ -186,8 +193,9 @@ class PipelinePlayer:
     def _reduce(self, rank: int, chunk: int, when: float) -> None:
         alone = self._gradients[rank][chunk]
         if alone > 0.0:
+            self._reducing = True
             finish = partial(self._line.reduced, rank, chunk)
-            self._reductions[rank].put(when, 0.0, alone, finish)
+            self._reductions[rank].put(when, 0.0, alone, finish, self._uses[1][rank])
 
     def _finish(self, rank: int, free: float) -> _Events:
         """Wait for the gradients, update the parameters and gather them."""
@@ -215,47 +223,74 @@ class PipelinePlayer:
 
     def result(self) -> PlayedPipeline:
         """Return what was played; call it when ``done`` has happened."""
-        return self._line.result(
-            self.order, any(link.contended for link in self._links if link)
-        )
+        ports = self._ports
+        return self._line.result(self.order, ports is not None and ports.contended)
 
 
 class _Stream:
-    """Transfers of one rank, one after the other; with a link, they share it."""
+    """Transfers of one rank, one after the other; ports are shared with others."""
 
-    def __init__(self, env: simpy.Environment, link: FairLink | None) -> None:
-        self._env, self._link, self.free = env, link, env.now
-        if link is not None:
+    def __init__(self, env: simpy.Environment, ports: FairNetwork | None) -> None:
+        self._env, self._ports, self.free = env, ports, env.now
+        if ports is not None:
             self._queue = simpy.Store(env)
-            env.process(self._run(link))
+            env.process(self._run(ports))
 
-    def put(self, when: float, latency: float, alone: float, finish: _Finish) -> None:
+    def put(
+        self, when: float, latency: float, alone: float, finish: _Finish, use: Use
+    ) -> None:
         """Add a transfer; ``finish`` is told its start and end."""
-        if self._link is not None:
-            self._queue.put((latency, alone, finish))
+        if self._ports is not None:
+            self._queue.put((latency, alone, finish, use))
             return
         start = max(when, self.free)
         self.free = start + latency + alone
         finish(start, self.free)
 
-    def _run(self, link: FairLink) -> _Events:
+    def _run(self, ports: FairNetwork) -> _Events:
         while True:
-            latency, alone, finish = yield self._queue.get()
+            latency, alone, finish, use = yield self._queue.get()
+            # What was sent before anything could be in its way was not queued.
+            if self.free > self._env.now:
+                yield self._env.timeout(self.free - self._env.now)
             start = self._env.now
             if latency > 0.0:
                 yield self._env.timeout(latency)
             if alone > 0.0:
-                yield link.transfer(alone)
+                yield ports.transfer(alone, use)
             finish(start, self._env.now)
 
     def drained(self, when: float) -> Generator[simpy.Event, Any, float]:
         """Return when all that was put before has been sent, ``when`` or later."""
-        if self._link is None:
+        if self._ports is None:
             return max(when, self.free)
         last = self._env.event()
-        self._queue.put((0.0, 0.0, lambda _, end: last.succeed(end)))
+        self._queue.put((0.0, 0.0, lambda _, end: last.succeed(end), {}))
         end: float = yield last
         return max(when, end)
+
+
+def _uses(costs: PipelineCosts, pp: int) -> tuple[list[list[Use]], list[Use]]:
+    """Return what a rank's sends (back, on) and its reductions take of ports.
+
+    A send leaves one rank and enters the next; a reduction does both at once.
+    """
+    sends = costs.send_use or [{0: 1.0}] * pp
+    reductions = costs.gradients_use or [{0: 1.0}] * pp
+
+    def sent(rank: int, on: bool) -> Use:
+        other = (rank + (1 if on else -1)) % pp
+        use = sends[rank if on else other]
+        return {
+            **{("out", rank, level): share for level, share in use.items()},
+            **{("in", other, level): share for level, share in use.items()},
+        }
+
+    both: list[Use] = [
+        {(way, rank, level): share for level, share in use.items() for way in _WAYS}
+        for rank, use in enumerate(reductions)
+    ]
+    return [[sent(rank, False), sent(rank, True)] for rank in range(pp)], both
 
 
 def play_pipeline(

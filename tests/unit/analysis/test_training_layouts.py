@@ -202,3 +202,30 @@ def test_a_late_gather_queues_behind_the_reduction(early: bool, stream: str) -> 
         if n.op.name == "parameter_gather"
     }
     assert streams == {("forward", "gather"), ("backward", stream)}
+
+
+@pytest.mark.parametrize("what", ["offload_activations", "offload_optimizer"])
+def test_copies_to_the_host_share_its_ports(what):
+    def copied(system):
+        found = hwsim.train(
+            "llama-2-7b", system, tp=8, seq=512, recompute="full", **{what: True}
+        )
+        rows = [r for g in found.graphs for r in g.op_rows() if r["kind"] == "copy"]
+        assert rows
+        return sum(r["total_s"] for r in rows), found.step_s
+
+    shared, step = copied("dgx-a100-80gb")
+    node = hwsim.load_system("dgx-a100-80gb")
+    alone, faster = copied(node.model_copy(update={"devices_per_host_port": 1}))
+    assert shared == pytest.approx(2 * alone, rel=1e-3)
+    assert faster < step
+
+
+def test_oversubscription_slows_a_step_whose_replicas_are_far_apart():
+    def step(over):
+        return hwsim.train(
+            "gpt3-6.7b", "h100-ndr-oversubscribed-128", tp=8, pp=4, devices=1024,
+            overrides=[f"system.networks.rail-spine.oversubscription={over}"],
+        ).step_s  # fmt: skip
+
+    assert step(1) <= step(2) < step(64)

@@ -205,6 +205,59 @@ def test_all_to_all_is_bound_by_what_leaves_the_node(plain):
     assert tapered.interconnect == pytest.approx(2 * cost.interconnect)
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_fewer_up_links_slow_every_collective_that_needs_them(plain, op):
+    def moved(size, stride=1, **more):
+        system = cluster(**more)
+        return collective_cost(
+            op, 1e10, size, system=system, calibration=plain, stride=stride
+        ).interconnect
+
+    # Members are 8 devices apart, their siblings active: the nodes' NICs are full.
+    wide, narrow = moved(4, 8), moved(4, 8, oversubscription=3.0)
+    assert narrow == pytest.approx(3 * wide)
+    inside = moved(2 if op == "send_recv" else 8)
+    assert inside == moved(2 if op == "send_recv" else 8, oversubscription=3.0)
+
+
+def two_levels(oversubscription):
+    """Four leaves of four nodes of eight devices."""
+    leaf = net("fat_tree", 32, NIC, nics_per_node=8)
+    spine = net(
+        "fat_tree", 128, NIC, nics_per_node=8, oversubscription=oversubscription
+    )
+    return make_system(net("switch", 8), leaf, spine, nodes=16)
+
+
+def test_a_ring_crosses_the_spine_once_a_leaf_where_its_members_are_neighbours(plain):
+    def time(size, stride, over):
+        system = two_levels(over)
+        cost = collective_cost(
+            "all_reduce", 1e10, size, system=system, calibration=plain, stride=stride
+        )
+        return float(cost.interconnect)
+
+    # One node's worth of traffic leaves a leaf that has four nodes' up-links.
+    near = time(128, 1, 1.0)
+    assert near == pytest.approx(2 * 127 / 128 * 1e10 / (8 * NIC))
+    assert time(128, 1, 4.0) == pytest.approx(near)
+    assert time(128, 1, 8.0) == pytest.approx(2 * near)
+    # Members in different leaves: every hop crosses, with 32 siblings beside it.
+    far = time(4, 32, 1.0)
+    assert far == pytest.approx(2 * 3 / 4 * 1e10 / NIC)
+    assert time(4, 32, 4.0) == pytest.approx(4 * far)
+
+
+def test_a_leaf_of_many_nodes_has_each_node_s_nics_only(plain):
+    # Two devices of different leaves, nobody beside them: one NIC each.
+    cost = collective_cost(
+        "send_recv", 1e10, 2, system=two_levels(1.0), calibration=plain, stride=32
+    )
+    assert cost.interconnect == pytest.approx(1e10 / NIC)
+    (_, leaf, spine) = spans(two_levels(1.0), 128)
+    assert leaf.bandwidth == spine.bandwidth == NIC
+
+
 def test_pairs_of_a_mesh_have_their_own_link_only(plain):
     mesh = node("mesh")
     pair = time_of("all_reduce", 1e9, 2, mesh, plain)

@@ -113,9 +113,19 @@ def test_transfers_on_different_levels_do_not_share():
         Node(_wide("b"), stream="dp"),
     )
     graph = OpGraph("levels", (Block("b", nodes),))
-    played = play(graph, [[4.0, 2.0]], [[4.0, 2.0]], [[0.0, 0.0]], level_sizes=(2, 16))
-    assert not played.contended
-    assert played.makespan == pytest.approx(4.0)
+
+    def playing(use):
+        return play(graph, [[4.0, 2.0]], [[4.0, 2.0]], [[0.0, 0.0]], use=use)
+
+    apart = playing(lambda op: {op.group_size: 1.0})
+    assert not apart.contended
+    assert apart.makespan == pytest.approx(4.0)
+    # The wide one takes a quarter of the level that the narrow one fills.
+    both = playing(lambda op: {1: 1.0, 2: 0.25} if op.group_size == 16 else {2: 1.0})
+    assert both.contended
+    ends = {r.name: r.end for r in both.records}
+    assert ends["b"] == pytest.approx(2.5)
+    assert ends["a"] == pytest.approx(2.5 + 4.0 - 2.0)
 
 
 def _wide(name):

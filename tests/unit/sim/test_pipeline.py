@@ -283,3 +283,49 @@ def test_a_step_is_played_within_its_budget(schedule, pp, vpp, count, budget):
     assert played.compute_end == pytest.approx(exact.makespan, rel=1e-9)
     assert sum(len(s) for s in played.starts) == 2 * pp * vpp * count
     assert best_of(lambda: play_pipeline(order, times)) <= budget
+
+
+def two_ranks(**uses):
+    order = pipeline_order("interleaved", pp=2, num_microbatches=8, vpp=2)
+    times = costs(transfer=0.4, gradients=6.0, **uses)
+    apart = play_pipeline(order, times)
+    return apart, play_pipeline(order, times, PipelineOptions(shared_port=True))
+
+
+def test_sends_and_gradients_on_other_levels_do_not_meet():
+    apart, shared = two_ranks(send_use=[{0: 1.0}] * 2, gradients_use=[{1: 1.0}] * 2)
+    assert not shared.contended
+    assert shared.makespan == pytest.approx(apart.makespan, rel=1e-12)
+    np.testing.assert_allclose(shared.exposed_p2p, apart.exposed_p2p, atol=1e-9)
+    np.testing.assert_allclose(shared.exposed_dp, apart.exposed_dp, atol=1e-9)
+    assert shared.sends == tuple(pytest.approx(s) for s in apart.sends)
+
+
+def test_the_more_of_a_level_reductions_take_the_longer_a_step():
+    steps = [
+        two_ranks(
+            send_use=[{0: 1.0}] * 2, gradients_use=[{0: share, 1: 1.0}] * 2
+        )[1].makespan
+        for share in (0.0, 0.25, 0.5, 1.0)
+    ]  # fmt: skip
+    assert steps == sorted(steps)
+    assert steps[-1] > steps[0]
+
+
+def test_a_send_waits_at_the_port_of_its_receiver_too():
+    # Only the receiver's gradients are large: rank 0 has none to reduce.
+    order = pipeline_order("interleaved", pp=2, num_microbatches=8, vpp=2)
+    times = costs(transfer=0.4, gradients=[[0.0, 0.0], [6.0, 6.0]])
+    shared = play_pipeline(order, times, PipelineOptions(shared_port=True))
+    apart = play_pipeline(order, times)
+    assert shared.contended
+
+    def longest(played, rank):
+        return max(
+            end - start
+            for task, start, end in played.sends
+            if order.plan.rank[task] == rank
+        )
+
+    assert longest(apart, 0) == pytest.approx(0.4)
+    assert longest(shared, 0) > 0.5

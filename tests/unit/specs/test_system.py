@@ -271,3 +271,21 @@ class TestWithNodes:
         with pytest.raises(InputError) as raised:
             load_system(name).with_nodes(nodes)
         assert fault in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("system", "devices", "sharers"),
+    [
+        ("dgx-a100-80gb", 8, 2), ("dgx-a100-80gb", 4, 2), ("dgx-a100-80gb", 1, 1),
+        ("dgx-2", 16, 4), ("gb200-nvl72", 72, 1), ("h100-80gb-sxm", 1, 1),
+    ],
+)  # fmt: skip
+def test_devices_of_a_node_share_the_ports_of_its_host(system, devices, sharers):
+    assert load_system(system).subsystem(devices).host_sharers == sharers
+
+
+def test_a_system_may_say_how_many_share_a_port_of_the_host():
+    node = load_system("dgx-a100-80gb")
+    own = node.model_copy(update={"devices_per_host_port": 1})
+    assert own.host_sharers == 1
+    assert own.subsystem(4).host_sharers == 1
