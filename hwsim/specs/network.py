@@ -13,6 +13,8 @@ from hwsim.specs.base import BytesPerSecond, Count, Fraction, Name, Seconds, Spe
 
 NetworkKind = Literal["switch", "mesh", "torus", "bus", "fat_tree", "dcn"]
 
+TREES = ("fat_tree", "dcn")  # networks whose up-links may be fewer
+
 
 class Network(Spec):
     """One level of the interconnect; levels nest, the innermost first.
@@ -50,7 +52,8 @@ class Network(Spec):
     rail_optimized : bool
         fat_tree only: the n-th NIC of every node hangs on the n-th leaf.
     oversubscription : float
-        Down-links over up-links of the tree: 1 is non-blocking.
+        fat_tree and dcn: down-links of a domain inside over its up-links to this
+        level; 1 is non-blocking.
     peer_to_peer : bool
         bus only: devices reach each other without a bounce through host memory.
     achieved : float or None
@@ -92,6 +95,11 @@ class Network(Spec):
             raise ValueError(
                 f"oversubscription {self.oversubscription} is below 1; "
                 "1 is a non-blocking tree"
+            )
+        if self.oversubscription > 1.0 and self.kind not in TREES:
+            raise ValueError(
+                f"oversubscription {self.oversubscription} belongs to a "
+                f"{' or '.join(TREES)}, not to a {self.kind}; lower its bandwidth"
             )
         return self
 

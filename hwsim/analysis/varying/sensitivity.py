@@ -26,6 +26,7 @@ from hwsim.analysis.varying.vary import Parameter, parameter
 from hwsim.errors import HwsimError, InputError
 from hwsim.registry import draw
 from hwsim.specs.base import Spec, find_source, iter_figures
+from hwsim.specs.network import TREES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SWING = 0.2
 _STEP = 0.01  # of the central difference; within what CPU peaks may differ by
 _LEAST = 1e-4  # smaller elasticities are none
+_COUNTS = ("devices_per_node", "nodes", "devices_per_host_port")
 _NO_FIGURES = {"year", "schema_version"}
 _OPTIONS = {
     "infer": ("batch", "prompt", "output"),
@@ -246,7 +248,12 @@ def parameters(case: Case) -> list[Parameter]:
         if path not in _NO_FIGURES and value and not path.startswith("device.")
     ]  # fmt: skip
     skipped = set(unread([f"{key}=x1" for key in keys]))
-    fixed = ("system.devices_per_node", "system.nodes")
+    fixed = [f"system.{n}" for n in _COUNTS]
+    fixed += [
+        f"system.networks.{level.name}.oversubscription"
+        for level in case.system.networks
+        if level.kind not in TREES
+    ]
     keys = [k for k in keys if k not in skipped and k not in fixed]
     found = [parameter(case, key) for key in keys if not _unused(key)]
     options = [parameter(case, name) for name in _OPTIONS[case.task]]

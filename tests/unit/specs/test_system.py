@@ -45,6 +45,7 @@ class TestNetwork:
             ("mesh", {"block": 4}, "belong to a torus, not to a mesh"),
             ("fat_tree", {"oversubscription": 0.5}, "oversubscription 0.5 is below 1"),
             ("fat_tree", {"oversubscription": math.inf}, "finite number"),
+            ("switch", {"oversubscription": 2.0}, "belongs to a fat_tree or dcn, not"),
             ("fat_tree", {"nics_per_node": 0}, "greater than or equal to 1"),
             ("switch", {"bandwidth": -1.0}, "is negative"),
             ("switch", {"latency": math.nan}, "is not finite"),
