@@ -134,7 +134,7 @@ def _direct(
         return overhead, moved
     bus = span.network.kind == "bus"
     usual = parameters.efficiency[span.network.kind]
-    share = _sustained(parameters, span, Path((), ()), 0) / usual if bus else 1.0
+    share = sustained_share(parameters, span, Path((), ()), 0) / usual if bus else 1.0
     rate = span.ring_bandwidth * p.efficiency * share
     hop = span.network.latency
     start = pace * (p.start_time + p.peer_time * (n - 2)) + 2 * hop
@@ -234,7 +234,7 @@ def _choices(
                 for i, (count, span) in enumerate(zip(path.hops, used, strict=True))
             )
             times = [
-                load / (span.ring_bandwidth * _sustained(p, span, path, i))
+                load / (span.ring_bandwidth * sustained_share(p, span, path, i))
                 for i, (load, span) in enumerate(zip(path.load, used, strict=True))
             ]
             spent = sum(times) if path.phased else max(times)
@@ -243,7 +243,7 @@ def _choices(
             ramp.append(
                 max(
                     protocol.ramp_size.get(span.network.kind, 0.0)
-                    / (span.bandwidth * _sustained(p, span, path, i))
+                    / (span.bandwidth * sustained_share(p, span, path, i))
                     for i, span in enumerate(used)
                 )
             )
@@ -274,7 +274,7 @@ def _step(
     return step if span.network.kind in {"fat_tree", "dcn"} else step * pace
 
 
-def _sustained(p: CollectiveParameters, span: Span, path: Path, i: int) -> float:
+def sustained_share(p: CollectiveParameters, span: Span, path: Path, i: int) -> float:
     """Share of a span's bandwidth that large messages reach."""
     network = span.network
     if path.reducing and path.reducing[i]:

@@ -34,6 +34,7 @@ from hwsim.cost.stack_terms import (
     inner_dtype,
     product_by,
 )
+from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
 from hwsim.graph.scan import StateScan
 from hwsim.registry import Registry

@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 
-from hwsim.cost.collective import _Path as Path
-from hwsim.cost.collective import _paths, _sustained
+from hwsim.cost.collective import sustained_share
+from hwsim.cost.collective_paths import Path, paths_of
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.network import Span, spans
 from hwsim.graph.op import Collective, Op
@@ -49,7 +49,7 @@ def level_use(
     if not used:
         return {}
     times, phased = _fastest(
-        _paths(cast("CollectiveName", op), n, used, fanout), used,
+        paths_of(cast("CollectiveName", op), n, used, fanout), used,
         calibration.collective,
     )  # fmt: skip
     whole = times.sum() if phased else times.max()
@@ -68,7 +68,7 @@ def _fastest(
     found = []
     for path in paths:
         times = np.array([
-            load / (span.ring_bandwidth * _sustained(p, span, path, i))
+            load / (span.ring_bandwidth * sustained_share(p, span, path, i))
             for i, (load, span) in enumerate(zip(path.load, used, strict=True))
         ])  # fmt: skip
         whole = times.sum() if path.phased else times.max()
