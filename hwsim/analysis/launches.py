@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hwsim.cost.evaluate import Fidelity
 from hwsim.graph.op import MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
@@ -14,6 +16,9 @@ def launches_of(
 ) -> tuple[list[list[float]], float]:
     """Return host time to launch each node, by block, and before the first. [s]"""
     per_kernel, start = launch_times(system, stack, fidelity)
+    tokens = float(np.max(graph.tokens)) / graph.meta.get("ranks", 1.0)
+    if tokens > stack.launch.captured_tokens:
+        per_kernel += _prompt_time(graph, system, stack, fidelity)
     experts = 0.0 if fidelity == "roofline" else stack.launch.experts
     launches = [
         [per_kernel * node.op.kernels + _issue(node.op, experts) for node in b.nodes]
@@ -40,6 +45,23 @@ def launch_times(
     if stack.launch.mode == "graph":
         return 0.0, launch.eager
     return max(stack.launch.host_time or 0.0, launch.eager), 0.0
+
+
+def prompt_issue(
+    graph: OpGraph, system: SystemSpec, stack: StackSpec, fidelity: Fidelity
+) -> float:
+    """Return the host time to issue a pass over prompts that is not captured. [s]"""
+    calls = sum(n.op.kernels * b.repeat for b in graph.blocks for n in b.nodes)
+    return _prompt_time(graph, system, stack, fidelity) * float(calls)
+
+
+def _prompt_time(
+    graph: OpGraph, system: SystemSpec, stack: StackSpec, fidelity: Fidelity
+) -> float:
+    launch = stack.launch
+    known = system.device.launch is not None and fidelity != "roofline"
+    prompts = graph.name == "prefill" and launch.mode == "graph"
+    return launch.prompt_time if known and prompts else 0.0
 
 
 def _issue(op: Op, experts: float) -> float:

@@ -107,7 +107,8 @@ def prefill_graph(
         blocks += _cross_blocks(setting, p)
     elif part.last:
         blocks += _head_block(setting, p)
-    return OpGraph("prefill", tuple(blocks), 1.0 * p.tokens * _ranks(setting))
+    meta = {"ranks": float(_ranks(setting))}
+    return OpGraph("prefill", tuple(blocks), 1.0 * p.tokens * _ranks(setting), meta)
 
 
 def decode_graph(
@@ -190,7 +191,8 @@ def _decoder_pass(setting: Setting, p: Pass, part: Part) -> OpGraph:
     blocks += layer_blocks(setting, p, "decoder", part.layers)
     if part.last:
         blocks += _head_block(setting, p)
-    return OpGraph(p.mode, tuple(blocks), 1.0 * p.tokens * _ranks(setting))
+    meta = {"ranks": float(_ranks(setting))}
+    return OpGraph(p.mode, tuple(blocks), 1.0 * p.tokens * _ranks(setting), meta)
 
 
 def _ranks(setting: Setting) -> int:

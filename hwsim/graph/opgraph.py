@@ -53,6 +53,8 @@ class OpGraph:
         What it computes, for example ``"decode"``.
     tokens : float
         Tokens processed by the whole group in one pass.
+    meta : dict of str to float
+        ``ranks``: data-parallel ranks that ``tokens`` are of, if there are several.
     """
 
     name: str

@@ -91,7 +91,7 @@ Dtype = Literal[
 ]
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1,
-    "fp6": 0.75, "fp4": 0.5, "int4": 0.5,
+    "fp6": 0.75, "fp4": 4.5 / 8, "int4": 0.5,
     # Block formats of weights alone, scales included: 32 values and one 16-bit
     # scale (q8_0, q4_0), 256 and their scales (q6_k), fp4 with an 8-bit scale per
     # 32 (OCP Microscaling 1.0); the mixed q5_k_m and q4_k_m as llama.cpp's

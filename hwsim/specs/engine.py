@@ -42,6 +42,9 @@ class EngineSpec(CatalogSpec):
     captured_batches : tuple of int
         Batch sizes for which decode steps are captured: smaller batches are
         padded to the next one, larger ones are not padded. Empty: no padding.
+    captured_tokens : int or None
+        Steps with prompts are captured up to so many tokens; None is what the stack
+        says.
     preemption : str
         ``recompute``: a preempted request loses its blocks; ``swap``: they go
         to the host's memory, over each device's link, and come back.
@@ -53,6 +56,10 @@ class EngineSpec(CatalogSpec):
     intake_interval : int
         Decode steps between two looks at arrivals; it also looks after every step
         with prompts, and whenever nothing runs.
+    lookahead : bool
+        The next step is put together while one runs (asynchronous or overlapped
+        scheduling): a request joins the step after it. Without effect where
+        ``intake_interval`` is more than 1.
     wait_steps : int
         Most steps that prompts wait beside running requests for more of them.
     wait_share : float
@@ -72,10 +79,12 @@ class EngineSpec(CatalogSpec):
     reserve: Fraction = 0.0
     cache_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     captured_batches: tuple[Slots, ...] = ()
+    captured_tokens: Annotated[int, Field(ge=0, le=10**7, strict=True)] | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_caching: bool = False
     sequence_overhead: Seconds = 0.0
     intake_interval: Slots = 1
+    lookahead: bool = False
     wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0
     wait_share: Fraction = 1.0
     request_overhead: Seconds = 0.0

@@ -26,6 +26,11 @@ class LaunchPolicy(Spec):
     token_overhead : float
         The same for decode steps alone: search or sampling over the vocabulary,
         the loop that asks for the next token. [s]
+    prompt_time : float
+        ``graph`` mode only: host time to issue one operator of a pass over prompts,
+        which no captured graph holds, with all the framework does around it. [s]
+    captured_tokens : int
+        Passes over prompts of up to so many tokens are captured all the same.
     collective : float
         How much longer a collective takes than in the releases that
         calibrations rest on: older protocols, launches one by one. [s]
@@ -39,6 +44,8 @@ class LaunchPolicy(Spec):
     host_time: Seconds | None = None
     step_overhead: Seconds = 0.0
     token_overhead: Seconds = 0.0
+    prompt_time: Seconds = 0.0
+    captured_tokens: Annotated[int, Field(ge=0, le=10**7, strict=True)] = 0
     collective: Seconds = 0.0
     experts: Seconds = 0.0
 

@@ -91,7 +91,7 @@ class PlainEngine:
         self.coming, self.waiting, self.running = list(everyone), [], []
         self.cost, self.policy, self.limits = cost, policy, limits
         self.now, self.steps, self.block_time, self.stall = 0.0, 0, 0.0, 0.0
-        self.decoded, self.waited = math.inf, 0
+        self.decoded, self.waited, self.before = math.inf, 0, 0.0
 
     def blocks(self, tokens):
         return math.ceil(tokens / self.limits.block_size)
@@ -144,7 +144,9 @@ class PlainEngine:
         if self.running and self.decoded < self.limits.intake_interval:
             return
         self.decoded = 0
-        while coming and coming[0].ready <= self.now + SAME_TIME:
+        late = self.limits.lookahead and self.limits.intake_interval == 1
+        latest = self.before if late and self.running else self.now
+        while coming and coming[0].ready <= latest + SAME_TIME:
             self.waiting.append(coming.pop(0))
 
     def choose_prompts(self, room):
@@ -228,6 +230,7 @@ class PlainEngine:
         time += self.stall
         self.stall = 0.0
         self.block_time += time * self.used()
+        self.before = self.now
         self.now += time
         self.steps += 1
         self.decoded = math.inf if chunks else self.decoded + 1
@@ -292,11 +295,11 @@ class PlainJoint:
         time += max(e.stall for e in engines)
         for e in engines:
             e.stall = 0.0
-        self.now += time
+        start, self.now = self.now, self.now + time
         self.steps += 1
         for e, s, c in zip(engines, stepping, chunks, strict=True):
             e.block_time += time * e.used()
-            e.now = self.now
+            e.before, e.now = start, self.now
             e.decoded = math.inf if prompts else e.decoded + 1
             e.give_tokens(s, c)
             e.let_go()
@@ -422,6 +425,6 @@ def scenarios(draw, most=12):
         draw(st.integers(0, 2)), 1.0 if policy.holds else reserve,
         draw(st.sampled_from([1, 1, 1, 2, 7])), draw(st.sampled_from([0, 0, 1, 9])),
         draw(st.sampled_from([0.5, 1.0])) * tokens,
-        draw(st.sampled_from([None, None, 0.0, 1e-3])),
+        draw(st.sampled_from([None, None, 0.0, 1e-3])), draw(st.booleans()),
     )  # fmt: skip
     return inputs, outputs, ready, policy, limits

@@ -7,6 +7,7 @@ whose operators have arrays for sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,9 +50,15 @@ class Points:
     seen: FloatArray
     decode: bool
 
-    def alike(self) -> Iterator[tuple[npt.NDArray[np.intp], OpGraph]]:
-        """Yield points that share a graph, by index, with it."""
+    def alike(
+        self, captured: float = math.inf
+    ) -> Iterator[tuple[npt.NDArray[np.intp], OpGraph]]:
+        """Yield points that share a graph, by index, with it.
+
+        Points of more tokens than are ``captured`` come apart from the others.
+        """
         kind = 2 * (self.new > 1) + (self.seen > self.new)
+        kind = kind + 4 * (self.batch * self.new > captured)
         for each in np.unique(kind):
             at = np.flatnonzero(kind == each)
             batch, new, seen = (
@@ -95,7 +102,7 @@ def run_points(
     fidelity = resolved_fidelity(system.device, fidelity)
     size = points.batch.size
     columns = {n: np.empty(size) for n in ("time", "head", *PARTS)}
-    for at, graph in points.alike():
+    for at, graph in points.alike(stack.launch.captured_tokens):
         costs = cost_graph(graph, system, stack, fidelity, points=at.size)
         for name, values in _played(graph, costs, system, stack, fidelity).items():
             columns[name][at] = values

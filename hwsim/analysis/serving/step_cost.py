@@ -20,6 +20,7 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from hwsim.analysis.graph_result import GraphResult, run_graph
+from hwsim.analysis.launches import prompt_issue
 from hwsim.analysis.serving.layout import ReplicaLayout, slowest_stage
 from hwsim.analysis.serving.pipeline import pipelined
 from hwsim.analysis.serving.points import PointRuns, Points, run_points, times_of
@@ -50,6 +51,7 @@ from hwsim.specs.system import SystemSpec
 FloatArray = npt.NDArray[np.float64]
 #: Times of steps, and their power where the device quotes any.
 TableOf = tuple[StepCost, StepPower | None]
+_HARDLY = 0.01
 _TILE = 64  # products are cut in tiles of such multiples: time steps up there
 
 
@@ -131,15 +133,29 @@ class Deployment:
 
     def runs(self, points: Points) -> PointRuns:
         """Return the times of many steps in closed form."""
-        return run_points(points, self.group, self.stack, self.fidelity)
+        return run_points(points, self.group, self.launched, self.fidelity)
 
     def times(self, points: Points, chosen: Callable[[Op], bool]) -> FloatArray:
         """Return the time of some operators of each of many steps. [s]"""
         return times_of(points, chosen, self.group, self.stack, self.fidelity)
 
+    def issue(self, history: int = 0) -> float:
+        """Return the host time to issue a pass over a prompt, or a chunk of one. [s]"""
+        graph = self.prefill(2, history)
+        return prompt_issue(graph, self.group, self.stack, self.fidelity)
+
+    @functools.cached_property
+    def launched(self) -> StackSpec:
+        """The stack, with prompts captured as the engine was asked to."""
+        captured = self.engine.captured_tokens
+        if captured is None:
+            return self.stack
+        launch = self.stack.launch.model_copy(update={"captured_tokens": captured})
+        return self.stack.model_copy(update={"launch": launch})
+
     def run(self, graph: OpGraph) -> GraphResult:
         """Return an exact graph's time in closed form."""
-        return run_graph(graph, self.group, self.stack, fidelity=self.fidelity)
+        return run_graph(graph, self.group, self.launched, fidelity=self.fidelity)
 
 
 class _Key:
@@ -198,24 +214,38 @@ def _tabulated(key: _Key) -> tuple[StepTable, TablePower | None]:
     # A host that issues each kernel is a floor beside the device's own time.
     waits = 1.0 if d.stack.launch.mode == "eager" else 0.0
     alone_linear = alone.time_s - waits * alone.parts["idle"] - attention[:, 1]
-    rest = together.time_s - waits * together.parts["idle"] - dependent
+    floor = _floor(d, together, tokens)
+    rest = together.time_s - (floor > 0.0) * together.parts["idle"] - dependent
     rest = rest - together.head_s + _sent(d, tokens)
     alone_linear = alone_linear + _sent(d, batches)
     span, slots = np.arange(most + 1), np.arange(padded[-1] + 1)
     table = StepTable(
         padded=padded,
         linear=np.interp(span, tokens, rest).tolist(),
-        floor=np.interp(span, tokens, waits * together.time_s).tolist(),
+        floor=np.interp(span, tokens, floor).tolist(),
         head=np.interp(np.arange(most + 1), batches, alone.head_s).tolist(),
         decode_linear=np.interp(slots, batches, alone_linear).tolist(),
         contexts=np.array(contexts, dtype=np.float64),
         batches=np.array(batches, dtype=np.float64),
         decode_attention=attention, decode_floor=waits * alone.time_s,
         attention=_prefill_table(d, seen, most),
-        per_sequence=engine.sequence_overhead,
+        per_sequence=engine.sequence_overhead, again=d.issue(2) - d.issue(),
         shared=_shared(d, prompts, tokens, span),
     )  # fmt: skip
     return table, _power(d, table, (batches, alone), (tokens, together))
+
+
+def _floor(d: Deployment, prompts: PointRuns, tokens: list[int]) -> FloatArray:
+    """Return the least that steps with prompts take because of the host. [s]"""
+    if d.stack.launch.mode == "eager":
+        return prompts.time_s
+    issued = d.issue()
+    if not issued:
+        return np.zeros(len(tokens))
+    # Where the device hardly waits, its own time is added up prompt by prompt.
+    waits = prompts.parts["idle"] > _HARDLY * prompts.time_s
+    beyond = np.array(tokens) > d.launched.launch.captured_tokens
+    return np.where(beyond, np.where(waits, prompts.time_s, issued), 0.0)
 
 
 def _sent(d: Deployment, tokens: list[int]) -> FloatArray:

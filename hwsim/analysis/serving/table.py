@@ -25,7 +25,8 @@ class StepTable:
     padded : list of int
         Batch that runs for each number of sequences.
     linear, floor : list of float
-        By tokens: all but attention and head; least the host takes. [s]
+        By tokens: all but attention and head; least the host takes for a step with
+        prompts. [s]
     head : list of float
         Last norm and logits, by sequences that get a token. [s]
     rows : callable
@@ -34,6 +35,8 @@ class StepTable:
         Of prompt chunks.
     per_sequence : float
         Host time per sequence of a step. [s]
+    again : float
+        What the host takes more where tokens before a chunk are read again. [s]
     shared : list of float
         By tokens of each group, of what groups do together; empty where there
         is one group. [s]
@@ -50,6 +53,7 @@ class StepTable:
     decode_floor: FloatArray
     attention: PrefillTable
     per_sequence: float = 0.0
+    again: float = 0.0
     shared: list[float] = field(default_factory=list)
     _rows: dict[int, tuple[list[float], list[float], list[float], list[float]]] = field(
         default_factory=dict
@@ -76,7 +80,7 @@ class StepTable:
         limit = knots[at + 1] if at + 1 < len(knots) else _INF
         tokens = min(self.padded[batch] * each, len(self.linear) - 1)
         time = self.linear[tokens] + self.head[tokens] + attention
-        time = max(time, self.floor[tokens], self.decode(batch, contexts)[0])
+        time = max(time, self.decode(batch, contexts)[0])
         return time + self.per_sequence * batch, slopes[at], limit
 
     def one_layer(self, batch: int, contexts: float, layers: int) -> float:
@@ -88,9 +92,10 @@ class StepTable:
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float
     ) -> float:
         """Return the time of a step with prompt chunks and decoding sequences."""
-        tokens, attention = batch, 0.0
+        tokens, attention, read = batch, 0.0, 0
         for chunk, before in chunks:
             tokens += chunk
+            read += before
             attention += self.attention.time(chunk, before)
         attention -= (len(chunks) - 1) * self.attention.least  # one kernel for all
         sequences = batch + len(chunks)
@@ -99,25 +104,31 @@ class StepTable:
             at = bisect_right(knots, contexts) - 1
             attention += kept[at] + slopes[at] * (contexts - knots[at])
         time = self.linear[tokens] + self.head[sequences] + attention
-        return max(time, self.floor[tokens]) + self.per_sequence * sequences
+        return max(time, self._host(tokens, read)) + self.per_sequence * sequences
 
     def joint(self, parts: Sequence[Part]) -> float:
         """Return the time of a step of groups, each as ``mixed`` has it.
 
         Experts see the tokens of all; of all else the slowest group counts.
         """
-        tokens, every, sequences, attention = 0, 0, 0, 0.0
+        tokens, every, sequences, attention, read = 0, 0, 0, 0.0, 0
         for chunks, batch, contexts in parts:
             own = self._attention(chunks, batch, contexts)
             attention = max(attention, own)
             seen = batch + sum([chunk for chunk, _ in chunks])
+            read += sum([before for _, before in chunks])
             every += seen
             tokens = max(tokens, seen)
             sequences = max(sequences, batch + len(chunks))
         time = self.linear[tokens] + self.head[sequences] + attention
         if self.shared and every < tokens * len(parts):
             time += self.shared[-(-every // len(parts))] - self.shared[tokens]
-        return max(time, self.floor[tokens]) + self.per_sequence * sequences
+        return max(time, self._host(tokens, read)) + self.per_sequence * sequences
+
+    def _host(self, tokens: int, read: int) -> float:
+        """Return the least a step with prompts takes because of the host. [s]"""
+        floor = self.floor[tokens]
+        return floor + self.again if floor and read else floor
 
     def _attention(
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float

@@ -26,6 +26,9 @@ class Limits:
     ----------
     wait_tokens : float
         Tokens of a step for which waiting prompts do not wait any longer.
+    lookahead : bool
+        A step is put together while the one before it runs: with requests that
+        had come when that one began.
     swap_time : float or None
         Per block; preempted requests keep their blocks in the host's memory,
         and the next step waits while they go, and when they come. [s]
@@ -42,6 +45,12 @@ class Limits:
     wait_steps: int = 0
     wait_tokens: float = 0.0
     swap_time: float | None = None
+    lookahead: bool = False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it sees arrivals a step late, and does not look less often."""
+        return self.lookahead and self.intake_interval == 1
 
 
 class Batch:

@@ -40,6 +40,7 @@ class Planner(Batch):
         self._steps, self._time, self._growth = 0, 0.0, 0.0
         self._idle = self._between = self._prompt_step = False
         self._seen, self._since = -_INF, 0  # last look; decode steps since then
+        self._last = 0.0  # start of the step that ended last
         self._waited, self._holding = 0, False
         self._cut = False  # one came back to the queue: look again after a step
 
@@ -79,8 +80,9 @@ class Planner(Batch):
         return self._holding or len(self.queue) == 1
 
     def _look(self) -> None:
-        """See all that has arrived by now."""
-        self._seen, self._since = self.now, 0
+        """See all that has arrived by now, or when the last step began."""
+        late = self.limits.ahead and self.running
+        self._seen, self._since = self._last if late else self.now, 0
 
     def _await(self, ready: float) -> None:
         """Sleep until a request enters the queue."""
@@ -238,7 +240,7 @@ class Planner(Batch):
         wait = ready - SAME_TIME - self.now
         steps = self._steps_until(wait) if wait > 0 else 0
         if self.running:
-            steps = self._next_look(steps)
+            steps = self._next_look(steps + self.limits.ahead)
         steps = min(max(steps, 1), self._steps)
         self._steps, self.end = steps, self.now + self._span(steps)
 

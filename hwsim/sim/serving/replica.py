@@ -7,6 +7,9 @@ time happens in this order: the step ends and gives its tokens, finished
 requests leave (lowest number first), requests that have arrived by then are
 seen, the next step is planned. Times within a nanosecond are the same time.
 
+An engine that puts a step together while the one before it runs sees what had come
+when that one began; one with nothing to run sees everything.
+
 An engine may look at arrivals only every so many decode steps: those that came by
 its last look are seen. It may also let prompts wait beside running requests, for so
 many steps or until there are enough tokens for a step: every step that they could
@@ -184,9 +187,12 @@ class Replica(Planner):
         self.now, self._between = self.end, True
         if self._idle if idle is None else idle:
             return
+        self._last = start
         if self._prompt_step if prompts is None else prompts:
             self._commit_prompts(start)
         else:
+            if self._steps > 1:
+                self._last += self._span(self._steps - 1)
             self._commit_stretch(start)
 
     def _commit_prompts(self, start: float) -> None:

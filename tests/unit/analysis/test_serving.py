@@ -149,7 +149,7 @@ def test_a_lone_group_among_others_waits_for_its_own_part_only():
     layout = ReplicaLayout(1, ep=1, attention_dp=4)
     d = deployment(
         "deepseek-v2-lite", "dgx-h100", layout=layout, max_num_seqs=64,
-        max_num_batched_tokens=2048,
+        max_num_batched_tokens=2048, captured_tokens=8192,
     )  # fmt: skip
     table, _ = step_table(d)
     prompt, nothing = ([(1000, 0)], 0, 0), ([], 0, 0)
@@ -328,7 +328,7 @@ def test_the_shortest_queue_beats_turns_where_requests_wait_for_each_other():
 
 
 def test_two_choices_are_nearly_as_good_as_all():
-    load = {"rate": 60.0, "replicas": 4, "requests": 1200}
+    load = {"rate": 60.0, "replicas": 4, "requests": 4000}
     waits = {
         router: answer(**load, router=router).ttft_s["mean"]
         for router in ("round_robin", "power_of_two", "least_outstanding")
@@ -354,8 +354,10 @@ def apart(**changed):
 
 
 def test_prompts_apart_keep_gaps_short_and_move_what_they_should():
-    together = apart(replicas=4, prefill=None)
-    found = apart(prefill={"replicas": 2, "kv_bandwidth": 10e9})
+    # Of more than 100 gaps, the one in which a request moves is beyond the 99th.
+    length = {"output_len": "fixed:150"}
+    together = apart(replicas=4, prefill=None, **length)
+    found = apart(prefill={"replicas": 2, "kv_bandwidth": 10e9}, **length)
     assert found.itl_s["p99"] < together.itl_s["p99"]
     pool = found.prefill_pool
     # 8 key-value heads of 128, keys and values, 32 layers, two bytes each.
@@ -467,3 +469,39 @@ def test_a_model_that_leaves_no_room_and_a_request_too_large_are_said():
             "llama-2-13b", "l40s", rate=1.0, requests=10, input_len="fixed:3000",
             output_len="fixed:10", overrides=["device.memory.gddr.size=30GB"],
         )  # fmt: skip
+
+
+def test_prompts_that_are_not_captured_take_what_the_host_takes():
+    launch = hwsim.load_stack("vllm").launch
+    small, large = launch.captured_tokens, launch.captured_tokens + 1
+    one = deployment("llama-3.2-1b", max_num_batched_tokens=2048)
+    table, _ = step_table(one)
+    kernels = sum(
+        node.op.kernels * repeat for *_, node, repeat in one.prefill(9).distinct()
+    )
+    issued = kernels * launch.prompt_time
+    assert table.mixed([(small, 0)], 0, 0.0) < 0.8 * issued
+    assert table.mixed([(large, 0)], 0, 0.0) == pytest.approx(issued, rel=0.1)
+    everything = deployment(
+        "llama-3.2-1b", max_num_batched_tokens=2048, captured_tokens=2048
+    )
+    assert step_table(everything)[0].mixed([(large, 0)], 0, 0.0) < 0.8 * issued
+
+
+def test_an_estimate_of_a_prompt_waits_for_the_host_too():
+    asked = {"batch": 1, "output": 1, "stack": "vllm"}
+    short = hwsim.infer("llama-3.2-1b", "h100", prompt=512, **asked)
+    longer = hwsim.infer("llama-3.2-1b", "h100", prompt=513, **asked)
+    assert longer.prefill.parts["idle"] > 3.0 * short.prefill.parts["idle"]
+
+
+def test_a_request_joins_the_step_after_the_next():
+    asked = {
+        "rate": 2.0, "requests": 60, "input_len": "fixed:64",
+        "output_len": "fixed:200", "seed": 2,
+    }  # fmt: skip
+    late = serve("llama-3.1-8b", "h100", engine=load_engine("vllm-v1"), **asked)
+    soon = load_engine("vllm-v1").model_copy(update={"lookahead": False})
+    at_once = serve("llama-3.1-8b", "h100", engine=soon, **asked)
+    gain = late.ttft_s["mean"] - at_once.ttft_s["mean"]
+    assert 0.3 * late.tpot_s["mean"] < gain < 1.2 * late.tpot_s["mean"]
