@@ -55,6 +55,8 @@ class PublishedRun:
         Optimizer states are kept on the host; mappings say so.
     lora_targets : tuple of str
         Where adapters stand; mappings say so.
+    cp_mode : str
+        How context-parallel ranks exchange; mappings say so.
     fault : str
         Why the row cannot be used; empty where it can.
     """
@@ -96,6 +98,7 @@ class PublishedRun:
     recompute_every: int | None = None
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] = ()
+    cp_mode: str = ""
     zero_stage: int | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool = False

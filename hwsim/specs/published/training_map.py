@@ -88,6 +88,7 @@ class Settings(Spec):
     recompute_every: Count | None = None
     lora_rank: Count | None = None
     lora_targets: Words | None = None
+    cp_mode: Literal["ring", "all_gather", "all_to_all"] | None = None
     zero_stage: Literal[0, 1, 2, 3] | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool | None = None
@@ -107,9 +108,9 @@ class Rule(Spec):
     ----------
     fill, change : Settings
         For blank cells; for cells whatever they hold.
-    choose_vpp : bool
-        Interleaving is not stated: the fastest that fits. Where it is false, a
-        blank ``vpp`` is no interleaving.
+    choose_vpp : bool or None
+        Interleaving and the sharing out of states are not stated: the fastest that
+        fits. Where it is false, a blank ``vpp`` is no interleaving.
     one_pass : bool
         Gradients are not accumulated: the micro-batch is the whole share of a
         data-parallel rank, whatever is said of each device.
@@ -129,7 +130,7 @@ class Rule(Spec):
     when: Condition = Condition()
     fill: Settings = Settings()
     change: Settings = Settings()
-    choose_vpp: bool = False
+    choose_vpp: bool | None = None
     one_pass: bool = False
     mean_seq: Count | None = None
     model: Name | None = None
@@ -249,7 +250,7 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         maps=tuple(m.id for m in fitting),
         assumed=assumed,
         notes=tuple(r.note for r in rules if r.note),
-        choose_vpp=any(rule.choose_vpp for rule in rules),
+        choose_vpp=_last_flag(rules, "choose_vpp"),
         one_pass=any(rule.one_pass for rule in rules),
         mean_seq=_last(rules, "mean_seq"),
         family=_family(run, fitting),
@@ -259,6 +260,12 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         convention=_last(rules, "convention") or "model",
         unanswered=_last(rules, "unanswered") or "",
     )
+
+
+def _last_flag(rules: list[Rule], name: str) -> bool:
+    """Return the last rule's word on a flag, which may take back an earlier one."""
+    found = [value for r in rules if (value := getattr(r, name)) is not None]
+    return bool(found and found[-1])
 
 
 def _last(rules: list[Rule], name: str) -> Any:

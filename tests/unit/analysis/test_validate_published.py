@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from hwsim.analysis.published.filled import completed, layouts, run_options
 from hwsim.analysis.published.flop import counted_flop
-from hwsim.analysis.published.rows import RunPredictor, completed, run_options
+from hwsim.analysis.published.rows import RunPredictor, attending
 from hwsim.analysis.training.train import run_training
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
@@ -219,3 +220,68 @@ def test_the_page_says_what_is_missing() -> None:
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(InputError, match="no row"):
         compared()
+
+
+def test_a_rate_is_answered_without_batch_and_length() -> None:
+    blank = {"global_batch": None, "micro_batch": None, "seq_len": None}
+    row = compared(run(tokens_per_s_per_device=1e5, **blank)).records[0]
+    assert row["reason"] == ""
+    assert "seq_len = 1024" in row["assumed"]  # what the model is made for
+    assert f"global_batch = {16384 // 1024 * 8}" in row["assumed"]
+    for name in ("global_batch", "seq_len"):
+        told = compared(run(iter_time_s=0.1, **{"micro_batch": None, name: None}))
+        assert (
+            f"{name} is not given, and a step time goes with it"
+            in (told.records[0]["reason"])
+        )
+
+
+def test_a_model_too_large_for_a_device_is_split_by_tensor_first() -> None:
+    cells = {
+        "model": "llama-2-70b", "global_batch": 16, "micro_batch": None,
+        "recompute": "", "stack": "", "num_devices": 16, "seq_len": 4096,
+    }  # fmt: skip
+    row = compared(run(mfu=0.4, **cells)).records[0]
+    assert row["fits"] is True
+    ranks = dict(part.split(" = ")[:2] for part in row["assumed"].split("; "))
+    assert int(ranks.get("tp", 1)) * int(ranks.get("dp", 1)) <= 16
+
+
+def test_fewer_sequences_than_devices_need_ranks_that_share_them() -> None:
+    row = compared(
+        run(tokens_per_s_per_device=1e4, global_batch=4, micro_batch=None)
+    ).records[0]
+    assert row["reason"] == ""
+    assert "tp = 2" in row["assumed"]
+
+
+def test_layouts_begin_with_what_stands_and_keep_what_is_given() -> None:
+    asked = run(num_devices=16)
+    degrees = [(r.tp, r.pp) for r in layouts(asked, 8, 12)]
+    assert degrees[:4] == [(None, None), (2, 1), (1, 2), (4, 1)]
+    assert all(r.tp == 4 for r in layouts(run(num_devices=16, tp=4), 8, 12))
+    assert len(list(layouts(run(tp=2, pp=2), 8, 12))) == 1
+
+
+def test_interleaving_is_chosen_where_a_source_is_not_known() -> None:
+    cells = {"pp": 4, "tp": 1, "dp": 2, "stack": "", "micro_batch": 1}
+    row = compared(run(mfu=0.4, **cells)).records[0]
+    assert "vpp = 3" in row["assumed"]
+    known = run(mfu=0.4, **(cells | {"source": "Megatron-Bridge"}))
+    assert mapped(known, MAPPINGS).choose_vpp is False
+
+
+def test_attention_is_what_the_row_says() -> None:
+    stack = load_stack("default-training")
+    assert attending(stack, run(flash_attention="yes (v2)")) is stack
+    assert attending(stack, run()) is stack
+    old = attending(stack, run(flash_attention="no"))
+    assert old.fusion.attention == "unfused"
+    split = run(mfu=0.4, flash_attention="no", cp=2, tp=1, pp=1, dp=4, stack="")
+    assert compared(split).records[0]["reason"] == ""  # heads go round, not keys
+
+
+def test_a_dtype_that_a_device_lacks_is_done_in_its_usual_one() -> None:
+    row = compared(run(mfu=0.4, dtype="fp8")).records[0]
+    assert row["reason"] == ""
+    assert "dtype = bf16: a100-80gb-sxm has no fp8 rate" in row["assumed"]

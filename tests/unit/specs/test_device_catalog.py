@@ -24,6 +24,7 @@ ARCHITECTURES = {
     "tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5", "tpu-v6", "tpu-v7", "gaudi", "trainium",
     "groq", "cerebras", "fpga-dsp", "x86-avx2", "x86-avx512", "x86-amx", "arm-neon",
     "arm-sve", "ada-geforce", "ampere-geforce", "blackwell-geforce", "hopper-cut",
+    "turing-geforce", "rdna", "gcn5", "xe", "ascend",
 }  # fmt: skip
 MAIN_MEMORY = {
     "cpu": {"ddr"}, "gpu": {"hbm", "gddr", "ddr"}, "tpu": {"hbm"},

@@ -1,0 +1,221 @@
+"""What a row of published training leaves open: degrees, batch, dtype, options."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hwsim.analysis.training.config import TrainConfig
+from hwsim.errors import InputError
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.model import ModelSpec
+from hwsim.specs.published.training import PublishedRun
+
+# What sources call the dtype of the matrix work.
+DTYPE_WORDS = {
+    "amp_fp16": "fp16", "float16": "fp16", "half": "fp16", "amp_bf16": "bf16",
+    "amp": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8-cs": "fp8",
+    "fp8-ds": "fp8", "fp8-sc": "fp8", "fp8-mx": "fp8", "fp8_full": "fp8",
+    "mxfp8": "fp8", "fp8_e4m3": "fp8", "amp_fp8": "fp8", "nvfp4": "fp4",
+    "mxfp4": "fp4", "float8": "fp8", "e4m3": "fp8", "16": "fp16", "32": "fp32",
+}  # fmt: skip
+_DEFAULT_DTYPES = ("bf16", "fp16", "fp32")
+_OPTIONS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+_PARALLEL = {
+    "pp": "pipeline parallelism", "vpp": "interleaved pipeline stages",
+    "cp": "context parallelism", "ep": "expert parallelism",
+}  # fmt: skip
+RECOMPUTE = ("none", "selective", "full")
+ROUNDED = 0.5  # most that a batch is changed to suit the ranks, of itself
+MICRO_BATCHES = tuple(2**i for i in range(7))
+# Where a row does not say: tokens of a sequence at most, tokens of a data-parallel
+# rank, micro-batches for each stage of a pipeline.
+USUAL_SEQ, USUAL_TOKENS, PIPELINE_DEPTHS = 4096, 16384, 8
+# Interleaving and micro-batches that are tried in a pipeline.
+_MOST_VPP, _MOST_PIPELINED = 8, 8
+
+
+def completed(
+    run: PublishedRun, longest: int | None = None
+) -> tuple[PublishedRun, tuple[str, ...]]:
+    """Return a row with its degrees and batch filled, and what was filled.
+
+    Where the degrees do not multiply to the devices, the devices are kept and
+    ``dp`` (else ``pp``) is changed to fit.
+
+    Parameters
+    ----------
+    longest : int or None
+        Tokens that the model is made for: a blank sequence is as long, up to
+        ``USUAL_SEQ``.
+
+    Raises
+    ------
+    InputError
+        If no whole degree fits, or a step time has no batch or length.
+    """
+    devices = run.num_devices or 1
+    degrees = {n: getattr(run, n) or 1 for n in ("tp", "pp", "cp")}
+    inner = degrees["tp"] * degrees["pp"] * degrees["cp"]
+    notes: list[str] = []
+    dp = run.dp
+    if dp is None or inner * dp != devices:
+        dp, degrees["pp"] = _fitted(run, devices, degrees)
+        for name, value in (("dp", dp), ("pp", degrees["pp"])):
+            if value != (getattr(run, name) or 1):
+                notes.append(f"{name} = {value}")
+    vpp = run.vpp if degrees["pp"] > 1 else None
+    if run.vpp not in (None, 1, vpp):
+        notes.append("vpp = 1")
+    seq = run.seq_len
+    if seq is None:
+        if run.figure == "iter_time_s":
+            raise InputError("seq_len is not given, and a step time goes with it")
+        seq = min(longest or USUAL_SEQ, USUAL_SEQ)
+        notes.append(f"seq_len = {seq}")
+    batch = _batch(run, dp, degrees["pp"], seq)
+    if batch != run.global_batch:
+        # A published batch is often a round number of tokens.
+        notes.append(f"global_batch = {batch}")
+    etp = run.etp
+    inner = dp * degrees["cp"]
+    if etp is None and inner % (run.ep or 1):
+        # Too many expert ranks for data parallelism alone: tensor ranks share too.
+        etp = 1
+        notes.append("etp = 1")
+    return dataclasses.replace(
+        run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
+        seq_len=seq, global_batch=batch, etp=etp, vpp=vpp,
+    ), tuple(notes)  # fmt: skip
+
+
+def _batch(run: PublishedRun, dp: int, pp: int, seq: int) -> int:
+    """Return sequences of a step; a blank one fills the devices and pipelines."""
+    batch = run.global_batch
+    if batch is None:
+        if run.figure == "iter_time_s":
+            raise InputError("global_batch is not given, and a step time goes with it")
+        rank = run.micro_batch or max(USUAL_TOKENS // seq, 1)
+        in_flight = PIPELINE_DEPTHS * pp if pp > 1 else 1
+        return rank * in_flight * dp
+    unit = dp * (run.micro_batch or 1)
+    near = max(round(batch / unit), 1) * unit
+    return near if abs(near - batch) <= ROUNDED * batch else batch
+
+
+def layouts(run: PublishedRun, per_node: int, layers: int) -> Iterator[PublishedRun]:
+    """Yield a row with the degrees that it states, then with others it leaves open.
+
+    Tensor ranks of a node come first, then stages, fewest ranks of a model first.
+    """
+    yield run
+    if run.tp is not None and run.pp is not None:
+        return
+    devices = run.num_devices or 1
+    inner = devices // (run.cp or 1)
+    powers = [2**i for i in range(7)]
+    tensor = [run.tp] if run.tp else [t for t in powers if t <= per_node]
+    stages = [run.pp] if run.pp else [p for p in powers if p <= layers]
+    found = ((t, p) for t in tensor for p in stages if 1 < t * p <= inner)
+    for tp, pp in sorted(found, key=lambda d: (d[0] * d[1], d[1])):
+        whole = inner % (tp * pp) == 0
+        if whole and (run.dp is None or run.dp * tp * pp == inner):
+            yield dataclasses.replace(run, tp=tp, pp=pp)
+
+
+def _fitted(
+    run: PublishedRun, devices: int, degrees: Mapping[str, int]
+) -> tuple[int, int]:
+    tp, pp, cp = degrees["tp"], degrees["pp"], degrees["cp"]
+    if devices % (tp * pp * cp) == 0:
+        return devices // (tp * pp * cp), pp
+    dp = run.dp or 1
+    if devices % (tp * cp * dp) == 0:
+        return dp, devices // (tp * cp * dp)
+    raise InputError(
+        f"tp x pp x cp = {tp} x {pp} x {cp} does not divide {devices} devices"
+    )
+
+
+def with_dtype(
+    run: PublishedRun, device: DeviceSpec
+) -> tuple[PublishedRun, tuple[str, ...]]:
+    """Return a row with the dtype of its products, and what was assumed."""
+    word = run.dtype.casefold()
+    lacking = ""
+    if word:
+        dtype = _matrix_dtype(word)
+        if dtype not in DTYPE_BYTES or dtype in device.dtypes:
+            return dataclasses.replace(run, dtype=dtype), ()
+        lacking = f": {device.id} has no {dtype} rate"
+    dtype = next((d for d in _DEFAULT_DTYPES if d in device.compute.matrix), "fp32")
+    return dataclasses.replace(run, dtype=dtype), (f"dtype = {dtype}{lacking}",)
+
+
+def _matrix_dtype(cell: str) -> str:
+    """Return the narrowest dtype that a cell names: matrices are multiplied in it."""
+    words = [cell, *re.findall(r"[a-z0-9]+", cell)]
+    known = [d for w in words if (d := DTYPE_WORDS.get(w, w)) in DTYPE_BYTES]
+    return min(known, key=DTYPE_BYTES.__getitem__, default=cell)
+
+
+def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a training run.
+
+    Raises
+    ------
+    InputError
+        If the row needs what training does not offer.
+    """
+    options: dict[str, Any] = {
+        "devices": run.num_devices, "tp": run.tp or 1, "dp": run.dp,
+        "global_batch": run.global_batch, "seq": run.seq_len, "dtype": run.dtype,
+        "optimizer": run.optimizer or "adamw", "zero_stage": run.zero_stage or 0,
+        "sequence_parallel": bool(run.sequence_parallel),
+    } | dict(open_)  # fmt: skip
+    degrees = {n: options.pop(n, None) or getattr(run, n) or 1 for n in _PARALLEL}
+    lacking = [n for n, d in degrees.items() if d > 1 and n not in _OPTIONS]
+    if lacking:
+        raise InputError(f"needs {_PARALLEL[lacking[0]]}")
+    more = (
+        "offload_optimizer", "etp", "dp_shard", "recompute_every", "lora_rank",
+        "lora_targets", "cp_mode",
+    )  # fmt: skip
+    options |= {name: value for name in more if (value := getattr(run, name))}
+    return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
+
+
+def open_choices(
+    run: PublishedRun, model: ModelSpec, *, choose_vpp: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield every combination of what the row leaves open."""
+    per_rank = (run.global_batch or 1) // (run.dp or 1)
+    micro: Iterable[int] = [run.micro_batch or 1]
+    if run.micro_batch is None:
+        most = _MOST_PIPELINED if (run.pp or 1) > 1 else MICRO_BATCHES[-1]
+        micro = [m for m in MICRO_BATCHES if per_rank % m == 0 and m <= most] or [1]
+    stages: Iterable[int] = [run.vpp or 1]
+    pp = run.pp or 1
+    if choose_vpp and run.vpp is None and pp > 1 and "vpp" in _OPTIONS:
+        each = model.layers // pp
+        stages = [v for v in range(1, min(each, _MOST_VPP) + 1) if each % v == 0]
+    for recompute, m, v in itertools.product(_recompute(run), micro, stages):
+        yield {"recompute": recompute, "micro_batch": m, "vpp": v}
+
+
+def _recompute(run: PublishedRun) -> Iterable[str]:
+    word = run.recompute.casefold()
+    if not word:
+        return RECOMPUTE
+    for known in reversed(RECOMPUTE):
+        if word.startswith(known):
+            return (known,)
+    if word in {"no", "false", "off", "0"}:
+        return ("none",)
+    if re.search(r"yes|true|\bon\b|checkpoint|recompute|block|uniform|all", word):
+        return ("full",)
+    raise InputError(f"recompute {run.recompute!r} is not known")
