@@ -184,6 +184,8 @@ class MoeSpec(Spec):
     router_bias, expert_bias, shared_gate : bool
         Router and expert projections have biases; the shared expert is
         scaled by a learned gate of its own.
+    clamped : bool
+        Experts clamp gate and up before the activation.
     """
 
     experts: Rank
@@ -198,6 +200,7 @@ class MoeSpec(Spec):
     router_bias: bool = False
     expert_bias: bool = False
     shared_gate: bool = False
+    clamped: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> MoeSpec:

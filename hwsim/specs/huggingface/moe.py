@@ -145,6 +145,7 @@ def gpt_oss(c: Config) -> Fields:
         "expert_ffn": fields["ffn"],
         "router_bias": True,
         "expert_bias": True,
+        "clamped": True,
     }
     windows = c.windows(fields["layers"], window, every=2)
     return fields | windows | {"attention_sinks": True, "moe": moe}
