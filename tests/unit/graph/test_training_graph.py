@@ -7,7 +7,7 @@ from hwsim.graph.op import Attention, Collective, Matmul, OptimizerUpdate
 from hwsim.graph.opgraph import Block, OpGraph
 from hwsim.graph.training import training_graph
 from hwsim.graph.verify import verify
-from hwsim.specs.catalogs import MODELS, load_model
+from hwsim.specs.catalogs import MODELS, load_model, load_stack
 from hwsim.specs.model import ModelSpec
 from tests.strategies.graphs import FUSED, SEPARATE, stack_with
 from tests.strategies.models import SOURCE
@@ -367,3 +367,23 @@ def test_bad_input_is_named(change: dict, error: type, says: str) -> None:
     with pytest.raises(error) as caught:
         train(gpt(), **change)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("stack", "apart"), [("nemo", True), ("nemo-graphs", False)])
+def test_biases_and_clamps_of_experts_one_by_one(stack: str, apart: bool) -> None:
+    """2 bytes a value: bias 6 forward and 8 backward, clamp 8 and 10 passes."""
+    graph = train(
+        load_model("gpt-oss-20b"), stack=load_stack(stack), seq=1024, micro_batch=1,
+    )  # fmt: skip
+    found = {
+        n.op.name: n.op.nbytes
+        for _, _, n, _ in graph.distinct()
+        if n.op.name.startswith(("clamp", "expert_bias"))
+    }
+    rows = 1024 * 4 * 2880 * 2
+    assert found == (
+        {
+            "clamp": 8 * rows, "expert_bias": 6 * rows,
+            "clamp_gradient": 10 * rows, "expert_bias_gradient": 8 * rows,
+        } if apart else {}
+    )  # fmt: skip

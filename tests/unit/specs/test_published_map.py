@@ -114,6 +114,11 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
             "torchtitan",
             "dgx-a100-80gb-hdr-128",
         ),
+        (
+            {"source": "The Llama 3 Herd of Models", "device": "H100-80GB-SXM"},
+            "llama-3",
+            "meta-24k-roce",
+        ),
         ({"source": "a blog", "device": "TPU-v6e"}, "maxtext", "tpu-v6e-256-x4"),
     ],
 )
@@ -123,6 +128,12 @@ def test_stack_and_system_by_source(
     found = mapped(run(**cells), MAPPINGS)
     assert found.stack == stack
     assert found.system == system
+
+
+def test_hybrid_sharding_said_in_words_is_inside_a_node() -> None:
+    cells = {"source": "some fsdp page", "device": "H100", "notes": "HSDP"}
+    assert mapped(run(**cells, num_devices=64), MAPPINGS).run.dp_shard == 8
+    assert mapped(run(**cells, num_devices=8), MAPPINGS).run.dp_shard is None
 
 
 def test_selective_recomputation_of_torchtitan_is_every_second_layer() -> None:
