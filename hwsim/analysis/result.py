@@ -95,7 +95,10 @@ class Result(ABC):
             "command": command,
             "environment": provenance.environment(),
             "spec_hashes": provenance.hashes(specs),
-            "overrides": list(provenance.override_texts(_with_device(specs))),
+            "overrides": [
+                *getattr(self, "overrides", ()),
+                *provenance.override_texts(_with_device(specs)),
+            ],
             "assumptions": provenance.assumed_figures(specs),
             "evidence": self.accuracy(),
             "specs": {k: s.model_dump(mode="json") for k, s in specs.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hwsim.analysis.graph_result import Engine
@@ -12,9 +13,19 @@ if TYPE_CHECKING:
 
 
 def compare_published(
-    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
+    *,
+    fidelity: Fidelity = "auto",
+    engine: Engine = "closed_form",
+    overrides: Iterable[str] = (),
 ) -> PublishedComparison:
-    """Predict the published runs that ship with hwsim; errors are not hidden."""
+    """Predict the published runs that ship with hwsim; errors are not hidden.
+
+    Parameters
+    ----------
+    overrides : iterable of str
+        What-if changes to every run, such as ``"stack.matmul_derate=0.9"``; runs
+        that have no such figure stay unanswered.
+    """
     from hwsim.analysis.published.runs import compare
 
-    return compare(fidelity=fidelity, engine=engine)
+    return compare(fidelity=fidelity, engine=engine, overrides=list(overrides))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Json
+from hwsim.cli.options import Json, Set
 from hwsim.cli.output import check_outputs, console, note, save, table
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def calibrate(
         bool, typer.Option("--skip-bad", help="Leave bad rows out.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of samples and folds.")] = 0,
+    set_: Set = None,
     json: Json = False,
     result_out: Annotated[
         Path | None,
@@ -85,12 +86,14 @@ def calibrate(
 ) -> None:
     """Fit the cost models of a device to measurements of it."""
     from hwsim.analysis.fitting.calibrate import calibrate as fit
+    from hwsim.api.catalog import load_device
     from hwsim.report.write import write_atomic
 
     check_outputs(out, result_out)
     wanted = [f.strip() for f in families.split(",")] if families else None
+    spec = load_device(device, overrides=set_ or ())
     result = fit(
-        device, measurements, families=wanted, holdout=holdout.value,
+        spec, measurements, families=wanted, holdout=holdout.value,
         skip_bad=skip_bad, seed=seed, progress=note,
     )  # fmt: skip
     if result.file.families:

@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Fidelity, FidelityChoice, Json
-from hwsim.cli.output import console, note, print_json, table
+from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set
+from hwsim.cli.output import console, note, note_unread, print_json, save, table
+from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 
@@ -22,9 +23,12 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the HTML page and the scatter plot."),
+        typer.Option(
+            help="Folder for the HTML page, the scatter plot and the saved result."
+        ),
     ] = None,
     fidelity: Fidelity = FidelityChoice.auto,
+    set_: Set = None,
     json: Json = False,
 ) -> None:
     """Predict published runs and print predicted, published and signed error."""
@@ -34,8 +38,11 @@ def demo(
     if out is not None:
         make_folder(out)
 
-    rows = tuple(compare_each(fidelity=fidelity.value))
-    comparison = PublishedComparison(rows, fidelity.value)
+    rows = tuple(compare_each(fidelity=fidelity.value, overrides=set_ or ()))
+    comparison = PublishedComparison(rows, fidelity.value, tuple(set_ or ()))
+    if set_ and not comparison.answered:
+        raise InputError(f"no run can be predicted: {rows[0].reason}")
+    note_unread(set_)
     if json:
         print_json(comparison.to_dict())
     else:
@@ -68,6 +75,8 @@ def _print(comparison: Any) -> None:
     )  # fmt: skip
     right = ("devices", "predicted", "published", "error")
     out = console()
+    if comparison.overrides:
+        out.print(escape(f"assumed: {', '.join(comparison.overrides)}"))
     out.print(table(None, columns, cells, right=right))
     groups = [("all", comparison.summary()), *comparison.by("task").items()]
     lines = [
@@ -94,4 +103,5 @@ def _write(comparison: Any, folder: Path) -> None:
 
     write_page(comparison, folder / "published.html", command="hwsim demo")
     scatter_figure(comparison.answered, path=folder / "published.png")
+    save(comparison, folder / "published.json")
     note(f"wrote {folder / 'published.html'} and {folder / 'published.png'}")

@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Json, Out, Report
-from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.cli.options import Json, Out, Report, Set
+from hwsim.cli.output import console, note, note_unread, save_outputs, table
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
@@ -105,6 +105,7 @@ def validate(
             min=1, max=1024, help="Processes of --published.  [default: all cores]"
         ),
     ] = None,
+    set_: Set = None,
     json: Json = False,
     out: Out = None,
     report: Report = None,
@@ -113,6 +114,11 @@ def validate(
     from hwsim.analysis.validation.validate import validate as compare
 
     paths = [*(measurements or ()), *(files or ())]
+    if set_ and (published or request_log or live):
+        raise InputError(
+            "--set changes what measured rows are predicted with; tables of published "
+            "runs, logs and --live are predicted as they are (hwsim demo has --set)"
+        )
     if jobs is not None and not published:
         raise InputError("--jobs goes with --published: other rows take one process")
     if live:
@@ -152,7 +158,9 @@ def validate(
         device=device or None,
         fidelity=fidelity.value if fidelity else None,
         skip_bad=skip_bad,
+        overrides=set_ or (),
     )
+    note_unread(set_)
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
@@ -167,6 +175,8 @@ _COLUMNS = (
 
 def _print(result: Validation) -> None:
     out = console()
+    if result.overrides:
+        out.print(escape(f"assumed: {', '.join(result.overrides)}"))
     for key, title in (
         ("family", "Family"), ("op", "Operator"), ("device", "Device"),
         ("dtype", "Dtype"), ("regime", "Regime"), ("metric", "Metric"),

@@ -19,7 +19,7 @@ from hwsim.report.pages.mixed_train import mixed_train_page
 from hwsim.report.pages.op import op_page
 from hwsim.report.pages.plan_serve import serve_plan_page
 from hwsim.report.pages.plan_train import train_plan_page
-from hwsim.report.pages.published import published_page
+from hwsim.report.pages.published import published_page, saved_published_page
 from hwsim.report.pages.published_runs import published_runs_page
 from hwsim.report.pages.run import graph_page, infer_page, train_page
 from hwsim.report.pages.serve import serve_page
@@ -71,6 +71,8 @@ def page_of(result: Any, command: str | None = None) -> Page:
     saved = as_saved(result, command)
     build = PAGES.get(saved.kind, generic_page)
     try:
+        if saved.kind == "published":
+            return saved_published_page(saved)
         return build(saved)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if not isinstance(result, SavedResult):

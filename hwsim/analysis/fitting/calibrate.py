@@ -17,6 +17,7 @@ from hwsim.analysis.fitting.family import FamilyOutcome, FitPlan, fit_family
 from hwsim.analysis.fitting.rows import SPLITS, TABLES, FitRows, fit_rows
 from hwsim.analysis.result import Result
 from hwsim.errors import HwsimError, InputError, nearest
+from hwsim.specs.assumed import assumed_changes
 from hwsim.specs.base import Source
 from hwsim.specs.benchmark import benchmark_of
 from hwsim.specs.calibration import calibration_for, with_parameters
@@ -182,6 +183,7 @@ def calibrate(
         date=dt.datetime.now(tz=dt.UTC).date(),
         families=fits,
         sources=_sources(fits),
+        notes=tuple(f"fitted with {text}" for text in assumed_changes((spec,))),
     )
     return CalibrateResult(spec, file, skipped, interrupted)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwsim.analysis.measured.group import Group
 from hwsim.analysis.measured.work import arithmetic
+from hwsim.analysis.resolve import changed_system
 from hwsim.cost.collective import collective_bound, collective_cost
 from hwsim.cost.cost import Cost, combine
 from hwsim.errors import InputError
@@ -22,7 +23,7 @@ def collective_rows(group: Group) -> Cost:
     """Return the cost of collectives of one kind and group size."""
     rows = group.rows
     op, world = str(rows["op"][0]), int(rows["world_size"][0])
-    system = _system(group, world)
+    system = changed_system(_system(group, world), group.changes)
     if not _switches_add(arithmetic(str(rows["dtype"][0]))):
         system = _without_reduction(system)
     name = COLLECTIVE_NAMES.get(op, op)

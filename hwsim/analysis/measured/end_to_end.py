@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hwsim.analysis.inference import run_inference
+from hwsim.analysis.resolve import changed, changed_system
 from hwsim.analysis.training.train import run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
@@ -19,6 +20,7 @@ from hwsim.specs.catalogs import load_device, load_model, load_stack, load_syste
 from hwsim.specs.load import spec_error
 from hwsim.specs.measurement.table import FamilyRows
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.override import Override
 from hwsim.specs.system import SystemSpec
 
 _STACKS = {"train": "default-training", "infer": "default-inference"}
@@ -41,14 +43,16 @@ class Predicted:
 Row = Mapping[str, Any]
 
 
-def end_to_end_rows(rows: FamilyRows, fidelity: str | None) -> Iterator[Predicted]:
+def end_to_end_rows(
+    rows: FamilyRows, fidelity: str | None, changes: Sequence[Override] = ()
+) -> Iterator[Predicted]:
     """Yield the prediction of each row; equal runs are run once."""
     done: dict[tuple[Any, ...], Any] = {}
     for index in range(len(rows)):
         row = {name: _plain(values[index]) for name, values in rows.columns.items()}
         key = tuple(row[name] for name in sorted(row) if name not in _LABELS)
         if key not in done:
-            done[key] = _run(row, fidelity)
+            done[key] = _run(row, fidelity, changes)
         yield _answer(row, done[key])
 
 
@@ -61,15 +65,17 @@ def _plain(value: Any) -> Any:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _run(row: Row, fidelity: str | None) -> Any:
+def _run(row: Row, fidelity: str | None, changes: Sequence[Override]) -> Any:
     """Return the result of a row's run, or why there is none."""
     try:
-        system = _system(row)
+        system = changed_system(_system(row), changes)
         used = cast("Fidelity", resolved_fidelity(system.device, fidelity or "auto"))
         run = _train if row["op"] == "train" else _infer
         stack = load_stack(row["stack"] or _usual_stack(row))
+        stack = changed(stack, "stack", changes)
+        models = [changed(model, "model", changes) for model in _models(row)]
         return (
-            [run(row, model, system, stack, used) for model in _models(row)],
+            [run(row, model, system, stack, used) for model in models],
             system.device.id,
             used,
         )

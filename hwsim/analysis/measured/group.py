@@ -12,6 +12,7 @@ from hwsim.specs.benchmark import DEFAULT, BenchmarkSpec, load_benchmark
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement.table import FamilyRows
+from hwsim.specs.override import Override
 
 # A cache that is nearly full already evicts some of what is used again.
 _RAMP = 0.15
@@ -40,6 +41,8 @@ class Group:
         How their source measures.
     system_name : str
         The system that the rows name, if any.
+    changes : tuple of Override
+        What-if changes, which ``device`` has already.
     """
 
     rows: FamilyRows
@@ -47,6 +50,7 @@ class Group:
     calibration: Calibration | None
     benchmark: BenchmarkSpec
     system_name: str = ""
+    changes: tuple[Override, ...] = ()
 
     @property
     def writes_kv(self) -> bool:

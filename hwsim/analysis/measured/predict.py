@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from hwsim.analysis.measured.costs import COSTS, cost_rows
 from hwsim.analysis.measured.end_to_end import end_to_end_rows
 from hwsim.analysis.measured.group import Group, calibration_family
 from hwsim.analysis.measured.work import arithmetic, row_work
+from hwsim.analysis.resolve import changed
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.interval import op_logs
 from hwsim.errors import HwsimError
@@ -21,6 +22,7 @@ from hwsim.specs.calibration import Calibration, calibration_for, resolved_fidel
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement.table import FamilyRows
+from hwsim.specs.override import Override
 
 RowFidelity = Literal["roofline", "structured", "borrowed", "calibrated"]
 FIDELITIES: tuple[RowFidelity, ...] = (
@@ -120,6 +122,7 @@ def predict_rows(
     *,
     fidelity: RowFidelity | None = None,
     models: Models = device_model,
+    changes: Sequence[Override] = (),
 ) -> RowPredictions:
     """Predict the time of every row of one family.
 
@@ -134,6 +137,9 @@ def predict_rows(
     models : callable
         Gives what predicts a device at a fidelity; another one lets a fit
         try parameters of its own.
+    changes : sequence of Override
+        What-if changes to devices, systems, models and stacks. A row whose
+        device has no such figure is not predicted.
 
     Returns
     -------
@@ -142,12 +148,12 @@ def predict_rows(
     """
     answer = _nothing(len(rows))
     if rows.family == "end_to_end":
-        _end_to_end(rows, fidelity, answer)
+        _end_to_end(rows, fidelity, answer, changes)
         return answer
     names = ("device", "source", "system")
     for (device_name, source, system), index in rows.group_indices(*names):
         try:
-            device = load_device(device_name)
+            device = changed(load_device(device_name), "device", changes)
             model = models(device, fidelity)
         except HwsimError as error:
             answer.reason[index] = str(error)
@@ -159,15 +165,19 @@ def predict_rows(
             calibration=model.calibration,
             benchmark=benchmark_of(source),
             system_name=system,
+            changes=tuple(changes),
         )
         _predict_group(group, index, answer, model.fidelity)
     return answer
 
 
 def _end_to_end(
-    rows: FamilyRows, fidelity: RowFidelity | None, answer: RowPredictions
+    rows: FamilyRows,
+    fidelity: RowFidelity | None,
+    answer: RowPredictions,
+    changes: Sequence[Override],
 ) -> None:
-    for index, found in enumerate(end_to_end_rows(rows, fidelity)):
+    for index, found in enumerate(end_to_end_rows(rows, fidelity, changes)):
         answer.time[index] = found.value
         answer.lower[index], answer.upper[index] = found.lower, found.upper
         answer.bound[index], answer.device[index] = found.bound, found.device

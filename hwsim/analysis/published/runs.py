@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.graph_result import Engine
 from hwsim.analysis.inference import InferResult, run_inference
+from hwsim.analysis.resolve import parsed, resolve
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError
-from hwsim.specs.catalogs import load_model, load_stack, load_system
+from hwsim.specs.load import validate
+from hwsim.specs.model import ModelSpec
 from hwsim.specs.published.runs import (
     PublishedFile,
     PublishedRow,
     iter_rows,
     load_published,
 )
+from hwsim.specs.stack import StackSpec
+from hwsim.specs.system import SystemSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from hwsim.analysis.saved import SavedResult
+
+Specs = tuple[ModelSpec, SystemSpec, StackSpec]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class PublishedComparison(Result):
 
     rows: tuple[ComparedRow, ...]
     fidelity: Fidelity
+    overrides: tuple[str, ...] = ()
 
     kind = "published"
 
@@ -121,16 +130,45 @@ class PublishedComparison(Result):
 
         return pd.DataFrame([row.to_dict() for row in self.rows])
 
+    def details(self) -> dict[str, Any]:
+        """Return the published rows as they stand in their files."""
+        files = {row.source.id: row.source for row in self.rows}
+        return {
+            "files": [file.model_dump(mode="json") for file in files.values()],
+            "seconds": [row.seconds for row in self.rows],
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return summary, groups and rows."""
         return {
             **self.header(),
             "fidelity": self.fidelity,
+            "overrides": list(self.overrides),
             **self.summary(),
             "by_task": self.by("task"),
             "by_source": self.by("source"),
             "table": [row.to_dict() for row in self.rows],
         }
+
+
+def saved_comparison(saved: SavedResult) -> PublishedComparison | None:
+    """Return a saved comparison as it was; None from a file that lacks its rows."""
+    detail = saved.data.get("detail") or {}
+    if "files" not in detail:
+        return None
+    files = [
+        validate(PublishedFile, table, str(saved.origin), units_required=False)
+        for table in detail["files"]
+    ]
+    known = {(file.id, row.id): (file, row) for file in files for row in file.rows}
+    rows = tuple(
+        ComparedRow(
+            *known[told["source"], told["row"]], seconds, told["reason"], told["bound"]
+        )
+        for told, seconds in zip(saved.need("table"), detail["seconds"], strict=True)
+    )
+    overrides = tuple(saved.data.get("overrides") or ())
+    return PublishedComparison(rows, saved.need("fidelity"), overrides)
 
 
 def summarise(errors: Sequence[float]) -> dict[str, float]:
@@ -148,27 +186,38 @@ def summarise(errors: Sequence[float]) -> dict[str, float]:
 
 
 def compare(
-    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
+    *,
+    fidelity: Fidelity = "auto",
+    engine: Engine = "closed_form",
+    overrides: Sequence[str] = (),
 ) -> PublishedComparison:
     """Predict every published row that ships with hwsim."""
-    rows = tuple(compare_each(fidelity=fidelity, engine=engine))
-    return PublishedComparison(rows, fidelity)
+    rows = tuple(compare_each(fidelity=fidelity, engine=engine, overrides=overrides))
+    return PublishedComparison(rows, fidelity, tuple(overrides))
 
 
 def compare_each(
-    *, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
+    *,
+    fidelity: Fidelity = "auto",
+    engine: Engine = "closed_form",
+    overrides: Sequence[str] = (),
 ) -> Iterator[ComparedRow]:
     """Yield the rows one by one, for progress."""
+    parsed(overrides)  # what cannot be read is no matter of a row
     for file, row in iter_rows(load_published()):
-        yield compare_row(file, row, fidelity, engine)
+        yield compare_row(file, row, fidelity, engine, overrides)
 
 
 def compare_row(
-    file: PublishedFile, row: PublishedRow, fidelity: Fidelity, engine: Engine
+    file: PublishedFile,
+    row: PublishedRow,
+    fidelity: Fidelity,
+    engine: Engine,
+    overrides: Sequence[str] = (),
 ) -> ComparedRow:
     """Predict one row; what cannot be predicted says why."""
     try:
-        result = published_result(row, fidelity, engine)
+        result = published_result(row, fidelity, engine, overrides)
         seconds, bound = _figure(row, result)
     except HwsimError as error:
         return ComparedRow(file, row, None, str(error))
@@ -176,11 +225,15 @@ def compare_row(
 
 
 def published_result(
-    row: PublishedRow, fidelity: Fidelity = "auto", engine: Engine = "closed_form"
+    row: PublishedRow,
+    fidelity: Fidelity = "auto",
+    engine: Engine = "closed_form",
+    overrides: Sequence[str] = (),
 ) -> TrainResult | InferResult:
-    """Return the run that a published row describes."""
+    """Return the run that a published row describes, with what-if changes."""
     run = _train if row.task == "train" else _infer
-    return run(row, fidelity, engine)
+    specs = resolve(row.model, row.system, row.stack, overrides)
+    return run(row, specs, fidelity, engine)
 
 
 def _figure(row: PublishedRow, result: TrainResult | InferResult) -> tuple[float, str]:
@@ -194,10 +247,10 @@ def _figure(row: PublishedRow, result: TrainResult | InferResult) -> tuple[float
     return result.latency_s, result.bound
 
 
-def _train(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> TrainResult:
-    model, system, stack = (
-        load_model(row.model), load_system(row.system), load_stack(row.stack),
-    )  # fmt: skip
+def _train(
+    row: PublishedRow, specs: Specs, fidelity: Fidelity, engine: Engine
+) -> TrainResult:
+    model, system, stack = specs
     sizes = [row.micro_batch] if row.micro_batch else _micro_batches(row)
     for micro_batch in sizes:
         result = run_training(
@@ -220,10 +273,10 @@ def _micro_batches(row: PublishedRow) -> list[int]:
     return sizes or [1]
 
 
-def _infer(row: PublishedRow, fidelity: Fidelity, engine: Engine) -> InferResult:
-    model, system, stack = (
-        load_model(row.model), load_system(row.system), load_stack(row.stack),
-    )  # fmt: skip
+def _infer(
+    row: PublishedRow, specs: Specs, fidelity: Fidelity, engine: Engine
+) -> InferResult:
+    model, system, stack = specs
     prompt = row.seq if row.task == "forward" else row.prompt
     output = {"forward": 0, "prefill": 1}.get(row.task, row.output or 1)
     return run_inference(

@@ -20,6 +20,7 @@ from hwsim.analysis.measured.predict import (
     light_times,
     predict_rows,
 )
+from hwsim.analysis.resolve import parsed
 from hwsim.analysis.result import Result
 from hwsim.analysis.validation.details import validation_details
 from hwsim.analysis.validation.family import FamilyComparison
@@ -29,6 +30,7 @@ from hwsim.errors import HwsimError, InputError
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.measurement.read import builtin_measurements, read_measurements
 from hwsim.specs.measurement.table import BadRow, FamilyRows, MeasurementTable
+from hwsim.specs.override import Override
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,12 +52,15 @@ class Validation(Result):
         Tables behind it.
     fidelity : str or None
         What was asked for; None is the best there is for each device.
+    overrides : tuple of str
+        What-if changes in force.
     """
 
     families: tuple[FamilyComparison, ...]
     bad: tuple[BadRow, ...]
     files: tuple[str, ...]
     fidelity: RowFidelity | None = None
+    overrides: tuple[str, ...] = ()
 
     kind = "validation"
 
@@ -197,6 +202,7 @@ class Validation(Result):
         return {
             **self.header(),
             "fidelity": self.fidelity or "best",
+            "overrides": list(self.overrides),
             "fidelities": self.fidelities,
             "files": list(self.files),
             **self.summary.to_dict(),
@@ -230,6 +236,7 @@ def validate(
     fidelity: RowFidelity | None = None,
     skip_bad: bool = False,
     models: Models = device_model,
+    overrides: Iterable[str] = (),
 ) -> Validation:
     """Predict measured rows and say how far off the predictions are.
 
@@ -248,6 +255,9 @@ def validate(
     models : callable
         Gives what predicts a device; see
         ``hwsim.analysis.measured.predict.predict_rows``.
+    overrides : iterable of str
+        What-if changes, such as ``"device.memory.main.bandwidth=x0.9"``. Rows
+        whose device has no such figure are skipped, and say so.
 
     Returns
     -------
@@ -276,10 +286,17 @@ def validate(
     table = _table(measurements, skip_bad)
     if device is not None:
         table = _only(table, [device] if isinstance(device, str) else list(device))
+    overrides = list(overrides)
+    changes = parsed(overrides)
     compared = tuple(
-        _compared(rows, fidelity, models) for rows in table.families.values()
+        _compared(rows, fidelity, models, changes) for rows in table.families.values()
     )
-    return Validation(compared, table.bad, table.files, fidelity)
+    found = Validation(
+        compared, table.bad, table.files, fidelity, tuple(map(str, overrides))
+    )
+    if changes and not found.summary.rows and found.skipped:
+        raise InputError(f"no row can be predicted: {next(iter(found.skipped)).reason}")
+    return found
 
 
 def _table(measurements: Any, skip_bad: bool) -> MeasurementTable:
@@ -318,7 +335,10 @@ def _device_id(name: str) -> str | None:
 
 
 def _compared(
-    rows: FamilyRows, fidelity: RowFidelity | None, models: Models
+    rows: FamilyRows,
+    fidelity: RowFidelity | None,
+    models: Models,
+    changes: Sequence[Override],
 ) -> FamilyComparison:
-    predictions = predict_rows(rows, fidelity=fidelity, models=models)
+    predictions = predict_rows(rows, fidelity=fidelity, models=models, changes=changes)
     return FamilyComparison(rows, predictions, regimes(*light_times(rows)))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hwsim.analysis.published.runs import saved_comparison
 from hwsim.analysis.saved import as_saved
 from hwsim.report import format as fmt
 from hwsim.report.content import Cell, Fact, Page, Section, Table, picture, table
 from hwsim.report.figures.graphs import scatter_figure
+from hwsim.report.pages.generic import generic_page
 from hwsim.report.provenance import Sources, reproducibility
 
 if TYPE_CHECKING:
     from hwsim.analysis.published.runs import ComparedRow, PublishedComparison
+    from hwsim.analysis.saved import SavedResult
 
 GOOD, BAD = 0.10, 0.25
 _METRICS = {
@@ -30,7 +33,15 @@ _METRICS = {
 _KEYS = (("task", "Task"), ("system", "System"), ("source", "Source"))
 
 
-def published_page(result: PublishedComparison, command: str | None) -> Page:
+def saved_published_page(saved: SavedResult) -> Page:
+    """Return the page of a saved comparison with published runs."""
+    found = saved_comparison(saved)
+    return generic_page(saved) if found is None else published_page(found, None, saved)
+
+
+def published_page(
+    result: PublishedComparison, command: str | None, saved: SavedResult | None = None
+) -> Page:
     """Return the page of a comparison with published runs."""
     numbers = Sources()
     sections = [Section("rows", "Every run", _rule(), (_rows(result, numbers),))]
@@ -45,7 +56,7 @@ def published_page(result: PublishedComparison, command: str | None) -> Page:
     if result.unanswered:
         sections.append(_missing(result, numbers))
     sections.append(_documents(result, numbers))
-    sections.append(reproducibility(as_saved(result, command)))
+    sections.append(reproducibility(saved or as_saved(result, command)))
     return Page(
         title="Predictions beside published runs",
         question=(
@@ -55,6 +66,7 @@ def published_page(result: PublishedComparison, command: str | None) -> Page:
         answer=_answer(result),
         facts=_facts(result),
         sections=tuple(sections),
+        assumed=result.overrides,
     )
 
 

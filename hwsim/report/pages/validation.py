@@ -20,6 +20,7 @@ from hwsim.report.content import (
     table,
 )
 from hwsim.report.figures.validation import error_figure, measured_figure
+from hwsim.report.pieces import assumed
 from hwsim.report.provenance import FAMILY_NAMES, reproducibility
 from hwsim.report.style import ReportFigure
 
@@ -54,6 +55,7 @@ def validation_page(saved: SavedResult) -> Page:
         answer=_answer(saved, summary),
         facts=_facts(saved, summary),
         sections=tuple(sections),
+        assumed=assumed(saved),
     )
 
 
