@@ -8,10 +8,13 @@ then still fits no model is refused, not guessed.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwsim.errors import InputError
+from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.catalogs import load_system
 from hwsim.specs.device import DeviceSpec
@@ -120,7 +123,10 @@ def pools_of(
     InputError
         If a pool's degrees fit no reading.
     """
-    recipes = fitting_recipes(row, model.id, device.id)
+    told = row
+    if _no_server(row, model, device):
+        told = dataclasses.replace(row, prefill=Workers(), decode=Workers())
+    recipes = fitting_recipes(told, model.id, device.id)
     if recipes:
         taken, *others = recipes
         assumed.append(f"recipe: {taken}")
@@ -143,6 +149,35 @@ def pools_of(
     if row.decode.attention_dp in (None, 1) and crowded:
         second = _own_attention(second, model)
     return Pools(first, second)
+
+
+def _no_server(row: ServingRow, model: ModelSpec, device: DeviceSpec) -> bool:
+    """Whether the degrees are all 1 though no such device holds the model in fp4."""
+    degrees = {
+        value for pool in (row.prefill, row.decode)
+        for value in (pool.tp, pool.pp, pool.attention_dp, pool.moe_tp, pool.moe_ep)
+    }  # fmt: skip
+    held = device.main_memory.size
+    return degrees <= {None, 1} and model.num_parameters * DTYPE_BYTES["fp4"] > held
+
+
+def with_copies(
+    model: ModelSpec, ranks: Sequence[int], assumed: list[str]
+) -> ModelSpec:
+    """Return a model whose experts some ranks share evenly, some held twice if not.
+
+    Engines place copies of busy experts on devices that would have fewer.
+    """
+    if model.moe is None:
+        return model
+    step = math.lcm(*ranks)
+    count = -(-model.moe.experts // step) * step
+    if count == model.moe.experts:
+        return model
+    assumed.append(f"{count} experts in a layer, copies included")
+    moe = model.moe.model_copy(update={"experts": count})
+    name = f"{model.id}-{count}-experts"
+    return model.model_copy(update={"moe": moe, "id": name})
 
 
 def _stated(servers: Workers) -> Degrees:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from hwsim.analysis.graph_result import GraphResult
-from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of
+from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of, with_copies
 from hwsim.analysis.serving.ask import PrefillAsked
 from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.analysis.serving.serve import ServeResult, run_serving
@@ -37,6 +40,7 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 from hwsim.specs.traffic import Lengths, Traffic
 
+FloatArray = npt.NDArray[np.float64]
 SEED = 1
 # Between nodes: one 400 Gb/s adapter beside each device, as on usual nodes. [B/s]
 _NODE_LINK, _NODE = 50e9, 8
@@ -53,7 +57,9 @@ _SPREAD = {
 # nextn_accept_rates, 2026), the first as in the report on DeepSeek-V3
 # (arXiv:2412.19437, section 5.4.3: 85 to 90 % of second tokens).
 _ACCEPTED = (0.85, 0.3, 0.0)
-_MOST_REQUESTS = 4000  # of a run: beyond that means do not move any more
+# Requests of a run that are simulated, and rounds of all clients at least: the
+# first, whose prompts all come at once, the last, and those between, which are alike.
+_MOST_REQUESTS, _ROUNDS = 4000, 3
 _PRECISIONS = {
     "": "", "fp8": "fp8", "fp8_block": "fp8", "fp4": "fp4", "nvfp4": "fp4",
     "mxfp4": "mxfp4", "bf16": "bf16", "fp16": "fp16", "bfloat16": "bf16",
@@ -71,8 +77,8 @@ class Loop:
         Of the servers that give answers.
     prompts_on : Degrees or None
         Of those that run prompts only; None where all do both.
-    clients, requests : int
-        How many at a time, and in all.
+    clients, requests, asked : int
+        How many at a time; requests that are simulated, and all of the run.
     prompts, outputs : Lengths
         Tokens.
     maps, assumed : tuple of str
@@ -98,6 +104,21 @@ class Loop:
     prompt_engine: EngineSpec | None = None
     speculation: Speculation | None = None
     may_speculate: Speculation | None = None
+    asked: int = 0
+
+    @property
+    def weights(self) -> FloatArray:
+        """How many requests of the whole run each simulated one stands for, by order.
+
+        Rounds left out are like those between the first and the last.
+        """
+        weights = np.ones(self.requests)
+        between = self.requests - 2 * self.clients
+        if self.requests < self.asked and between > 0:
+            weights[self.clients : self.clients + between] += (
+                self.asked - self.requests
+            ) / between
+        return weights
 
     @property
     def devices(self) -> int:
@@ -132,6 +153,7 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
     first, drafted, may_draft = None, 0, 0
     if row.disaggregated:
         first, degrees, drafted, may_draft = pools_of(row, model, device, assumed)
+        model = with_copies(model, (first.ep, degrees.ep), assumed)
     else:
         degrees = degrees_of(row.pool, model, device, assumed)
     found = mapped_serving(row, degrees.tp, mappings)
@@ -142,8 +164,8 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
     prompts, outputs = _lengths(isl, found.shortest), _lengths(osl, found.shortest)
     groups = degrees.attention_dp * degrees.replicas
     engine = _engine(found, isl, -(-clients // groups))
-    requests = max(round(found.requests_per_client * clients), 1)
-    requests = min(requests, max(_MOST_REQUESTS, 2 * clients))
+    asked = max(round(found.requests_per_client * clients), 1)
+    requests = min(asked, max(_MOST_REQUESTS, _ROUNDS * clients))
     assumed += [f"{name} = {value:g}" for name, value in found.limits.items()]
     longest = isl + osl
     if model.max_context is not None and longest > model.max_context:
@@ -155,7 +177,7 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
         requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
         None if first is None else _prompt_engine(engine, isl),
-        speculation_by(drafted or found.drafted), speculation_by(may_draft),
+        speculation_by(drafted or found.drafted), speculation_by(may_draft), asked,
     )  # fmt: skip
 
 

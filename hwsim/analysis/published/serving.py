@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.published.kinds import Record, record
-from hwsim.analysis.published.loop import Loop, LoopRuns, loop_of
+from hwsim.analysis.published.loop import FloatArray, Loop, LoopRuns, loop_of
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
 from hwsim.errors import HwsimError
@@ -77,13 +77,19 @@ class ServingPredictor:
         )  # fmt: skip
 
     def _served(self, loop: Loop) -> Served:
-        result = self._runs.run(loop)
-        tpot = result.run.tpot
+        run = self._runs.run(loop).run
         intervals = self._runs.intervals(loop)
         return Served(
-            loop, float(result.run.ttft.mean()), float(np.nanmean(tpot)), intervals,
+            loop, _mean(run.ttft, loop.weights), _mean(run.tpot, loop.weights),
+            intervals,
             self._runs.bound(loop),
         )  # fmt: skip
+
+
+def _mean(values: FloatArray, weights: FloatArray) -> float:
+    """Return the mean of what is known."""
+    known = ~np.isnan(values)
+    return float(np.average(values[known], weights=weights[: values.size][known]))
 
 
 def _records(

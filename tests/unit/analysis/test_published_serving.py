@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from hwsim.analysis.published.kinds import Record, table_kind
-from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of
+from hwsim.analysis.published.layout import (
+    Degrees,
+    degrees_of,
+    pools_of,
+    with_copies,
+)
+from hwsim.analysis.published.loop import loop_of
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
@@ -229,3 +235,31 @@ def test_speculation_makes_tokens_faster(tmp_path: Path) -> None:
         r for r in validate_published(path).records if r["metric"] == "tpot"
     )
     assert 0.4 < drafted["predicted"] / plain["predicted"] < 0.8
+
+
+def test_degrees_of_one_that_hold_no_model_are_as_good_as_blank() -> None:
+    model, device = load_model("deepseek-r1"), load_device("b200_sxm")
+    one = Workers(tp=1, attention_dp=1, moe_tp=1, moe_ep=1)
+    found = pools_of(recipe_row(450, prefill=one, decode=one), model, device, [])
+    assert found.answers == Degrees(8, ep=8, replicas=6)
+
+
+def test_experts_that_ranks_cannot_share_evenly_are_held_twice() -> None:
+    model = load_model("deepseek-r1")
+    assumed: list[str] = []
+    found = with_copies(model, (8, 48), assumed)
+    assert found.moe is not None
+    assert found.moe.experts == 288
+    assert assumed == ["288 experts in a layer, copies included"]
+    assert with_copies(model, (8, 32), assumed) is model
+
+
+def test_rounds_that_are_left_out_are_like_those_between() -> None:
+    row = recipe_row(4096, osl=1024)
+    loop = loop_of(row, load_serving_mappings())
+    assert (loop.requests, loop.asked) == (3 * 4096, 10 * 4096)
+    weights = loop.weights
+    assert weights.sum() == pytest.approx(loop.asked)
+    assert (weights[0], weights[4096], weights[-1]) == (1.0, 8.0, 1.0)
+    few = loop_of(recipe_row(90), load_serving_mappings())
+    assert set(few.weights) == {1.0}
