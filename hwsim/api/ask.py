@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwsim.analysis.check import positive_int
 from hwsim.analysis.graph_result import Engine, GraphResult, run_graph
 from hwsim.analysis.inference import InferResult, run_inference
 from hwsim.analysis.operator import OpResult, run_op
@@ -24,6 +25,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.graph.opgraph import OpGraph
+from hwsim.graph.partition import check_interleaving
 from hwsim.graph.training import training_graph
 from hwsim.specs import catalogs
 from hwsim.specs.device import DeviceSpec
@@ -189,6 +191,8 @@ def train(
         If something cannot be answered; the message says what to change.
     """
     model, system, stack = resolve(model, system, stack, overrides)
+    if not spread.get("stage_layers"):
+        check_interleaving(model, positive_int("pp", pp), positive_int("vpp", vpp))
     return run_training(
         model, system, stack, devices=devices, tp=tp, dp=dp, pp=pp, vpp=vpp, cp=cp,
         ep=ep, schedule=schedule, micro_batch=micro_batch, global_batch=global_batch,

@@ -67,6 +67,35 @@ def layers_per_stage(
     return _ranges(_balanced(_work(model, seq), _head_work(model), parts))
 
 
+def even_parts(layers: int, pp: int, vpp: int) -> bool:
+    """Whether interleaved parts are alike, the embedding and the head counted or not.
+
+    A pipeline of one part each may be uneven.
+    """
+    parts = pp * vpp
+    return 1 in {pp, vpp} or any((layers + more) % parts == 0 for more in (0, 1, 2))
+
+
+def check_interleaving(model: ModelSpec, pp: int, vpp: int) -> None:
+    """Refuse interleaved parts that cannot be alike.
+
+    Raises
+    ------
+    InputError
+        If they cannot; the message has the nearest ``vpp`` that can.
+    """
+    layers = len(model.layer_kinds)
+    if pp * vpp > layers + 2 or even_parts(layers, pp, vpp):
+        return
+    valid = [v for v in range(2, layers // pp + 1) if even_parts(layers, pp, v)]
+    near = min(valid or [1], key=lambda v: (abs(v - vpp), v))
+    raise InputError(
+        f"pp {pp} x vpp {vpp} = {pp * vpp} parts do not divide the {layers} layers of "
+        f"{model.id}, nor these with the embedding and the head; use vpp {near}, or "
+        "say the layers of each part (stage_layers)"
+    )
+
+
 def _too_many(model: ModelSpec, pp: int, vpp: int, layers: int) -> str:
     if vpp == 1:
         return (

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsim.analysis.economy import front
-from hwsim.analysis.plan_train.space import divisors
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.graph.partition import layers_per_stage
 from hwsim.specs.catalogs import load_model
+from hwsim.specs.network import divisors
 
 MODELS = {
     name: load_model(name)

@@ -56,7 +56,9 @@ def _several(name: str, value: Any) -> tuple[Any, ...] | None:
         if name == "zero_stage" and one not in range(4):
             raise InputError(f"zero_stage is {one!r}; choose 0, 1, 2 or 3")
         if name == "recompute" and one not in RECOMPUTE:
-            raise InputError(f"recompute {one!r} is unknown; choose {RECOMPUTE}")
+            raise InputError(
+                f"recompute {one!r} is unknown; choose {', '.join(RECOMPUTE)}"
+            )
         if name == "schedule":
             pipeline_schedule(one)
     return tuple(sorted(set(found)))

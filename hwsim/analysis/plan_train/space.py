@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from hwsim.analysis.plan_train.choices import DEGREES, RECOMPUTE, Choices
 from hwsim.errors import HwsimError, InputError
+from hwsim.graph.partition import even_parts
 from hwsim.graph.shard import shard
+from hwsim.schedule.pipeline.schedules import nearest_divisor as near
 from hwsim.schedule.pipeline.schedules import pipeline_schedule, pipeline_schedules
 from hwsim.schedule.pipeline.tasks import PipelineShape
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.network import divisors
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -77,16 +80,6 @@ class Space:
             row[name] = bool(row[name])
         row["dp_shard"] = row["dp_shard"] or None
         return row
-
-
-def divisors(number: int) -> list[int]:
-    """Return all divisors, smallest first."""
-    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return small + [number // d for d in reversed(small) if d * d != number]
-
-
-def _near(number: int, wanted: int) -> int:
-    return min(divisors(number), key=lambda d: (abs(d - wanted), d))
 
 
 @dataclass(frozen=True)
@@ -244,7 +237,7 @@ class _Maker:
             if dp % n:
                 self.invalid += 1
                 self.why.append(
-                    f"dp_shard {n} does not divide dp {dp}; use {_near(dp, n)}"
+                    f"dp_shard {n} does not divide dp {dp}; use {near(dp, n)}"
                 )
         return found
 
@@ -256,21 +249,22 @@ class _Maker:
         bad = [v for v in chosen if number % v]
         self.invalid += len(bad)
         self.why += [
-            f"{name} {v} does not divide {number} devices; use {_near(number, v)}"
+            f"{name} {v} does not divide {number} devices; use {near(number, v)}"
             for v in bad
         ]
         return [v for v in chosen if number % v == 0]
 
     def _fault(self, tp: int, cp: int, pp: int, dp: int) -> str:
         if pp > self.layers:
-            return f"pp {pp} is more than the {self.layers} layers; use {self.layers}"
+            most = max(d for d in divisors(self.devices) if d <= self.layers)
+            return f"pp {pp} is more than the {self.layers} layers; use {most}"
         if self.choices.dp is not None and dp not in self.choices.dp:
             return f"dp would be {dp}, which is not asked for"
         if self.asked.global_batch % dp:
-            near = max(self.asked.global_batch // dp, 1) * dp
+            some = max(self.asked.global_batch // dp, 1) * dp
             return (
                 f"global_batch {self.asked.global_batch} is not a multiple of "
-                f"dp {dp}; use {near}"
+                f"dp {dp}; use {some}"
             )
         return self._split(tp) or self._cannot_share(cp)
 
@@ -303,6 +297,9 @@ class _Maker:
         if chosen is None:
             return valid
         self.invalid += sum(e not in valid for e in chosen)
+        if moe is None and any(e > 1 for e in chosen):
+            self.why.append(f"{self.model.id} has no experts; use ep 1")
+            return [e for e in chosen if e in valid]
         self.why += [
             f"ep {e} does not divide {moe.experts if moe else 1} experts and {ranks} "
             f"ranks; use {min(valid, key=lambda v: abs(v - e))}"
@@ -322,7 +319,7 @@ class _Maker:
                 self.invalid += 1
                 self.why.append(
                     f"micro_batch {size} does not divide global_batch / dp = "
-                    f"{share}; use {_near(share, size)}"
+                    f"{share}; use {near(share, size)}"
                 )
                 continue
             found += [
@@ -340,15 +337,20 @@ class _Maker:
             return [v for v in self.choices.vpp if self._enough(pp, v)]
         if schedule in {"gpipe", "1f1b", "zero_bubble", "dualpipe"} or pp == 1:
             return (1,)
-        return range(1, min(MAX_VPP, self.layers // pp) + 1)
+        most = min(MAX_VPP, self.layers // pp)
+        return [v for v in range(1, most + 1) if even_parts(self.layers, pp, v)]
 
     def _enough(self, pp: int, vpp: int) -> bool:
-        if pp * vpp <= self.layers:
+        fits = pp * vpp <= self.layers
+        if fits and even_parts(self.layers, pp, vpp):
             return True
         self.invalid += 1
+        what = "do not divide" if fits else "are more than"
+        most = min(vpp, self.layers // pp)
+        most = max(v for v in range(1, most + 1) if even_parts(self.layers, pp, v))
         self.why.append(
-            f"pp {pp} x vpp {vpp} makes more parts than the {self.layers} layers; "
-            f"use vpp {self.layers // pp}"
+            f"pp {pp} x vpp {vpp} = {pp * vpp} parts {what} the {self.layers} layers; "
+            f"use vpp {most}"
         )
         return False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
-from hwsim.errors import InputError, UnknownNameError, nearest
+from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.layout import layout_of
 from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
 from hwsim.graph.optimizer import OPTIMIZERS
@@ -183,6 +183,8 @@ def checked_config(
     batch = _global_batch(global_batch, micro_batch, dp, degrees["pp"])
     _trainable(system, dtype)
     chosen = schedule or ("interleaved" if degrees["vpp"] > 1 else "1f1b")
+    pipeline_schedule(chosen)
+    _enough_layers(model, degrees)
     config = TrainConfig(
         dp=dp, micro_batch=micro_batch, global_batch=batch,
         seq=_sequence(model, seq), dtype=dtype, recompute=cast("Recompute", recompute),
@@ -232,8 +234,7 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        close = nearest(str(value), known) or list(known)
-        raise InputError(f"{name} {value!r} is unknown; choose {', '.join(close)}")
+        raise InputError(f"{name} {value!r} is unknown; choose {', '.join(known)}")
 
 
 def _trainable(system: SystemSpec, dtype: str) -> None:
@@ -268,15 +269,29 @@ def _data_parallel(degrees: dict[str, int], asked: int | None) -> int:
     return dp
 
 
+def _enough_layers(model: ModelSpec, degrees: dict[str, int]) -> None:
+    """Refuse more stages than layers; the embedding and the head count as such."""
+    layers, pp = len(model.layer_kinds) + 2, degrees["pp"]
+    if pp <= layers:
+        return
+    ranks = degrees["devices"] // (degrees["tp"] * degrees["cp"])
+    near = max(d for d in range(1, layers + 1) if ranks % d == 0)
+    raise InputError(
+        f"pp {pp} is more than the {layers} layers of {model.id}, embedding and head "
+        f"counted; use pp {near}"
+    )
+
+
 def _global_batch(asked: int | None, micro_batch: int, dp: int, pp: int) -> int:
     unit = micro_batch * dp
     # A pipeline needs about as many microbatches as stages to be worth its name.
     batch = positive_int("global_batch", unit * pp if asked is None else asked)
     if batch % unit:
-        low = max(unit, batch // unit * unit)
+        low = batch // unit * unit
+        near = f"the nearest are {low} and {low + unit}" if low else f"use {unit}"
         raise InputError(
             f"global_batch {batch} is not a multiple of micro_batch x dp = "
-            f"{micro_batch} x {dp}; the nearest are {low} and {low + unit}"
+            f"{micro_batch} x {dp}; {near}"
         )
     return batch
 

@@ -19,6 +19,7 @@ from hwsim.schedule.pipeline.tasks import (
     Placement,
     StageTask,
 )
+from hwsim.specs.network import divisors
 
 SCHEDULES = "hwsim.schedules"
 
@@ -204,8 +205,7 @@ def _check_layers(pp: int, vpp: int, num_layers: int, even: bool) -> None:
 
 def nearest_divisor(number: int, wanted: int) -> int:
     """Return the divisor of ``number`` that lies nearest to ``wanted``."""
-    divisors = (d for d in range(1, number + 1) if number % d == 0)
-    return min(divisors, key=lambda d: (abs(d - wanted), d))
+    return min(divisors(number), key=lambda d: (abs(d - wanted), d))
 
 
 def nearest_multiple(step: int, wanted: int, least: int = 1) -> int:

@@ -22,6 +22,7 @@ from hwsim.analysis.training.step import StepMaker
 from hwsim.analysis.training.train import run_training
 from hwsim.api.plan import plan_train
 from hwsim.errors import HwsimError, InputError
+from hwsim.graph.partition import check_interleaving
 
 NO_OFFLOAD = {"offload_optimizer": False, "offload_activations": False}
 
@@ -100,6 +101,7 @@ def test_space_holds_every_layout_that_a_step_accepts():
             "zero_stage": zero, "schedule": schedule,
         }  # fmt: skip
         try:
+            check_interleaving(case.model, pp, vpp)
             config = checked_config(case.model, case.system, **case.asked(row))
         except HwsimError:
             continue
@@ -303,7 +305,7 @@ def test_interrupt_answers_with_the_best_so_far(monkeypatch):
         ({"devices": 3, "pp": 1}, "use 15"),
         ({"tp": 3, "devices": 8, "pp": 1}, "does not divide 8 devices; use 2"),
         ({"pp": 64, "devices": 8}, "does not divide 8 devices; use 8"),
-        ({"ep": 2}, "use 1"),
+        ({"ep": 2}, "has no experts; use ep 1"),
         ({"micro_batch": 5}, "does not divide global_batch / dp"),
         ({"vpp": 99, "pp": 2}, "use vpp 12"),
         ({"schedule": "interleaved", "pp": 2, "vpp": 1}, "vpp"),

@@ -6,6 +6,7 @@ import math
 import pytest
 
 import hwsim
+from hwsim.errors import HwsimError
 
 GPT = {"seq": 1024, "micro_batch": 8}
 
@@ -198,3 +199,41 @@ def test_context_and_expert_parallel_steps_are_answered(axis):
 def test_impossible_pipelines_are_refused(change, message):
     with pytest.raises(hwsim.HwsimError, match=message):
         hwsim.train("gpt-3-175b", "selene", **{**PIPELINE, **change})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"devices": 100, "tp": 8}, "use 96 or 104 devices"),
+        ({"tp": 8, "pp": 8, "dp": 3}, "use dp 2 or 192 devices"),
+        ({"tp": 8, "global_batch": 10, "micro_batch": 1}, "use 16"),
+        ({"tp": 8, "global_batch": 50, "micro_batch": 2}, "are 32 and 64"),
+        ({"tp": 1, "pp": 128}, "pp 128 is more than the 98 layers .* use pp 64"),
+        ({"tp": 8, "pp": 8, "vpp": 5, "global_batch": 64}, "use vpp 4, or say the l"),
+        ({"tp": 8, "pp": 16, "vpp": 7, "global_batch": 64}, "use vpp=6 or fewer"),
+        ({"tp": 8, "pp": 8, "vpp": 3, "global_batch": 30}, "num_.*=15; use 16"),
+        ({"tp": 8, "ep": 2}, "gpt-3-175b has no experts; use ep 1"),
+        ({"devices": 1 << 20}, "ask for at most 3072"),
+        ({"schedule": "1f1c"}, "did you mean 1f1b"),
+        ({"recompute": "some"}, "choose none, selective, full"),
+    ],
+)  # fmt: skip
+def test_layouts_that_do_not_fit_name_the_nearest_that_does(asked, said):
+    options = {"devices": 128, **asked}
+    with pytest.raises(HwsimError, match=said) as caught:
+        hwsim.train("gpt-3-175b", "selene", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_uneven_chunks_are_played_when_each_is_given():
+    layers = [3] * 16 + [2] * 24
+    found = hwsim.train(
+        "gpt-3-175b", "selene", devices=128, tp=8, pp=8, vpp=5, global_batch=64,
+        stage_layers=layers,
+    )  # fmt: skip
+    assert found.config.stage_layers == tuple(layers)
+    # The embedding and the head count as layers where that makes parts alike.
+    assert hwsim.train(
+        "llama-3.1-405b", "dgx-h100-ndr-128", devices=128, tp=8, pp=16, vpp=8,
+        global_batch=16,
+    ).config.vpp == 8  # fmt: skip
