@@ -26,9 +26,15 @@ from hwsim.analysis.serving.ask import (
     checked_traffic,
 )
 from hwsim.analysis.serving.details import quantiles_of, traffic_words
+from hwsim.analysis.serving.figures import (
+    figures_of,
+    gaps_of,
+    goodput_of,
+    ratio,
+    summary_of,
+)
 from hwsim.analysis.serving.handover import Before, describe, handover_between
 from hwsim.analysis.serving.interval import (
-    Figures,
     Replay,
     figure_intervals,
     step_interval,
@@ -43,7 +49,6 @@ from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
 from hwsim.analysis.serving.watch import Snapshot
 from hwsim.cost.evaluate import Fidelity
 from hwsim.sim.serving.arrivals import Arrivals, draw_requests
-from hwsim.sim.serving.records import gap_quantiles
 from hwsim.sim.serving.service import LOST
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.engine import EngineSpec
@@ -57,7 +62,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _SHARED = 8192  # tokens of a request that every table reaches
 _SUSPECT = 0.8  # busier than this, the stable maximum is worked out
 
@@ -108,37 +112,37 @@ class ServeResult(Result):
     @property
     def ttft_s(self) -> dict[str, float]:
         """Arrival to first token, queueing included. [s]"""
-        return _summary(self.run.ttft)
+        return summary_of(self.run.ttft)
 
     @property
     def tpot_s(self) -> dict[str, float]:
         """Mean gap between a request's tokens; requests of one token have none. [s]"""
-        return _summary(self.run.tpot)
+        return summary_of(self.run.tpot)
 
     @property
     def itl_s(self) -> dict[str, float]:
         """Gaps between tokens, of all requests together. [s]"""
-        return _gaps(self.run)
+        return gaps_of(self.run)
 
     @property
     def e2e_s(self) -> dict[str, float]:
         """Arrival to last token. [s]"""
-        return _summary(self.run.e2e)
+        return summary_of(self.run.e2e)
 
     @property
     def tokens_per_s(self) -> float:
         """Output tokens of answered requests per second, all replicas. [1/s]"""
-        return _ratio(float(self.run.outputs.sum()), self.duration_s)
+        return ratio(float(self.run.outputs.sum()), self.duration_s)
 
     @property
     def requests_per_s(self) -> float:
         """Answered requests per second. [1/s]"""
-        return _ratio(float(self.run.outputs.size), self.duration_s)
+        return ratio(float(self.run.outputs.size), self.duration_s)
 
     @property
     def goodput_rps(self) -> float | None:
         """Requests per second that met the SLO; None without one. [1/s]"""
-        return _goodput(self.run, self.config.slo)
+        return goodput_of(self.run, self.config.slo)
 
     @functools.cached_property
     def interval_90(self) -> dict[str, Any] | None:
@@ -152,7 +156,10 @@ class ServeResult(Result):
         slo, rate = self.config.slo, self.stable_rate
         return {
             **figure_intervals(
-                _figures(self.run, slo), steps, self.replay, lambda r: _figures(r, slo)
+                figures_of(self.run, slo),
+                steps,
+                self.replay,
+                lambda r: figures_of(r, slo),
             ),
             "stable_rate_rps": rate and steps.inverse().around(rate),
         }
@@ -171,14 +178,14 @@ class ServeResult(Result):
     def energy_j_per_token(self) -> float | None:
         """Energy of all devices, idle time included, per output token. [J]"""
         energy = self.run.energy
-        return None if energy is None else _ratio(energy, float(self.run.outputs.sum()))
+        return None if energy is None else ratio(energy, float(self.run.outputs.sum()))
 
     @property
     def prefill_pool(self) -> dict[str, Any] | None:
         """What the replicas did that run prompts only; None without them."""
         if len(self.run.pools) < 2:
             return None
-        moving = _summary(self.run.moving[self.run.outputs > 1])
+        moving = summary_of(self.run.moving[self.run.outputs > 1])
         return {**self.run.pools[1].to_dict(), "kv_transfer_s": moving}
 
     @property
@@ -256,52 +263,8 @@ class ServeResult(Result):
             "simulated_events": sum(p.sums.events for p in run.pools),
             "prefill_pool": self.prefill_pool,
             "wall_s": self.wall_s,
-            "simulated_requests_per_wall_s": _ratio(run.outputs.size, self.wall_s),
+            "simulated_requests_per_wall_s": ratio(run.outputs.size, self.wall_s),
         }
-
-
-def _ratio(value: float, by: float) -> float:
-    return value / by if by > 0 else math.nan
-
-
-def _figures(run: Run, slo: Mapping[str, float]) -> Figures:
-    """Return the figures of a run that have intervals."""
-    tokens, requests = float(run.outputs.sum()), float(run.outputs.size)
-    return {
-        "ttft_s": _summary(run.ttft),
-        "tpot_s": _summary(run.tpot),
-        "itl_s": _gaps(run),
-        "e2e_s": _summary(run.e2e),
-        "tokens_per_s": _ratio(tokens, run.duration),
-        "requests_per_s": _ratio(requests, run.duration),
-        "goodput_rps": _goodput(run, slo),
-    }
-
-
-def _goodput(run: Run, slo: Mapping[str, float]) -> float | None:
-    if not slo:
-        return None
-    met = np.ones(run.ttft.size, dtype=bool)
-    for key, limit in slo.items():
-        values = getattr(run, key)
-        met &= np.isnan(values) | (values <= limit)
-    return _ratio(float(met.sum()), run.duration)
-
-
-def _gaps(run: Run) -> dict[str, float]:
-    gaps = run.sums.gaps
-    count = float(gaps.sum())
-    values = gap_quantiles(gaps, list(SHARES.values()))
-    mean = run.sums.gap_time / count if count else math.nan
-    return {"mean": mean, **dict(zip(SHARES, values, strict=True))}
-
-
-def _summary(values: FloatArray) -> dict[str, float]:
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return dict.fromkeys(("mean", *SHARES), math.nan)
-    found = np.quantile(values, list(SHARES.values())).tolist()
-    return {"mean": float(values.mean()), **dict(zip(SHARES, found, strict=True))}
 
 
 def run_serving(
