@@ -15,7 +15,10 @@ from typing import Any
 from hwsim.analysis.validation.published import validate_published
 from hwsim.report import format as fmt
 
-BLIND = Path(__file__).resolve().parent.parent / "workloads" / "published"
+PUBLISHED = Path(__file__).resolve().parent.parent / "workloads" / "published"
+BLIND = {
+    "blind_first": "blind-training.csv", "blind_first_2": "blind-training-2.csv",
+}  # fmt: skip
 STORE = Path(__file__).resolve().parent / "published_errors.json"
 KEYS = (
     "rows", "median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width",
@@ -72,17 +75,20 @@ def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
 
 
 def blind() -> str:
-    """Return errors on the runs of the blind check, at first look and now."""
-    first = json.loads(STORE.read_text("utf-8"))["blind_first"]
-    result = validate_published(BLIND / "blind-training.csv")
-    now = {"all": result.summary, **result.by("source")}
+    """Return errors on the runs of the blind checks, at first look and now."""
+    stored = json.loads(STORE.read_text("utf-8"))
     rows = []
-    for name, found in {"all": first["all"], **first["by_source"]}.items():
-        cells = [name, str(found["rows"])]
-        for errors in (found, now[name].to_dict()):
-            cells += [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
-            cells.append(fmt.signed_percent(errors["bias"], 0))
-        rows.append(f"| {' | '.join(cells)} |")
+    for kind, file in BLIND.items():
+        first = stored[kind]
+        result = validate_published(PUBLISHED / file)
+        now = {"all": result.summary, **result.by("source")}
+        looks = {"all": first["all"], **first["by_source"]}
+        for name, found in looks.items():
+            cells = [f"all of {file}" if name == "all" else name, str(found["rows"])]
+            for errors in (found, now[name].to_dict()):
+                cells += [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
+                cells.append(fmt.signed_percent(errors["bias"], 0))
+            rows.append(f"| {' | '.join(cells)} |")
     head = ["Rows", *(f"{n}, {when}" for when in ("first look", "now")
             for n in ("median", "mean", "signed"))]  # fmt: skip
     lines = [f"|  | {' | '.join(head)} |", f"| --- |{' ---: |' * len(head)}", *rows]

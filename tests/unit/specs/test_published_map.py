@@ -115,6 +115,16 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
             "dgx-a100-80gb-hdr-128",
         ),
         (
+            {"source": "Nemotron-4, Megatron-LM", "device": "H100-80GB-SXM"},
+            "megatron-core",
+            "eos",
+        ),
+        (
+            {"source": "Megatron-LM", "device": "A100-80GB-SXM", "dtype": "bf16"},
+            "megatron-2022",
+            "dgx-a100-80gb-hdr-128",
+        ),
+        (
             {"source": "The Llama 3 Herd of Models", "device": "H100-80GB-SXM"},
             "llama-3",
             "meta-24k-roce",
