@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.residual import corrected, moe_features
 from hwsim.cost.routing import ExpertLoad, Leftovers, Routing, expert_load
-from hwsim.cost.sequence import add
+from hwsim.cost.sequence import add, either
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.parameters.moe import NARROW, WIDE, MoeKernel
+from hwsim.specs.parameters.moe import NARROW, TUNED, WIDE, MoeKernel
 
 _ALIGNED = 16  # values: rows of other lengths are not loaded as vectors
 
@@ -88,29 +88,52 @@ def moe_ffn_cost(
         imbalance=imbalance, leftovers=leftovers,
     )  # fmt: skip
     hidden = nn / t
-    up = (1.0 + three) * hidden
     run = _Run(
         calibration.moe.kernels[name], device, dtype, stored, load,
         by_tokens=mm > ee, aligned=hidden % _ALIGNED == 0, held=held,
         cache=_cache_size(device) * calibration.reach("moe"),
     )  # fmt: skip
-    up_cost = _grouped_product(run, up, kk)
-    down_cost = _grouped_product(run, kk, hidden)
-    own = load.total
-    foreign = 0.0 if exchanged else run.kernel.foreign_pair_share
-    pairs = own + foreign * np.maximum(0.0, mm * tk - own)
-    moved = pairs * (up + hidden + 2 * kk) * max(element, 2.0)
-    rate = device.bandwidth * run.kernel.row_copy_efficiency
-    copies = combine(
-        levels={device.main_memory_name: moved / rate}, overhead=run.kernel.start_time
-    )
+    shape = _Shape(hidden, (1.0 + three) * hidden, kk, mm * tk, exchanged)
+    cost = _layer(run, shape)
+    tuned = calibration.moe.has_tuned(name, ee / e, hidden)
+    if np.any(tuned):
+        kernel = calibration.moe.kernels[f"{TUNED}_{name}"]
+        cost = either(tuned, _layer(run._replace(kernel=kernel), shape), cost)
+    other = np.where(tuned, 1.0, float(name not in {WIDE, NARROW}))
     return corrected(
-        add(up_cost, down_cost, copies), calibration, "moe",
+        cost, calibration, "moe",
         lambda: moe_features(
-            mm, hidden, kk, ee / e, tk, own, stored, three, routing_exponent,
-            float(name not in {WIDE, NARROW}),
+            mm, hidden, kk, ee / e, tk, load.total, stored, three, routing_exponent,
+            other,
         ),
     )  # fmt: skip
+
+
+class _Shape(NamedTuple):
+    """Widths of one rank's experts, and pairs of all ranks."""
+
+    hidden: FloatArray
+    up: FloatArray  # columns of the first product
+    depth: FloatArray
+    pairs: FloatArray
+    exchanged: bool
+
+
+def _layer(run: _Run, shape: _Shape) -> Cost:
+    """Return the cost of both products and of what gathers and sums their rows."""
+    hidden, up, depth, pairs, exchanged = shape
+    own = run.load.total
+    foreign = 0.0 if exchanged else run.kernel.foreign_pair_share
+    copied = own + foreign * np.maximum(0.0, pairs - own)
+    moved = copied * (up + hidden + 2 * depth) * max(DTYPE_BYTES[run.dtype], 2.0)
+    rate = run.device.bandwidth * run.kernel.row_copy_efficiency
+    copies = combine(
+        levels={run.device.main_memory_name: moved / rate},
+        overhead=run.kernel.start_time,
+    )
+    return add(
+        _grouped_product(run, up, depth), _grouped_product(run, depth, hidden), copies
+    )
 
 
 class _Run(NamedTuple):

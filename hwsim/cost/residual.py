@@ -112,7 +112,7 @@ def moe_features(
     width: float,
     gated: FloatArray,
     routing: float,
-    other_library: float,
+    other_library: FloatArray | float,
 ) -> dict[str, Any]:
     """Return the features of routed experts on one rank.
 

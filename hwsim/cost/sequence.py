@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hwsim.cost.cost import Cost, FloatArray
 
@@ -35,6 +35,24 @@ def repeated(cost: Cost, times: float) -> Cost:
         levels={name: times * part for name, part in cost.levels.items()},
         interconnect=times * cost.interconnect,
         overhead=times * cost.overhead,
+    )
+
+
+def either(first: ArrayLike, one: Cost, other: Cost) -> Cost:
+    """Return one cost where ``first`` holds, the other elsewhere."""
+
+    def pick(a: ArrayLike, b: ArrayLike) -> FloatArray:
+        return np.asarray(np.where(first, a, b), dtype=np.float64)
+
+    names = {**one.levels, **other.levels}
+    return Cost(
+        time=pick(one.time, other.time),
+        compute=pick(one.compute, other.compute),
+        levels={
+            k: pick(one.levels.get(k, 0.0), other.levels.get(k, 0.0)) for k in names
+        },
+        interconnect=pick(one.interconnect, other.interconnect),
+        overhead=pick(one.overhead, other.overhead),
     )
 
 

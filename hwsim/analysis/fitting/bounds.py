@@ -18,6 +18,7 @@ from hwsim.analysis.measured.costs import library_of
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.measurement.names import COLLECTIVE_NAMES, SCALED_DTYPES
+from hwsim.specs.parameters.moe import TUNED
 
 US = 1e-6
 
@@ -152,6 +153,12 @@ def _moe(rows: FitRows, calibration: Calibration) -> list[Stage]:
         calibration.moe.name(size, library_of(str(kernel)))
         for size, kernel in zip(width, rows.rows["kernel"], strict=True)
     ])  # fmt: skip
+    column = rows.rows
+    experts, hidden = column["experts"] / column["ep"], column["n"] / column["tp"]
+    tuned = np.zeros(len(rows), dtype=bool)
+    for name in set(names):
+        tuned |= (names == name) & calibration.moe.has_tuned(name, experts, hidden)
+    names = np.where(tuned, np.char.add(f"{TUNED}_", names), names)
     plan: list[Stage] = []
     for name in sorted(set(names), key=lambda n: -np.count_nonzero(names == n)):
         bounds = _b(f"moe.kernels.{name}", **_EXPERTS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from hwsim.specs.base import Count, Fraction, Name, Seconds, Spec
@@ -11,7 +13,7 @@ from hwsim.specs.base import Count, Fraction, Name, Seconds, Spec
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 AtLeastOne = Annotated[float, Field(ge=1.0, le=1e6)]
 Rows = Annotated[float, Field(ge=0.0, le=1e6)]
-WIDE, NARROW = "wide", "narrow"
+WIDE, NARROW, TUNED = "wide", "narrow", "tuned"
 
 
 class MoeKernel(Spec):
@@ -94,9 +96,14 @@ class MoeParameters(Spec):
     kernels : dict of name to MoeKernel
         ``wide`` and ``narrow``: what runs unless a row says otherwise.
         ``<library>_wide`` and ``<library>_narrow``: other libraries' kernels.
+        ``tuned_<name>``: the same with tiles that somebody tuned.
+    tuned : tuple of (int, int)
+        Experts and width on one rank for which the library ships tuned tiles;
+        without a kernel ``tuned_<name>`` they do not matter.
     """
 
     kernels: dict[Name, MoeKernel]
+    tuned: tuple[tuple[Count, Count], ...] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> MoeParameters:
@@ -110,3 +117,22 @@ class MoeParameters(Spec):
         usual = NARROW if weight_bytes < 2 else WIDE
         own = f"{library}_{usual}"
         return own if own in self.kernels else usual
+
+    def has_tuned(
+        self, name: str, experts: ArrayLike, width: ArrayLike
+    ) -> NDArray[np.bool_]:
+        """Return where a kernel runs with tuned tiles.
+
+        Parameters
+        ----------
+        name : str
+            As :meth:`name` returns it.
+        experts, width : array_like
+            On one rank.
+        """
+        e, n = np.broadcast_arrays(np.asarray(experts), np.asarray(width))
+        found = np.zeros(e.shape, dtype=bool)
+        if f"{TUNED}_{name}" in self.kernels:
+            for number, columns in self.tuned:
+                found |= (np.rint(e) == number) & (np.rint(n) == columns)
+        return found

@@ -212,3 +212,27 @@ def test_another_library_may_have_kernels_of_its_own(device, calibration):
     assert cost_of(device, both, 64, library="cutlass").time > usual + 9e-4
     assert cost_of(device, both, 64, library="unheard_of").time == usual
     assert moe.name(1.0, "cutlass") == "narrow"
+
+
+def test_shapes_that_somebody_tuned_run_their_own_kernel(device, calibration):
+    usual = calibration.moe.kernels["wide"]
+    quick = usual.model_copy(update={"matrix_efficiency": 1.0, "start_time": 1e-6})
+    kernels = {**calibration.moe.kernels, "tuned_wide": quick}
+    moe = calibration.moe.model_copy(update={"kernels": kernels, "tuned": ((8, 1792),)})
+    tuned = calibration.model_copy(update={"moe": moe})
+
+    def times(with_):
+        return moe_ffn_cost(
+            4096.0, [14336.0, 14336.0, 3584.0], 4096.0, experts=[8.0, 8.0, 16.0],
+            topk=2.0, tp=[8.0, 4.0, 2.0], ep=[1.0, 1.0, 2.0], device=device,
+            calibration=with_, dtype="bf16",
+        ).time  # fmt: skip
+
+    before, after = times(calibration), times(tuned)
+    assert after[0] < before[0]
+    assert after[1] == before[1]  # another width on each rank
+    assert after[2] < before[2]  # the same experts and width on each rank
+    only = calibration.model_copy(
+        update={"moe": calibration.moe.model_copy(update={"tuned": ((8, 1792),)})}
+    )
+    np.testing.assert_array_equal(times(only), before)
