@@ -83,7 +83,7 @@ def collective_cost(
         return Cost(zero, zero, {memory: zero}, zero, zero)
     parameters = calibration.collective
     paths = paths_of(cast("CollectiveName", op), n, used, fanout)
-    pace = _pace(parameters, system)
+    pace = system.device.compute.pace(parameters.reference_clock)
     fixed, rate, ramp = _choices(
         cast("CollectiveName", op), n, used, parameters, paths, pace
     )
@@ -248,15 +248,6 @@ def _choices(
                 )
             )
     return np.array(fixed), np.array(rate), np.array(ramp)
-
-
-def _pace(p: CollectiveParameters, system: SystemSpec) -> float:
-    """Time of software on the devices over what the parameters give."""
-    compute = system.device.compute
-    clock = compute.max_clock or compute.clock
-    if p.reference_clock is None or clock is None:
-        return 1.0
-    return float(p.reference_clock / clock)
 
 
 def _step(

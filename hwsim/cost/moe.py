@@ -92,6 +92,7 @@ def moe_ffn_cost(
         calibration.moe.kernels[name], device, dtype, stored, load,
         by_tokens=mm > ee, aligned=hidden % _ALIGNED == 0, held=held,
         cache=_cache_size(device) * calibration.reach("moe"),
+        pace=device.compute.pace(calibration.moe.reference_clock),
     )  # fmt: skip
     shape = _Shape(hidden, (1.0 + three) * hidden, kk, mm * tk, exchanged)
     cost = _layer(run, shape)
@@ -129,7 +130,7 @@ def _layer(run: _Run, shape: _Shape) -> Cost:
     rate = run.device.bandwidth * run.kernel.row_copy_efficiency
     copies = combine(
         levels={run.device.main_memory_name: moved / rate},
-        overhead=run.kernel.start_time,
+        overhead=run.kernel.start_time * run.pace,
     )
     return add(
         _grouped_product(run, up, depth), _grouped_product(run, depth, hidden), copies
@@ -148,6 +149,7 @@ class _Run(NamedTuple):
     aligned: Any
     held: FloatArray
     cache: float  # bytes of weights that the shared cache can hold
+    pace: float  # of starting and draining kernels, over what they give
 
 
 def _cache_size(device: DeviceSpec) -> float:
@@ -181,7 +183,7 @@ def _grouped_product(run: _Run, columns: FloatArray, depth: FloatArray) -> Cost:
     cost = combine(
         compute=flop / per_unit / slowed,
         levels={device.main_memory_name: memory},
-        overhead=p.block_time * whole,
+        overhead=p.block_time * run.pace * whole,
         exponent=p.overlap,
     )
     if p.tile_choice == "by_tokens":

@@ -80,6 +80,19 @@ class Compute(Spec):
     systolic: SystolicArray | None = None
     cpu: CpuCores | None = None
 
+    def pace(self, reference_clock: float | None) -> float:
+        """Return the time of as many clocks here, over that at another clock.
+
+        Parameters
+        ----------
+        reference_clock : float or None
+            None, as an unknown clock of the device, gives 1. [Hz]
+        """
+        clock = self.max_clock or self.clock
+        if reference_clock is None or clock is None:
+            return 1.0
+        return float(reference_clock / clock)
+
 
 class MemoryLevel(Spec):
     """One level of the memory hierarchy.

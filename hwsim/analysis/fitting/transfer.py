@@ -129,12 +129,30 @@ def _transfer(
     values, _, _ = fit_values(
         parts, [prior] * len(parts), plan, starts=1, shares=_shares(others)
     )
-    tuned = with_parameters(prior, values)
+    tuned = _same_tiles(with_parameters(prior, values), calibration_for(target))
     predicted = rows[name].predict(tuned)
     return Transfer(
         name, family, origin, rows[name].time, predicted,
         _with_trees(rows[name], parts, tuned, plan),
     )  # fmt: skip
+
+
+def _same_tiles(tuned: Calibration, own: Calibration) -> Calibration:
+    """Return a calibration with the tiles that the library of a device runs.
+
+    Which tiles of experts a library takes is read in its tables, not learned
+    from timings; their figures stay those of other devices.
+    """
+    kernels = dict(tuned.moe.kernels)
+    for name, kernel in own.moe.kernels.items():
+        usual = kernels.get(name) or kernels[name.rpartition("_")[2]]
+        tiles = {
+            key: getattr(kernel, key)
+            for key in ("tile_rows", "tile_columns", "tile_choice")
+        }
+        kernels[name] = usual.model_copy(update=tiles)
+    moe = {"kernels": kernels, "tuned": own.moe.tuned}
+    return tuned.model_copy(update={"moe": tuned.moe.model_copy(update=moe)})
 
 
 def _shares(names: Sequence[str]) -> list[float]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from hwsim.specs.base import Count, Fraction, Name, Seconds, Spec
+from hwsim.specs.base import Count, Fraction, Hertz, Name, Seconds, Spec
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 AtLeastOne = Annotated[float, Field(ge=1.0, le=1e6)]
@@ -100,10 +100,15 @@ class MoeParameters(Spec):
     tuned : tuple of (int, int)
         Experts and width on one rank for which the library ships tuned tiles;
         without a kernel ``tuned_<name>`` they do not matter.
+    reference_clock : float or None
+        Clock that start times and block times are given at: starting and draining
+        kernels takes as many clocks on each device. None: they hold for every
+        clock. [Hz]
     """
 
     kernels: dict[Name, MoeKernel]
     tuned: tuple[tuple[Count, Count], ...] = ()
+    reference_clock: Hertz | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> MoeParameters:

@@ -236,3 +236,17 @@ def test_shapes_that_somebody_tuned_run_their_own_kernel(device, calibration):
         update={"moe": calibration.moe.model_copy(update={"tuned": ((8, 1792),)})}
     )
     np.testing.assert_array_equal(times(only), before)
+
+
+def test_kernels_start_in_as_many_clocks_on_each_device(device, calibration):
+    def time(clock):
+        compute = device.compute.model_copy(update={"clock": clock})
+        here = device.model_copy(update={"compute": compute})
+        return cost_of(here, only_start, 1.0).time
+
+    moe = calibration.moe.model_copy(update={"reference_clock": 1e9})
+    only_start = changed(
+        calibration.model_copy(update={"moe": moe}), start_time=1.0, block_time=0.0
+    )
+    assert time(1e9) == pytest.approx(1.0, rel=1e-3)
+    assert time(2e9) == pytest.approx(0.5, rel=1e-3)
