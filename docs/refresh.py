@@ -4,7 +4,7 @@
 stale. A generated part stands between ``<!-- begin NAME -->`` and
 ``<!-- end NAME -->``; a console block after ``<!-- run: ARGUMENTS -->`` is what
 ``hwsim ARGUMENTS`` prints, its first lines only after ``<!-- run 5: ... -->``.
-Examples' ``.out`` files are what the examples print.
+Examples' ``.out`` files are what the examples print; ``docs/pictures`` is drawn anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from refresh_published import PARTS as PUBLISHED
 
 from hwsim.cli.app import run_code
 from hwsim.report import format as fmt
+from hwsim.report.figures.graphs import scatter_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
@@ -102,11 +103,19 @@ def examples() -> None:
         path.with_suffix(".out").write_text(printed.getvalue(), encoding="utf-8")
 
 
+def pictures() -> None:
+    """Draw the picture of the README, from the rows of its table."""
+    folder = ROOT / "docs" / "pictures"
+    folder.mkdir(exist_ok=True)
+    scatter_figure(comparison().rows, path=folder / "published-runs.svg")
+
+
 def main() -> int:
     """Rewrite or check; return the exit code."""
     stale = []
     if "--check" not in sys.argv[1:]:
         examples()
+        pictures()
     for name in FILES:
         path = ROOT / name
         old = path.read_text(encoding="utf-8")

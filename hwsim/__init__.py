@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from hwsim.api.plan import plan_train
     from hwsim.api.plan_serve import plan_serve
     from hwsim.api.present import roofline, write_report, write_reports
+    from hwsim.api.progress import progress_bar
     from hwsim.api.saved import (
         SavedResult,
         join_results,
@@ -100,6 +101,7 @@ _HOMES = {
     "hwsim.api.serving": ("serve",),
     "hwsim.api.plan": ("plan_train",),
     "hwsim.api.plan_serve": ("plan_serve",),
+    "hwsim.api.progress": ("progress_bar",),
     "hwsim.api.catalog": (
         "device_ids",
         "engine_ids",
@@ -218,6 +220,7 @@ __all__ = [
     "op",
     "plan_serve",
     "plan_train",
+    "progress_bar",
     "question",
     "results_frame",
     "roofline",

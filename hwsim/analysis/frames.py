@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwsim.analysis.result import Result
+from hwsim.analysis.saved import load_result
 from hwsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _CONFIG = "config."
 _ENDS = ("low", "high")
 
 
-def results_frame(results: Iterable[Result]) -> pd.DataFrame:
+def results_frame(results: Iterable[Result | str | os.PathLike[str]]) -> pd.DataFrame:
     """Return one row per result, with keys in SI units.
 
     Nested figures stand under dotted names (``breakdown.memory``,
@@ -31,8 +33,8 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
 
     Parameters
     ----------
-    results : iterable of Result
-        Computed or loaded ones.
+    results : iterable of Result or path
+        Computed or loaded ones, or their files.
 
     Raises
     ------
@@ -42,11 +44,11 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for result in results:
+    for given in results:
+        result = load_result(given) if isinstance(given, str | os.PathLike) else given
         if not isinstance(result, Result):
             raise InputError(
-                f"results_frame takes results, not {type(result).__name__}; "
-                "load files with hwsim.load_result first"
+                f"results_frame takes results and files, not {type(result).__name__}"
             )
         rows.append(dict(_flat(result.to_dict())))
     frame = pd.DataFrame(rows)
@@ -62,8 +64,8 @@ def scenario_keys(columns: Iterable[str]) -> list[str]:
 
 
 def join_results(
-    left: Iterable[Result],
-    right: Iterable[Result],
+    left: Iterable[Result | str | os.PathLike[str]],
+    right: Iterable[Result | str | os.PathLike[str]],
     *,
     apart: Sequence[str] = ("system", "device", "fidelity"),
     suffixes: tuple[str, str] = ("_left", "_right"),
@@ -72,7 +74,7 @@ def join_results(
 
     Parameters
     ----------
-    left, right : iterable of Result
+    left, right : iterable of Result or path
         For example the same scenarios on two systems.
     apart : sequence of str
         Scenario keys that may differ; all others are joined on.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html import escape
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -18,7 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from hwsim.units import DIMENSIONS, Dimension, check_magnitude, parse_quantity
+from hwsim.units import (
+    DIMENSIONS,
+    Dimension,
+    check_magnitude,
+    format_quantity,
+    parse_quantity,
+)
 
 # Validation context key: text files must write units, programs need not.
 UNITS_REQUIRED = "units_required"
@@ -147,6 +154,26 @@ class CatalogSpec(Spec):
     def source_of(self, path: str) -> Source | None:
         """Return the source that stands for the figure at a dotted path."""
         return find_source(self.sources, path)
+
+    def _repr_html_(self) -> str:
+        """Return every figure with its SI value, unit and source, for notebooks."""
+        return figures_html(self, f"{self.name} ({self.id})", self.source_of)
+
+
+def figures_html(
+    spec: Spec, title: str, source_of: Callable[[str], Source | None]
+) -> str:
+    """Return a spec's figures as an HTML table; text in it is escaped."""
+    rows = []
+    for path, value, dimension in iter_figures(spec):
+        unit = dimension.unit if dimension else ""
+        shown = format_quantity(value, unit) if unit else f"{value:,.6g}"
+        source = source_of(path)
+        told = f"{source.kind}: {source.title}" if source else ""
+        cells = "".join(f"<td>{escape(text)}</td>" for text in (path, shown, told))
+        rows.append(f"<tr>{cells}</tr>")
+    head = "<tr><th>Figure</th><th>Value</th><th>Source</th></tr>"
+    return f"<table><caption>{escape(title)}</caption>{head}{''.join(rows)}</table>"
 
 
 def find_source(sources: Iterable[Source], path: str) -> Source | None:

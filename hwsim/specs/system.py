@@ -17,6 +17,7 @@ from hwsim.specs.base import (
     Name,
     Source,
     Spec,
+    figures_html,
     find_source,
 )
 from hwsim.specs.device import DeviceSpec
@@ -147,6 +148,10 @@ class SystemSpec(Spec):
         if path.startswith("device."):
             return self.device.source_of(path.removeprefix("device."))
         return find_source(self.sources, path)
+
+    def _repr_html_(self) -> str:
+        """Return every figure with its SI value, unit and source, for notebooks."""
+        return figures_html(self, f"{self.name} ({self.id})", self.source_of)
 
     def subsystem(self, num_devices: int) -> SystemSpec:
         """Return the part of this system that a job of so many devices gets.

@@ -60,6 +60,7 @@ PUBLIC = [
     "op",
     "plan_serve",
     "plan_train",
+    "progress_bar",
     "question",
     "results_frame",
     "roofline",

@@ -196,8 +196,8 @@ def test_a_frame_has_a_row_for_each_result(results: dict[str, Result]) -> None:
     assert first["breakdown.memory"] == infer.parts["memory"]
     assert first["interval_90.ttft_s.low"] == infer.interval_90["ttft_s"][0]
     assert list(frame.columns[:3]) == ["kind", "model", "system"]
-    with pytest.raises(hwsim.InputError, match="takes results, not str"):
-        hwsim.results_frame(["file.json"])  # type: ignore[list-item]
+    with pytest.raises(hwsim.InputError, match="takes results and files, not int"):
+        hwsim.results_frame([3])  # type: ignore[list-item]
 
 
 def test_scenarios_join_across_systems() -> None:
