@@ -97,7 +97,7 @@ def _batch(run: PublishedRun, dp: int, pp: int, seq: int) -> int:
     """Return sequences of a step; a blank one fills the devices and pipelines."""
     batch = run.global_batch
     if batch is None:
-        if run.figure == "iter_time_s":
+        if run.figure == "iter_time_s" and run.micro_batch is None:
             raise InputError("global_batch is not given, and a step time goes with it")
         rank = run.micro_batch or max(USUAL_TOKENS // seq, 1)
         in_flight = PIPELINE_DEPTHS * pp if pp > 1 else 1

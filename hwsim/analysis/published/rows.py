@@ -181,7 +181,7 @@ class RunPredictor:
                 notes = (*notes, f"micro_batch = {micro}")
             run = dataclasses.replace(run, micro_batch=micro)
         if model.family == ANY_FAMILY:
-            notes = (*notes, "architecture = usual decoder")
+            notes = (*notes, "architecture = usual decoder" + of_size(run, model))
         if mapped.mean_seq is not None:
             notes = (*notes, f"computed sequence = {mapped.mean_seq}")
         run, more = with_dtype(run, system.device)
@@ -298,6 +298,13 @@ def _pace(result: TrainResult, run: PublishedRun) -> tuple[bool, float]:
 
 def _shift(value: float | None) -> float | None:
     return value or None
+
+
+def of_size(run: PublishedRun, model: ModelSpec) -> str:
+    """Return what a model's shape was taken from where no column gives it."""
+    if run.layers is not None:
+        return ""
+    return f" with {model.num_parameters / 1e9:.2g} billion parameters"
 
 
 def attending(stack: StackSpec, run: PublishedRun) -> StackSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn")
 NEEDED = ("layers", "hidden", "heads")
 # How far a built model's parameters may be from those the row states.
 NEAR, FAR = 0.02, 0.25
+USUAL_VOCAB = 50_304  # of a model that only its size is known of
 
 
 def run_model(mapped: MappedRun) -> ModelSpec:
@@ -83,7 +85,10 @@ def _model(fields: Mapping[str, Any]) -> ModelSpec:
 def _built(mapped: MappedRun) -> ModelSpec:
     run = mapped.run
     missing = [name for name in NEEDED if getattr(run, name) is None]
-    if missing:
+    size = usual_size(run) if len(missing) == len(NEEDED) else None
+    if size is not None:
+        run = dataclasses.replace(run, **usual_shape(size))
+    elif missing:
         raise InputError(
             f"model {run.model!r} is not in the catalog and {', '.join(missing)} "
             "of it is not given"
@@ -113,6 +118,49 @@ def _built(mapped: MappedRun) -> ModelSpec:
             f"params_b says {run.params_b:g}"
         )
     return models[best]
+
+
+def usual_size(run: PublishedRun) -> float | None:
+    """Return the parameters of a dense decoder that only its size is known of. [1]
+
+    Names of mixtures, which tell other counts too, give none.
+
+    Examples
+    --------
+    >>> usual_size(PublishedRun("t", 1, model="Novel-13B-chat"))
+    13000000000.0
+    """
+    name = run.model.casefold()
+    mixed = re.search(r"\bmoe|\d+x\d|[-_]a\d+(\.\d+)?b|expert|diffusion|vision", name)
+    if mixed or "expert" in run.ffn_words.casefold() or run.ffn is not None:
+        return None
+    if run.params_b is not None:
+        return run.params_b * 1e9
+    found = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])", name)
+    return float(found[0]) * 1e9 if len(found) == 1 else None
+
+
+def usual_shape(size: float) -> dict[str, int]:
+    """Return layers, width and heads of a decoder of so many parameters.
+
+    Layers are about a 128th of the width and heads 128 wide, as in GPT-3 and Llama;
+    ``12 layers hidden**2`` and the embeddings are the size. Width and layers are
+    round, so that eight and four ranks share them.
+
+    Examples
+    --------
+    >>> usual_shape(6.7e9)
+    {'layers': 32, 'hidden': 4096, 'heads': 32}
+    """
+    wide = (128.0 * size / 12.0) ** (1.0 / 3.0)
+    unit = 1024 if wide >= 3500 else 256
+    hidden = max(round(wide / unit), 1) * unit
+    deep = (size - 2.0 * USUAL_VOCAB * hidden) / (12.0 * hidden**2)
+    return {
+        "layers": max(round(deep / 4.0) * 4, 4),
+        "hidden": hidden,
+        "heads": hidden // 128,
+    }
 
 
 def _candidates(run: PublishedRun, family: Family) -> Iterator[dict[str, Any]]:

@@ -285,3 +285,16 @@ def test_a_dtype_that_a_device_lacks_is_done_in_its_usual_one() -> None:
     row = compared(run(mfu=0.4, dtype="fp8")).records[0]
     assert row["reason"] == ""
     assert "dtype = bf16: a100-80gb-sxm has no fp8 rate" in row["assumed"]
+
+
+def test_a_model_of_which_the_size_alone_is_known_is_a_usual_decoder() -> None:
+    row = compared(run(mfu=0.4, model="Novel-7B-base", micro_batch=1)).records[0]
+    assert row["reason"] == ""
+    assert "architecture = usual decoder with 6.9 billion parameters" in row["assumed"]
+    mixed = compared(run(mfu=0.4, model="Novel-8x7B")).records[0]
+    assert "is not in the catalog" in mixed["reason"]
+
+
+def test_a_step_of_one_micro_batch_is_its_own_batch() -> None:
+    row = compared(run(iter_time_s=0.1, global_batch=None)).records[0]
+    assert "global_batch = 32" in row["assumed"]

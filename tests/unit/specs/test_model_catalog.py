@@ -11,6 +11,18 @@ from hwsim.specs.model import ModelSpec
 
 # Parameters of the published checkpoints.
 EXACT = {
+    "tinyllama": 1_100_048_384,
+    "yi-6b": 6_061_035_520,
+    "yi-34b": 34_388_917_248,
+    "solar-10.7b": 10_731_524_096,
+    "smollm2-1.7b": 1_711_376_384,
+    "smollm3-3b": 3_075_098_624,
+    "starcoder": 15_517_456_384,
+    "mistral-small": 23_572_403_200,
+    "internlm2-7b": 7_737_708_544,
+    "deepseek-coder-6.7b": 6_740_512_768,
+    "qwen1.5-7b": 7_721_324_544,
+    "dbrx": 131_596_523_520,
     "mamba2-130m": 128_989_632,
     "nemotron-3-nano": 31_577_940_288,
     "nemotron-nano-9b-v2": 8_888_227_328,
@@ -113,6 +125,10 @@ EXACT = {
 }
 # Totals, and active parameters, that papers round.
 ROUNDED = {
+    "olmo-7b": (6.888e9, None),
+    "command-r": (34.98e9, None),
+    "grok-1": (314e9, None),
+    "apertus-70b": (70.6e9, None),
     "gpt-3-175b": (174.6e9, None),
     "opt-175b": (174.6e9, None),
     "palm-8b": (8.63e9, None),
