@@ -19,6 +19,7 @@ from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
+from hwsim.specs.usual_system import assumed_system
 
 # Formats in names of checkpoints: arithmetic (None: 16 bit) and weights.
 _FORMATS: tuple[tuple[str, str | None, str], ...] = (
@@ -118,12 +119,13 @@ def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
     """Return a system of the catalog with so many of a device.
 
     The usual node comes first, then its usual cluster, then the smallest
-    system that has enough; a node is repeated where none has.
+    system that has enough; a node is repeated where none has, and assumed where
+    the catalog joins no such devices.
 
     Raises
     ------
     InputError
-        If the catalog has no system of several of them.
+        If the devices do not fill whole assumed nodes.
     """
     if devices == 1:
         return load_system(device.id)
@@ -139,8 +141,6 @@ def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
         if system.num_devices >= devices:
             return system
     if not known:
-        raise InputError(
-            f"no usual system of {devices} x {device.id} is known; see hwsim systems"
-        )
+        return assumed_system(device, devices)
     largest = max(known, key=lambda s: s.num_devices)
     return largest.with_nodes(-(-devices // largest.devices_per_node))

@@ -16,7 +16,8 @@ from hwsim.analysis.published.setting import (
 from hwsim.analysis.published.work import Figure, Work
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
-from hwsim.specs.catalogs import load_stack
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.catalogs import load_device, load_stack
 from hwsim.specs.engine import load_engine
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.published.inference import InferenceRow, read_inference
@@ -27,6 +28,9 @@ from hwsim.specs.published.inference_map import (
 )
 from hwsim.specs.published.training_map import load_mappings
 
+# Share of memory that weights may fill where servers are laid out for throughput,
+# and sequences of an encoder's batch where none is given.
+HOLDING, ENCODED = 0.5, 64.0
 UNITS = {"ttft": "s", "tpot": "s", "latency": "s", "throughput": "1/s"}
 
 
@@ -78,11 +82,14 @@ class InferencePredictor:
         return self._runs.figure(self._work(found))
 
     def _work(self, found: MappedInference) -> Work:
-        row, notes = layout(found.row)
-        built = row_model(dataclasses.replace(found, row=row), self._general)
+        built = row_model(found, self._general)
         model = self._models.setdefault(built, built)  # tables go by identity
-        if model.kind == "encoder" and not row.phase:
-            row = dataclasses.replace(row, phase="prefill")
+        row, notes = layout(spread_out(found.row, model))
+        if row.layers is None and model.sources and model.sources[0].kind == "derived":
+            size = f"{model.num_parameters / 1e9:.2g}"
+            notes.append(f"architecture = usual decoder with {size} billion parameters")
+        if model.kind == "encoder":
+            row = _passes(row, notes)
         devices = (row.tp or 1) * (row.pp or 1) * (row.dp or 1)
         system = row_system(found, devices, self._general)
         precise, more = precisions(row, system.device)
@@ -124,6 +131,8 @@ def layout(row: InferenceRow) -> tuple[InferenceRow, list[str]]:
     load, size = row.load, row.size
     if not load:
         load = "closed" if _clients(row) else "fixed"
+        if size is None and _loaded(row):
+            load = "max"
         notes.append(f"load = {load}")
     if size is None and load in {"fixed", "closed"}:
         size = 1.0
@@ -131,6 +140,46 @@ def layout(row: InferenceRow) -> tuple[InferenceRow, list[str]]:
     return dataclasses.replace(
         row, tp=tp, pp=pp, dp=dp, load=load, size=size, num_devices=devices
     ), notes
+
+
+def spread_out(row: InferenceRow, model: ModelSpec) -> InferenceRow:
+    """Return a row under full load whose devices nothing is said of, as replicas.
+
+    Throughput is best on the fewest devices that hold the weights and as much of
+    their keys and values.
+    """
+    open_ = row.tp is None and row.pp is None and row.dp is None
+    devices = row.num_devices or 1
+    if row.load != "max" or not open_ or devices == 1:
+        return row
+    device = load_device(row.device)
+    precise, _ = precisions(row, device)
+    each = DTYPE_BYTES[precise.weight_dtype or precise.dtype]
+    need = model.num_parameters * each / HOLDING
+    tp = 1
+    while tp < devices and tp * (device.main_memory.size or 0.0) < need:
+        tp *= 2
+    if devices % tp or model.heads % tp:
+        return row
+    return dataclasses.replace(row, tp=tp, dp=devices // tp)
+
+
+def _passes(row: InferenceRow, notes: list[str]) -> InferenceRow:
+    """Return an encoder's row as one of fixed batches: it has no steps to serve."""
+    if row.load in {"max", "closed"}:
+        size = row.size or ENCODED
+        notes.append(f"batch = {size:g} of an encoder")
+        row = dataclasses.replace(row, load="fixed", size=size)
+    return row if row.phase else dataclasses.replace(row, phase="prefill")
+
+
+def _loaded(row: InferenceRow) -> bool:
+    """Whether a rate without a batch is that of a loaded server."""
+    if row.kind != "throughput" or row.phase:
+        return False
+    words = ("vllm", "sglang", "tensorrt-llm", "trt-llm", "trtllm", "tgi", "triton")
+    more = ("lmdeploy", "turbomind", "fastgen", "mii", "jetstream", "nim", "text-gen")
+    return any(word in row.backend.casefold() for word in (*words, *more))
 
 
 def _clients(row: InferenceRow) -> bool:

@@ -21,7 +21,7 @@ CONVERSATIONS = 0.6
 # Requests where a source does not say how many it sent.
 # A queue makes more of an error in the steps: power of the interval of a TTFT.
 QUEUED_WIDER = 1.5
-QUEUED, PER_CLIENT, LEAST = 1000, 8, 64
+QUEUED, PER_CLIENT, LEAST, ROUNDS = 1000, 8, 64, 12
 
 
 def traffic_of(work: Work) -> Traffic:
@@ -38,6 +38,9 @@ def traffic_of(work: Work) -> Traffic:
             max(count, clients), concurrency=clients, inputs=inputs, outputs=outputs
         )
     rate = math.inf if row.load == "max" else size
+    if row.load == "max" and requests is None:
+        # So many that the last, part-filled batches hardly count.
+        requests = max(QUEUED, ROUNDS * work.engine.max_num_seqs * (row.dp or 1))
     return Traffic(requests or QUEUED, rate=rate, inputs=inputs, outputs=outputs)
 
 

@@ -25,6 +25,7 @@ from hwsim.specs.published.names import published_model
 from hwsim.specs.published.training import PublishedRun
 from hwsim.specs.published.training_map import ANY, PublishedMap, mapped
 from hwsim.specs.system import SystemSpec
+from hwsim.specs.usual_system import assumed_system
 
 _SHAPE = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "ffn_words", "params_b",
@@ -46,6 +47,7 @@ _DTYPES: tuple[tuple[str, str | None, str | None], ...] = (
     (r"q4_k|q4km|iq4", None, "q4_k_m"), (r"q5_k|q5_[01]", None, "q5_k_m"),
     (r"q6_k", None, "q6_k"), (r"q8_0|q8\b", None, "q8_0"),
     (r"q4_[01]|q4\b|q3_k|q2_k", None, "q4_0"),
+    (r"q4f(16|32)", None, "int4"), (r"q3f16|q3\b", None, "int4"),
     (r"nvfp4|mxfp4.?a4|w4a4|\bfp4", "fp4", "fp4"), (r"mxfp4", None, "mxfp4"),
     (r"w4a8", "fp8", "int4"),
     (r"w4|awq|gptq|int4|4.?bit|nf4|exl2|4\.\d+ ?bpw", None, "int4"),
@@ -151,12 +153,13 @@ def row_system(
     """Return a system that holds the devices of a row.
 
     The mapping's comes first, then the usual node of the device, its usual
-    cluster, and the smallest system of the catalog that has enough of them.
+    cluster, the smallest system of the catalog that has enough of them, and at
+    last an assumed one.
 
     Raises
     ------
     InputError
-        If there is none.
+        If the devices do not fill whole assumed nodes.
     """
     if devices == 1 and not found.system:
         return load_system(found.row.device)
@@ -178,10 +181,7 @@ def row_system(
     if system_found is None:
         system_found = _smallest(device, devices)
     if system_found is None:
-        raise InputError(
-            f"no usual system of {devices} x {device} is known; name one in a system "
-            "column"
-        )
+        return assumed_system(load_device(device), devices)
     return system_found
 
 

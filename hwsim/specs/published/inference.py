@@ -295,11 +295,15 @@ def _phase(name: str) -> str:
 
 def _kind(name: str, words: set[str], unit: str) -> Metric:
     rate = bool(re.search(r"/\s*s|per[ _]s|ps\b|toks\b", unit)) and "/tok" not in unit
-    if rate or "throughput" in name or "per_s" in name or words & {"tps", "rps", "qps"}:
+    if (
+        rate
+        or re.search("throughput|speed|per_s", name)
+        or words & {"tps", "rps", "qps"}
+    ):
         return "throughput"
     if "ttft" in name or "first_token" in name or "first token" in name:
         return "ttft"
-    if words & {"tpot", "itl"} or re.search(
+    if words & {"tpot", "itl", "tbt"} or re.search(
         r"inter[_ -]?token|per[_ ](output[_ ])?token|next[_ ]token|token[_ ]latency"
         r"|time[_ ]between", name,
     ):  # fmt: skip
@@ -324,7 +328,8 @@ def _counts(name: str, unit: str) -> str:
 
 _SECONDS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3,
-    "msec": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0,
+    "msec": 1e-3, "msecs": 1e-3, "millisecond": 1e-3, "milliseconds": 1e-3,
+    "usec": 1e-6, "h": 3600.0, "us": 1e-6, "µs": 1e-6, "min": 60.0,
     "minutes": 60.0,
 }  # fmt: skip
 

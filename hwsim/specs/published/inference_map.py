@@ -32,6 +32,8 @@ class InferenceCondition(Spec):
     ----------
     source, model, device, dtype, backend, metric, notes : tuple of str
         The row's cell contains one of these, case ignored.
+    not_backend : tuple of str
+        The row's backend contains none of these.
     blank : tuple of str
         These cells are blank.
     from_version, below_version : str or None
@@ -52,6 +54,7 @@ class InferenceCondition(Spec):
     backend: Words = ()
     metric: Words = ()
     notes: Words = ()
+    not_backend: Words = ()
     blank: Words = ()
     from_version: Name | None = None
     below_version: Name | None = None
@@ -72,6 +75,8 @@ class InferenceCondition(Spec):
             wanted = getattr(self, name)
             if wanted and not contains(getattr(row, name), wanted):
                 return False
+        if self.not_backend and contains(row.backend, self.not_backend):
+            return False
         if any(getattr(row, name) not in (None, "") for name in self.blank):
             return False
         if (row.num_devices or 1) < (self.min_devices or 1):

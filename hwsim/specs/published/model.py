@@ -21,7 +21,8 @@ SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn")
 NEEDED = ("layers", "hidden", "heads")
 # How far a built model's parameters may be from those the row states.
 NEAR, FAR = 0.02, 0.25
-USUAL_VOCAB = 50_304  # of a model that only its size is known of
+# Of a model that only its size is known of.
+USUAL_VOCAB, HEAD_WIDTH = 50_304, 128
 
 
 def run_model(mapped: MappedRun) -> ModelSpec:
@@ -87,7 +88,10 @@ def _built(mapped: MappedRun) -> ModelSpec:
     missing = [name for name in NEEDED if getattr(run, name) is None]
     size = usual_size(run) if len(missing) == len(NEEDED) else None
     if size is not None:
-        run = dataclasses.replace(run, **usual_shape(size))
+        layers, hidden = usual_shape(size)
+        run = dataclasses.replace(
+            run, layers=layers, hidden=hidden, heads=hidden // HEAD_WIDTH
+        )
     elif missing:
         raise InputError(
             f"model {run.model!r} is not in the catalog and {', '.join(missing)} "
@@ -140,27 +144,23 @@ def usual_size(run: PublishedRun) -> float | None:
     return float(found[0]) * 1e9 if len(found) == 1 else None
 
 
-def usual_shape(size: float) -> dict[str, int]:
-    """Return layers, width and heads of a decoder of so many parameters.
+def usual_shape(size: float) -> tuple[int, int]:
+    """Return layers and width of a decoder of so many parameters.
 
-    Layers are about a 128th of the width and heads 128 wide, as in GPT-3 and Llama;
+    Layers are about a 128th of the width, as in GPT-3 and Llama;
     ``12 layers hidden**2`` and the embeddings are the size. Width and layers are
     round, so that eight and four ranks share them.
 
     Examples
     --------
     >>> usual_shape(6.7e9)
-    {'layers': 32, 'hidden': 4096, 'heads': 32}
+    (32, 4096)
     """
     wide = (128.0 * size / 12.0) ** (1.0 / 3.0)
     unit = 1024 if wide >= 3500 else 256
     hidden = max(round(wide / unit), 1) * unit
     deep = (size - 2.0 * USUAL_VOCAB * hidden) / (12.0 * hidden**2)
-    return {
-        "layers": max(round(deep / 4.0) * 4, 4),
-        "hidden": hidden,
-        "heads": hidden // 128,
-    }
+    return max(round(deep / 4.0) * 4, 4), hidden
 
 
 def _candidates(run: PublishedRun, family: Family) -> Iterator[dict[str, Any]]:

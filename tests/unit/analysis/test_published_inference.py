@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import hwsim
 from hwsim.analysis.fitting.outside import table_rows
-from hwsim.analysis.published.inference import layout
+from hwsim.analysis.published.inference import layout, spread_out
 from hwsim.analysis.published.setting import precisions
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
@@ -180,12 +181,12 @@ def test_unanswered_rows_say_why(tmp_path: Path) -> None:
         {"dtype": "fp3"},
         {"num_devices": "3", "tp": "2"},
         {"value": "x"},
-        {"model": "nobody-7b"},
+        {"model": "nobody"},
     )
     reasons = {r["row"]: r["reason"] for r in result.unanswered}
     words = {
         2: "accuracy", 3: "lengths", 4: "out of scope", 5: "Z99", 6: "fp3",
-        7: "does not divide", 8: "'x'", 9: "nobody-7b",
+        7: "does not divide", 8: "'x'", 9: "nobody",
     }  # fmt: skip
     assert set(reasons) == set(words)
     for row, word in words.items():
@@ -264,3 +265,49 @@ def test_unknown_precision_is_refused() -> None:
 def test_checkpoints_are_models(tmp_path: Path, name: str) -> None:
     rows = compared(tmp_path, {}, {"model": name}).records
     assert rows[1]["predicted"] == pytest.approx(rows[0]["predicted"])
+
+
+def test_a_rate_without_batch_is_of_a_loaded_server(tmp_path: Path) -> None:
+    rate = {"metric": "output_throughput", "unit": "tokens/s", "value": "2000"}
+    rate |= {"batch_or_concurrency": ""}
+    loaded, single = compared(
+        tmp_path, rate | {"backend": "vLLM 0.6"}, rate | {"backend": "transformers"}
+    ).records
+    assert "load = max" in loaded["assumed"]
+    assert "batch = 1" in single["assumed"]
+    assert loaded["predicted"] > 10 * single["predicted"]
+
+
+def test_full_load_is_laid_out_in_as_many_servers_as_hold_the_model() -> None:
+    row = InferenceRow("t.csv", 1, model="m", device="H100", dtype="fp8", load="max")
+    many = dataclasses.replace(row, num_devices=8)
+    large, small = hwsim.load_model("llama-2-70b"), hwsim.load_model("llama-3-8b")
+    assert (spread_out(many, large).tp, spread_out(many, large).dp) == (2, 4)
+    assert (spread_out(many, small).tp, spread_out(many, small).dp) == (1, 8)
+    told = dataclasses.replace(many, tp=8)
+    assert spread_out(told, large) == told
+    assert spread_out(row, small) == row
+
+
+def test_an_encoder_under_load_runs_batches(tmp_path: Path) -> None:
+    rate = {
+        "model": "bert-large", "osl": "0", "metric": "throughput", "unit": "samples/s",
+        "batch_or_concurrency": "Offline", "value": "2000",
+    }  # fmt: skip
+    row = compared(tmp_path, rate).records[0]
+    assert row["reason"] == ""
+    assert "batch = 64 of an encoder" in row["assumed"]
+
+
+def test_devices_that_no_system_joins_stand_in_an_assumed_node(tmp_path: Path) -> None:
+    cells = {"device": "Ascend 910B", "num_devices": "4", "tp": "4", "dtype": "bf16"}
+    row = compared(tmp_path, cells).records[0]
+    assert row["system"] == "ascend-910b-assumed-4"
+    odd = compared(tmp_path, cells | {"num_devices": "12", "tp": "4"}).records[0]
+    assert "do not fill nodes of 8" in odd["reason"]
+
+
+def test_a_model_of_which_the_size_alone_is_known_says_so(tmp_path: Path) -> None:
+    row = compared(tmp_path, {"model": "nobody-7b"}).records[0]
+    assert row["reason"] == ""
+    assert "architecture = usual decoder with 6.9 billion parameters" in row["assumed"]

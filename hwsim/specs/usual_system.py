@@ -1,0 +1,70 @@
+"""Systems of devices that no catalog entry joins: the usual node, assumed."""
+
+from __future__ import annotations
+
+from hwsim.errors import InputError
+from hwsim.specs.base import Source
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.network import Network
+from hwsim.specs.system import SystemSpec
+
+NODE = 8  # devices of a node, at most
+# Of a device: links between chips, PCIe where it has none, and 100 Gbit/s outside.
+LINK_LATENCY, BUS_LATENCY, OUTER_LATENCY = 1e-6, 2e-6, 10e-6
+PCIE_BANDWIDTH, OUTER_BANDWIDTH = 31.5e9, 12.5e9
+
+
+def assumed_system(device: DeviceSpec, devices: int) -> SystemSpec:
+    """Return nodes of up to eight of a device, joined by what its spec says.
+
+    Links between chips are a mesh of their bandwidth, else the host link is a shared
+    bus; nodes stand on 100 Gbit/s Ethernet, a port a device. Every network is marked
+    as assumed.
+
+    Raises
+    ------
+    InputError
+        If they do not fill whole nodes.
+    """
+    per_node = min(devices, NODE)
+    if devices % per_node:
+        raise InputError(
+            f"no usual system of {devices} x {device.id} is known, and they do not "
+            f"fill nodes of {per_node}; name one in a system column (hwsim systems)"
+        )
+    networks = [_inside(device, per_node)]
+    if devices > per_node:
+        networks.append(
+            Network(
+                name="ethernet", kind="fat_tree", size=devices,
+                bandwidth=OUTER_BANDWIDTH, latency=OUTER_LATENCY,
+                nics_per_node=per_node,
+            )
+        )  # fmt: skip
+    source = Source(
+        kind="assumed",
+        title=f"the catalog has no system of {device.name}: nodes of {per_node}, "
+        "links as the device's spec has them, 100 Gbit/s a device outside",
+        date="2026-11-22",
+    )
+    return SystemSpec(
+        id=f"{device.id}-assumed-{devices}", name=f"{devices} x {device.name}, assumed",
+        device=device, devices_per_node=per_node, nodes=devices // per_node,
+        networks=tuple(networks), sources=(source,),
+        notes=("Assumed: no system of this device is in the catalog.",),
+    )  # fmt: skip
+
+
+def _inside(device: DeviceSpec, size: int) -> Network:
+    rates = [link.bandwidth for link in device.links.values()]
+    if rates:
+        return Network(
+            name="links", kind="mesh", size=size, bandwidth=max(rates),
+            latency=LINK_LATENCY,
+        )  # fmt: skip
+    host = device.host_link
+    return Network(
+        name="pcie", kind="bus", size=size,
+        bandwidth=host.bandwidth if host else PCIE_BANDWIDTH, latency=BUS_LATENCY,
+        peer_to_peer=False,
+    )  # fmt: skip
