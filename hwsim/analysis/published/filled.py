@@ -186,6 +186,8 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
         "lora_targets", "cp_mode",
     )  # fmt: skip
     options |= {name: value for name in more if (value := getattr(run, name))}
+    if "recompute_every" not in options and (every := _every(run)):
+        options["recompute_every"] = every
     return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
 
 
@@ -207,15 +209,37 @@ def open_choices(
         yield {"recompute": recompute, "micro_batch": m, "vpp": v}
 
 
+# What sources call recomputation, the first pattern that is found. Of what XLA
+# keeps, ``minimal`` is every product; modules beside the products are cheap.
+_RECOMPUTE_WORDS = (
+    (r"^(n/?a|-+|\?|unknown|not (stated|given|said)|unstated|custom|mixed|auto)$", ""),
+    (r"^(no|not|false|off|0|n|disabled|without|minimal|save_dots?)\b|^minimal|^save_dot",
+     "none"),
+    (r"selective|partial|norm|moe_act|activation_func|up_proj|core_attn"
+     r"|^(attention|attn|sdpa|moe|mlp|op)\b", "selective"),
+    (r"yes|true|\bon\b|^(y|1|enabled|ac)$|checkpoint|ckpt|recompute|remat|block|uniform"
+     r"|\ball\b|save_|every|\bhalf\b|\d ?%|proj_offload", "full"),
+    (r"offload", "none"),
+)  # fmt: skip
+
+
 def _recompute(run: PublishedRun) -> Iterable[str]:
-    word = run.recompute.casefold()
+    word = run.recompute.strip().casefold()
     if not word:
         return RECOMPUTE
     for known in reversed(RECOMPUTE):
         if word.startswith(known):
             return (known,)
-    if word in {"no", "false", "off", "0"}:
-        return ("none",)
-    if re.search(r"yes|true|\bon\b|checkpoint|recompute|block|uniform|all", word):
-        return ("full",)
+    for pattern, extent in _RECOMPUTE_WORDS:
+        if re.search(pattern, word):
+            return (extent,) if extent else RECOMPUTE
     raise InputError(f"recompute {run.recompute!r} is not known")
+
+
+def _every(run: PublishedRun) -> int | None:
+    """Return which layers are recomputed: one in so many, where the row says."""
+    word = run.recompute.casefold()
+    if found := re.search(r"every (?:other|second)\b|\bhalf\b|\b50 ?%", word):
+        return 2
+    found = re.search(r"every (\d{1,3})\b", word)
+    return max(int(found[1]), 1) if found else None

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from hwsim.analysis.published.filled import completed, layouts, run_options
+from hwsim.analysis.published.filled import (
+    completed,
+    layouts,
+    open_choices,
+    run_options,
+)
 from hwsim.analysis.published.flop import counted_flop
 from hwsim.analysis.published.rows import RunPredictor, attending
 from hwsim.analysis.training.train import run_training
@@ -298,3 +303,28 @@ def test_a_model_of_which_the_size_alone_is_known_is_a_usual_decoder() -> None:
 def test_a_step_of_one_micro_batch_is_its_own_batch() -> None:
     row = compared(run(iter_time_s=0.1, global_batch=None)).records[0]
     assert "global_batch = 32" in row["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("word", "extents"),
+    [
+        ("minimal_flash", {"none"}), ("save_dot_except_mlp", {"none"}),
+        ("disabled", {"none"}), ("save_qkv_proj", {"full"}), ("AC", {"full"}),
+        ("gradient checkpointing", {"full"}), ("every 4 layers", {"full"}),
+        ("layernorm, moe_act", {"selective"}), ("attention", {"selective"}),
+        ("n/a", {"none", "selective", "full"}), ("", {"none", "selective", "full"}),
+    ],
+)  # fmt: skip
+def test_words_of_recomputation(word: str, extents: set[str]) -> None:
+    model = load_model("gpt-2-124m")
+    given = run(dp=8, micro_batch=1, recompute=word)
+    found = {o["recompute"] for o in open_choices(given, model, choose_vpp=False)}
+    assert found == extents
+
+
+def test_a_share_of_the_layers_is_recomputed() -> None:
+    def every(word: str) -> int | None:
+        open_ = {"micro_batch": 1, "recompute": "full"}
+        return run_options(run(dp=8, recompute=word), open_).get("recompute_every")
+
+    assert [every(w) for w in ("every 4 layers", "half", "full")] == [4, 2, None]
