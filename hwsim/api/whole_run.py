@@ -47,6 +47,9 @@ def training_run(
         Spare nodes; by default so many that they are seldom all in repair.
     seed, replications : int
         Of the simulation of failures; 0 and 20 by default.
+    resume : path
+        File that keeps how far the simulation is; if it is there, it goes on
+        from it, to the same answer.
 
     Returns
     -------

@@ -147,6 +147,7 @@ def train(
     jitter: options.Jitter = 0.0,
     slowdown: options.Slowdown = None,
     replications: options.Replications = None,
+    resume: options.Resume = None,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
@@ -160,6 +161,10 @@ def train(
     import hwsim
 
     check_outputs(out, trace, report)
+    if resume is not None and tokens is None:
+        raise InputError("--resume is of the whole run; give --tokens as well")
+    # Without anything that disturbs steps, replications are those of the run.
+    whole = tokens is not None and not jitter and slowdown is None
     result = hwsim.train(
         model, system, devices=devices, tp=tp, dp=dp, pp=pp, vpp=vpp, cp=cp, ep=ep,
         schedule=schedule, micro_batch=micro_batch, global_batch=global_batch,
@@ -168,7 +173,7 @@ def train(
         sequence_parallel=sequence_parallel, offload_optimizer=offload_optimizer,
         offload_activations=offload_activations, stack=stack, fidelity=fidelity.value,
         jitter=jitter, slowdown=factors("slowdown", slowdown),
-        replications=replications, seed=seed,
+        replications=None if whole else replications, seed=seed,
         dp_shard=dp_shard, etp=etp, imbalance=imbalance,
         capacity_factor=capacity_factor, cp_mode=cp_mode,
         stage_layers=counts("stage-layers", stage_layers), lora_rank=lora_rank,
@@ -182,9 +187,11 @@ def train(
             "node_mtbf": node_mtbf, "restart_time": restart_time,
         }  # fmt: skip
         seconds: dict[str, Any] = {k: time_of(k, v) for k, v in times.items()}
+        often: dict[str, Any] = {"replications": replications} if whole else {}
+        often = {k: v for k, v in often.items() if v is not None}
         answer = hwsim.training_run(
             result, tokens=token_count(tokens), spares=spares, grid=grid, price=price,
-            pue=pue, seed=seed, **seconds,
+            pue=pue, seed=seed, resume=resume, **often, **seconds,
         )  # fmt: skip
     show.answer(answer, json=json)
     note_unread(set_)

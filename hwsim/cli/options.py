@@ -172,6 +172,14 @@ RestartTime = Annotated[
     str | None,
     typer.Option(help="From failure to computing again: 600s.", rich_help_panel=_RUN),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep how far the simulation is in this file; the same command goes on "
+        "from it.",
+        rich_help_panel=_RUN,
+    ),
+]
 Grid = Annotated[
     str, typer.Option(help="Grid whose carbon counts: france, …", rich_help_panel=_RUN)
 ]
@@ -204,6 +212,8 @@ Slowdown = Annotated[
 Replications = Annotated[
     int | None,
     typer.Option(
-        help="Steps to play under jitter.  [default: 100]", rich_help_panel=_SPREAD
+        help="Steps to play under jitter.  [default: 100] Of a whole run without: "
+        "runs.  [default: 20]",
+        rich_help_panel=_SPREAD,
     ),
 ]

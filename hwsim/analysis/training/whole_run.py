@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from hwsim.analysis.check import positive_int
 from hwsim.analysis.result import Result
+from hwsim.analysis.training.progress import simulated_runs
 from hwsim.analysis.training.train import TrainResult
 from hwsim.cost.energy import JOULES_PER_KWH, SECONDS_PER_HOUR, carbon_kg, mean_power
 from hwsim.cost.reliability import daly_interval, expected_goodput, job_mtbf
 from hwsim.errors import InputError
-from hwsim.sim.failures import FailurePlan, RunState, run_with_failures
+from hwsim.sim.failures import FailurePlan, RunState
 from hwsim.specs.base import Spec
 from hwsim.specs.economics import Economics
 
@@ -199,6 +201,7 @@ def whole_run(
     spares: int | None = None,
     seed: int = 0,
     replications: int = 20,
+    resume: str | os.PathLike[str] | None = None,
 ) -> TrainingRun:
     """Answer for a whole run from one step; see :func:`hwsim.training_run`."""
     if not (math.isfinite(tokens) and tokens >= 1):
@@ -238,7 +241,7 @@ def whole_run(
     seeds = np.random.SeedSequence(seed).spawn(
         positive_int("replications", replications)
     )
-    states = tuple(run_with_failures(plan, np.random.default_rng(s)) for s in seeds)
+    states = simulated_runs(plan, seeds, seed=seed, path=resume)
     config = RunConfig(
         tokens=tokens, checkpoint_interval=checkpoint_interval, write_time=write,
         spares=spares, pue=economics.pue if pue is None else _pue(pue),
