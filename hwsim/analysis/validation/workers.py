@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -103,7 +105,16 @@ _stop: list[Any] = []
 def _begin(rows: list[Row], stop: Any) -> None:
     """Prepare a worker: an interrupt is for the process that it works for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _rows[:], _stop[:] = rows, [stop]
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that it works for is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _predict(share: list[int]) -> dict[int, list[Record]]:
