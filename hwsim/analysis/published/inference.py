@@ -74,9 +74,9 @@ class InferencePredictor:
         except HwsimError as error:
             return [_record(found, None, str(error))]
 
-    def sharing(self, row: InferenceRow) -> Hashable:
+    def sharing(self, row: InferenceRow) -> tuple[Hashable, Hashable]:
         """Return what runs of a row have in common with others."""
-        return row.source, row.model, row.device, row.tp
+        return (row.source, row.model, row.device, row.tp), row.row
 
     def _answer(self, found: MappedInference) -> Figure:
         return self._runs.figure(self._work(found))

@@ -44,8 +44,8 @@ class TablePredictor(Protocol):
     def predict(self, row: Any) -> list[Record]:
         """Return one record per figure of a row; ``reason`` where unanswered."""
 
-    def sharing(self, row: Any) -> Hashable:
-        """Return what is equal for rows that share most of the work."""
+    def sharing(self, row: Any) -> tuple[Hashable, Hashable]:
+        """Return what is equal for rows that share some work, and nearly all of it."""
 
 
 @dataclass(frozen=True)

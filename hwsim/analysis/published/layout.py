@@ -55,9 +55,16 @@ class Degrees:
 
 
 def degrees_of(
-    pool: Workers, model: ModelSpec, device: DeviceSpec, assumed: list[str]
+    pool: Workers,
+    model: ModelSpec,
+    device: DeviceSpec,
+    assumed: list[str],
+    clients: int | None = None,
 ) -> Degrees:
     """Return the degrees of a pool; how they were read joins ``assumed``.
+
+    Batches of ``clients`` in all are as many as there are servers, each with as
+    many groups as have attention of their own.
 
     Raises
     ------
@@ -66,7 +73,7 @@ def degrees_of(
     """
     tp, dp = pool.tp or 1, pool.attention_dp or 1
     moe_tp, ep = pool.moe_tp or 1, pool.moe_ep or 1
-    pp, replicas = pool.pp or 1, pool.num_workers or 1
+    pp, replicas = pool.pp or 1, pool.num_workers or _servers(pool, clients, assumed)
     if model.moe is None:
         _check_split(model, tp)
         return Degrees(tp, pp, 1, 1, replicas * dp)
@@ -159,6 +166,15 @@ def _no_server(row: ServingRow, model: ModelSpec, device: DeviceSpec) -> bool:
     }  # fmt: skip
     held = device.main_memory.size
     return degrees <= {None, 1} and model.num_parameters * DTYPE_BYTES["fp4"] > held
+
+
+def _servers(pool: Workers, clients: int | None, assumed: list[str]) -> int:
+    """Return how many servers are needed for all clients to be in a batch."""
+    held = (pool.batch_size or 0) * (pool.attention_dp or 1)
+    if not clients or not held or clients % held or clients == held:
+        return 1
+    assumed.append(f"{clients // held} servers: clients over batch_size")
+    return clients // held
 
 
 def with_copies(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_stack
+from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.given_names import (
     GivenDtypes,
@@ -138,8 +139,12 @@ class Loop:
         return ReplicaLayout(d.tp, d.pp, d.ep, d.attention_dp)
 
 
-def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
-    """Return the closed loop behind a row.
+def loop_of(
+    row: ServingRow,
+    mappings: Sequence[ServingMap],
+    systems: Callable[[DeviceSpec, int], SystemSpec] = given_system,
+) -> Loop:
+    """Return the closed loop behind a row; ``systems`` gives so many of a device.
 
     Raises
     ------
@@ -155,7 +160,7 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
         first, degrees, drafted, may_draft = pools_of(row, model, device, assumed)
         model = with_copies(model, (first.ep, degrees.ep), assumed)
     else:
-        degrees = degrees_of(row.pool, model, device, assumed)
+        degrees = degrees_of(row.pool, model, device, assumed, row.concurrency)
     found = mapped_serving(row, degrees.tp, mappings)
     if found.unanswered:
         raise InputError(found.unanswered)
@@ -173,7 +178,7 @@ def loop_of(row: ServingRow, mappings: Sequence[ServingMap]) -> Loop:
     # Whole nodes, or a cluster of them: each server stands on devices of its own.
     most = max(degrees.server, first.server if first else 1)
     return Loop(
-        row, model, given_system(device, most),
+        row, model, systems(device, most),
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
         requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
         None if first is None else _prompt_engine(engine, isl),

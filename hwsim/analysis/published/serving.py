@@ -15,8 +15,11 @@ from hwsim.analysis.published.loop import FloatArray, Loop, LoopRuns, loop_of
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
 from hwsim.errors import HwsimError
+from hwsim.specs.device import DeviceSpec
+from hwsim.specs.given_names import given_system
 from hwsim.specs.published.serving import ServingRow, little, read_serving
 from hwsim.specs.published.serving_map import load_serving_mappings
+from hwsim.specs.system import SystemSpec
 
 METRICS = ("ttft", "tpot", "throughput")
 _OPS = {False: "serve aggregated", True: "serve disaggregated"}
@@ -53,6 +56,7 @@ class ServingPredictor:
     def __init__(self, fidelity: Fidelity) -> None:
         self._runs = LoopRuns(fidelity)
         self._mappings = load_serving_mappings()
+        self._systems: dict[tuple[str, int], SystemSpec] = {}
 
     def read(self, path: Path) -> tuple[ServingRow, ...]:
         """Return the rows of a file."""
@@ -63,18 +67,22 @@ class ServingPredictor:
         loop, served, reason = None, None, row.fault
         if not reason:
             try:
-                loop = loop_of(row, self._mappings)
+                loop = loop_of(row, self._mappings, self._system)
                 served = self._served(loop)
             except HwsimError as error:
                 reason = str(error)
         return _records(row, loop, served, reason)
 
-    def sharing(self, row: ServingRow) -> Hashable:
-        """Return what tables of step times depend on."""
-        return (
-            row.model, row.device, row.backend, row.precision, row.moe_quant_mode,
-            row.pool, row.prefill, row.decode,
-        )  # fmt: skip
+    def _system(self, device: DeviceSpec, devices: int) -> SystemSpec:
+        key = (device.id, devices)
+        if key not in self._systems:
+            self._systems[key] = given_system(device, devices)
+        return self._systems[key]
+
+    def sharing(self, row: ServingRow) -> tuple[Hashable, Hashable]:
+        """Return what tables of step times, and what whole runs depend on."""
+        shared = (row.model, row.device, row.backend, row.precision, row.mode)
+        return shared, (row.isl, row.osl, row.concurrency)
 
     def _served(self, loop: Loop) -> Served:
         run = self._runs.run(loop).run

@@ -33,9 +33,9 @@ class TrainingPredictor:
         """Return the record of a row."""
         return [_record(self._runs.predict(mapped(row, self._mappings)))]
 
-    def sharing(self, row: PublishedRun) -> Hashable:
+    def sharing(self, row: PublishedRun) -> tuple[Hashable, Hashable]:
         """Return what runs of a row have in common with others."""
-        return row.source, row.model, row.device
+        return (row.source, row.model, row.device), row.row
 
 
 def _record(p: RunPrediction) -> Record:

@@ -87,15 +87,22 @@ def _result(future: Future[dict[int, list[Record]]]) -> dict[int, list[Record]]:
 
 
 def _shares(rows: Sequence[Row]) -> list[list[int]]:
-    """Return rows by index; those that share what is kept go to one worker."""
-    alike: dict[Any, list[int]] = {}
+    """Return rows by index: twins together, and beside those that share some work."""
+    alike: dict[Any, dict[Any, list[int]]] = {}
     for index, (predictor, row) in enumerate(rows):
-        alike.setdefault((id(predictor), predictor.sharing(row)), []).append(index)
-    return [
-        group[first : first + _SHARE]
-        for group in alike.values()
-        for first in range(0, len(group), _SHARE)
-    ]
+        some, nearly_all = predictor.sharing(row)
+        twins = alike.setdefault((id(predictor), some), {})
+        twins.setdefault(nearly_all, []).append(index)
+    shares: list[list[int]] = []
+    for group in alike.values():
+        share: list[int] = []
+        for twin in group.values():
+            share += twin
+            if len(share) >= _SHARE:
+                shares.append(share)
+                share = []
+        shares += [share] if share else []
+    return shares
 
 
 _rows: list[Row] = []

@@ -263,3 +263,13 @@ def test_rounds_that_are_left_out_are_like_those_between() -> None:
     assert (weights[0], weights[4096], weights[-1]) == (1.0, 8.0, 1.0)
     few = loop_of(recipe_row(90), load_serving_mappings())
     assert set(few.weights) == {1.0}
+
+
+def test_clients_beyond_a_servers_batches_are_those_of_more_servers() -> None:
+    model, device = load_model("qwen3-32b"), load_device("gb200")
+    assumed: list[str] = []
+    pool = Workers(batch_size=8, tp=2)
+    assert degrees_of(pool, model, device, assumed, 32).replicas == 4
+    assert assumed == ["4 servers: clients over batch_size"]
+    assert degrees_of(pool, model, device, [], 8).replicas == 1
+    assert degrees_of(pool, model, device, [], 12).replicas == 1
