@@ -8,7 +8,7 @@ weights. Every operator is also written down, so that a step can be predicted.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,19 @@ class LiveModel:
         return asdict(self)
 
 
+class _Names(NamedTuple):
+    """Names of one layer's weights and buffers."""
+
+    norm1: str
+    norm2: str
+    qkv: str
+    out: str
+    up: str
+    down: str
+    keys: str
+    values: str
+
+
 class Transformer:
     """Weights, buffers and steps of one model on one batch.
 
@@ -69,6 +82,17 @@ class Transformer:
         self.trace: list[dict[str, Any]] | None = None
         self.ids = self.rng.integers(0, model.vocab, (batch, tokens))
         self.mask = ops.causal_mask(tokens, self.dtype)
+        # Names are put together once: a step would spend a tenth of its time on them.
+        self._names = [
+            _Names(*(f"{i}.{part}" for part in _Names._fields))
+            for i in range(model.layers)
+        ]
+        w = self.weights
+        self._gains = {
+            name[:-5]: (w[name], w[name[:-5] + ".shift"])
+            for name in w
+            if name.endswith(".gain")
+        }
         self._buffers: dict[tuple[Any, ...], Array] = {}
 
     def _initial_weights(self) -> dict[str, Array]:
@@ -98,9 +122,10 @@ class Transformer:
     def buffer(self, name: str, *size: int) -> Array:
         """Return an array that is kept from step to step."""
         key = (name, *size)
-        if key not in self._buffers:
-            self._buffers[key] = np.zeros(size, self.dtype)
-        return self._buffers[key]
+        found = self._buffers.get(key)
+        if found is None:
+            found = self._buffers[key] = np.zeros(size, self.dtype)
+        return found
 
     def note(self, op: str, **shape: int | float) -> None:
         """Write an operator down, if anybody asked."""
@@ -132,14 +157,16 @@ class Transformer:
 
     def add(self, out: Array, other: Array) -> Array:
         """Sum in place."""
-        self.note_values("add", *rows_of(out), 3)
+        if self.trace is not None:
+            self.note_values("add", *rows_of(out), 3)
         out += other
         return out
 
     def norm(self, x: Array, name: str) -> Array:
         """Layer norm into a buffer of its own."""
-        self.note_values("layernorm", *rows_of(x), 2)
-        gain, shift = self.weights[f"{name}.gain"], self.weights[f"{name}.shift"]
+        if self.trace is not None:
+            self.note_values("layernorm", *rows_of(x), 2)
+        gain, shift = self._gains[name]
         return ops.layernorm(x, gain, shift, self.buffer(name, *x.shape))
 
     # Inference --------------------------------------------------------------
@@ -183,11 +210,12 @@ class Transformer:
     def cache(self, i: int, room: int) -> tuple[Array, Array]:
         """Return the keys and values kept for a layer."""
         size = (self.batch, self.model.heads, room, self.model.head_dim)
-        return self.buffer(f"{i}.keys", *size), self.buffer(f"{i}.values", *size)
+        named = self._names[i]
+        return self.buffer(named.keys, *size), self.buffer(named.values, *size)
 
     def _layer(self, x: Array, i: int, count: int, at: int) -> Array:
-        w, heads = self.weights, self.model.heads
-        qkv = self.linear(self.norm(x, f"{i}.norm1"), w[f"{i}.qkv"], f"{i}.qkv")
+        w, heads, named = self.weights, self.model.heads, self._names[i]
+        qkv = self.linear(self.norm(x, named.norm1), w[named.qkv], named.qkv)
         q, k, v = self._heads(qkv, count)
         if at:  # a step over the cache; a prompt attends to itself
             keys, values = self.cache(i, at + count)
@@ -198,13 +226,15 @@ class Transformer:
         self.product(q, k.swapaxes(-1, -2), scores)
         if count > 1:
             self.add(scores, self.mask)
-        self.note_values("softmax", self.batch * heads * count, kv, 2)
+        if self.trace is not None:
+            self.note_values("softmax", self.batch * heads * count, kv, 2)
         ops.softmax(scores, scores)
         mixed = self.buffer("mixed", self.batch, count, heads, self.model.head_dim)
         self.product(scores, v, mixed.transpose(0, 2, 1, 3))
         flat = mixed.reshape(len(x), -1)
-        self.add(x, self.linear(flat, w[f"{i}.out"], "out"))
-        up = self.linear(self.norm(x, f"{i}.norm2"), w[f"{i}.up"], "up")
-        self.note_values("gelu", *rows_of(up), 2)
+        self.add(x, self.linear(flat, w[named.out], "out"))
+        up = self.linear(self.norm(x, named.norm2), w[named.up], "up")
+        if self.trace is not None:
+            self.note_values("gelu", *rows_of(up), 2)
         wide = ops.gelu(up, self.buffer("gelu", *up.shape))
-        return self.add(x, self.linear(wide, w[f"{i}.down"], "down"))
+        return self.add(x, self.linear(wide, w[named.down], "down"))
