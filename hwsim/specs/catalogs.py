@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,8 @@ DEVICES = Catalog("device", DeviceSpec, "devices", "*/*/spec.toml", exclude="sys
 SYSTEMS = Catalog("system", SystemFile, "devices", "systems/*/spec.toml")
 MODELS = Catalog("model", ModelSpec, "workloads", "models/*.toml")
 STACKS = Catalog("stack", StackSpec, "workloads", "stacks/*.toml")
+# Keys that only files of systems have.
+_OF_SYSTEMS = {"device", "node", "devices_per_node", "nodes", "networks", "host"}
 S = TypeVar("S", bound=Spec)
 
 
@@ -145,7 +147,7 @@ def load_system(name: str) -> SystemSpec:
     """
     if looks_like_path(name):
         table = read_table(SYSTEMS.find(name))
-        if "compute" in table or "memory" in table:
+        if _is_device(table):
             return _alone(_Same(load_device(name)))
         return resolve_system(load_spec(SYSTEMS, SystemFile, name))
     if isinstance(name, str) and SYSTEMS.by_id(name) is None and DEVICES.by_id(name):
@@ -155,6 +157,26 @@ def load_system(name: str) -> SystemSpec:
     except UnknownNameError as unknown_system:
         return _alone(_Same(_device_or(unknown_system, name)))
     return resolve_system(file)
+
+
+def _is_device(table: Mapping[str, Any]) -> bool:
+    """Whether a file is of a device, by its keys, else by what it is based on."""
+    if "compute" in table or "memory" in table:
+        return True
+    base = table.get("based_on")
+    if not isinstance(base, str) or _OF_SYSTEMS & set(table):
+        return False
+    if looks_like_path(base):
+        return Path(base).is_file() and _is_device(read_table(Path(base)))
+    if SYSTEMS.by_id(base) is not None:
+        return False
+    if DEVICES.by_id(base) is not None:
+        return True
+    try:
+        SYSTEMS.find(base)
+    except UnknownNameError:
+        return True
+    return False
 
 
 def _device_or(unknown_system: UnknownNameError, name: str) -> DeviceSpec:
