@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
@@ -18,6 +20,9 @@ from hwsim.cli.settings import manners
 from hwsim.errors import InputError
 from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
+
+_FREE = 10_000  # width at which nothing wraps
+_ROOMY = 80  # columns of a terminal that any table fits, if it must by folding
 
 
 def console() -> Console:
@@ -44,28 +49,74 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
 
 
+class FittedTable:
+    """A table; on a terminal too narrow for it, its rows one below the other."""
+
+    def __init__(
+        self,
+        title: str | None,
+        columns: Sequence[str] | None,
+        rows: Iterable[Sequence[str]],
+        right: Sequence[str],
+    ) -> None:
+        self._title, self._columns = title, columns
+        self._rows, self._right = [list(row) for row in rows], right
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        whole = self._drawn(whole=True)
+        free = options.update(max_width=_FREE)
+        least = Measurement.get(console, free, whole).minimum
+        narrow = self._columns is not None and options.max_width < _ROOMY
+        if narrow and least > options.max_width:
+            yield from self._records()
+        else:
+            yield self._drawn(whole=False)
+
+    def _drawn(self, *, whole: bool) -> Table:
+        """Return the table; ``whole``: cells of numbers stay in one line."""
+        drawn = Table(
+            title=self._title, title_justify="left", header_style="bold", box=None,
+            show_header=self._columns is not None,
+        )  # fmt: skip
+        for name in self._columns or ():
+            side: Any = "right" if name in self._right else "left"
+            first = name == (self._columns or ("",))[0]  # ids are copied: keep whole
+            kept = first or (whole and side == "right")
+            drawn.add_column(name, justify=side, overflow="fold", no_wrap=kept)
+        for row in self._rows:
+            drawn.add_row(*row)
+        return drawn
+
+    def _records(self) -> Iterator[RenderableType]:
+        if self._title:
+            yield Text.from_markup(self._title)
+        names = list(self._columns or ())
+        for head, *cells in self._rows:
+            if head.strip():
+                yield Text.from_markup(f" {head}", style="bold", overflow="fold")
+            grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, cell in zip(names[1:], cells, strict=False):
+                if cell.strip():
+                    grid.add_row(f"   {name}", cell)
+            yield grid
+
+
 def table(
     title: str | None,
     columns: Sequence[str] | None,
     rows: Iterable[Sequence[str]],
     *,
     right: Sequence[str] = (),
-) -> Table:
+) -> FittedTable:
     """Return a table; the named columns are aligned to the right.
 
     Without columns it has no header.
     """
-    drawn = Table(
-        title=title, title_justify="left", header_style="bold", box=None,
-        show_header=columns is not None,
-    )  # fmt: skip
-    for name in columns or ():
-        side: Any = "right" if name in right else "left"
-        wraps = name != (columns or ("",))[0]  # ids are copied: keep them whole
-        drawn.add_column(name, justify=side, overflow="fold", no_wrap=not wraps)
-    for row in rows:
-        drawn.add_row(*row)
-    return drawn
+    return FittedTable(title, columns, rows, right)
 
 
 def check_outputs(*places: Path | None) -> None:

@@ -1,5 +1,6 @@
 """Defaults from files and the environment, verbosity, units, completion, help."""
 
+import io
 import json
 import os
 import subprocess
@@ -138,3 +139,24 @@ def test_the_shell_completes_names(typed, offered):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert offered in done.stdout, done.stderr
+
+
+def narrow(width, rows, columns=("id", "rate", "why")):
+    from rich.console import Console
+
+    from hwsim.cli.output import table
+
+    out = Console(width=width, file=io.StringIO())
+    out.print(table(None, columns, rows, right=["rate"]))
+    return out.file.getvalue()
+
+
+def test_a_narrow_terminal_gets_rows_one_below_the_other():
+    rows = [["device.memory.hbm.bandwidth", "989.4 TFLOP/s", "it hardly moves"] * 1]
+    wide, slim = narrow(90, rows), narrow(44, rows)
+    assert wide.splitlines()[0].split() == ["id", "rate", "why"]
+    assert "989.4 TFLOP/s" in slim
+    lines = [line.rstrip() for line in slim.splitlines()]
+    assert lines[0] == " device.memory.hbm.bandwidth"
+    assert lines[1].split(maxsplit=1) == ["rate", "989.4 TFLOP/s"]
+    assert all(len(line) <= 44 for line in lines)
