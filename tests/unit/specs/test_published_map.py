@@ -206,7 +206,7 @@ def test_mixture_widths_in_words(cell: str) -> None:
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"model": "GPT-99B"}, "layers, hidden, heads of it is not given"),
+        ({"model": "GPT-next"}, "layers, hidden, heads of it is not given"),
         (
             {"model": "GPT-8x9B", "ffn_words": "2048 per expert", **SHAPE},
             "how many experts",
