@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from hwsim.cost.cost import Cost, FloatArray, combine
 from hwsim.cost.residual import attention_features, corrected
 from hwsim.cost.sequence import add, interconnect_to_overhead, select
+from hwsim.cost.terms import cache_name, cache_rate, combine_stream
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
@@ -44,6 +45,7 @@ def prefill_attention_cost(
     kv_dtype: str | None = None,
     write_kv: bool = True,
     backward: bool = False,
+    resident: ArrayLike = 0.0,
 ) -> Cost:
     """Return the cost of fused attention of many query tokens.
 
@@ -65,6 +67,9 @@ def prefill_attention_cost(
         Whether new keys and values are written to a cache.
     backward : bool
         The backward pass instead of the forward pass.
+    resident : array_like
+        Share of all that is read and written that the device's shared on-chip
+        cache already holds. [1]
 
     Returns
     -------
@@ -87,18 +92,19 @@ def prefill_attention_cost(
     if backward:
         # Reads q, k, v, output and its gradient; writes three gradients.
         nbytes, passes = 2.5 * nbytes, p.backward_flop_ratio / p.backward_efficiency
-    rate = device.bandwidth * p.memory_efficiency
-    main = device.main_memory_name
-    cost = combine(
-        compute=passes * _busy(p, work, device, dtype),
-        levels={main: nbytes / rate},
+    held = np.asarray(resident, dtype=np.float64)
+    busy = passes * _busy(p, work, device, dtype)
+    cost = combine_stream(
+        compute=np.broadcast_to(busy, np.broadcast_shapes(busy.shape, held.shape)),
+        levels=_streamed(nbytes, held, device, calibration),
         overhead=p.start_time,
         exponent=p.memory_overlap,
     )
     if write_kv and not backward:
         written = b * sq * g * (dk + dv) * (element + kv_element)
         tokens = p.token_time * b * sq / parallel_units(device)
-        write = combine(levels={main: written / rate}, interconnect=tokens, exponent=2)
+        levels = _streamed(written, held, device, calibration)
+        write = combine(levels=levels, interconnect=tokens, exponent=2)
         cost = add(cost, interconnect_to_overhead(write))
     cost = corrected(
         cost, calibration, "attention_prefill",
@@ -161,14 +167,18 @@ def decode_attention_cost(
     dv = dk if v_head_dim is None else np.asarray(v_head_dim, dtype=np.float64)
     p = calibration.attention.decode
     element, kv_element = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
-    work = _DecodeWork(b, b * g, h / g, dk, dv, kv_element < element)
+    narrow = kv_element < element
+    # Behind a sliding window, such kernels leave each head a unit of its own.
+    apart = (w > 0) & (p.regroups_heads and not narrow)
+    own = np.where(apart, h, g)
+    work = _DecodeWork(b, b * own, h / own, dk, dv, narrow)
     tokens = np.where((w > 0) & (sk > w), np.minimum(sk, w + p.window_padding), sk)
     io = b * h * (dk + dv) * element
-    nbytes = work.units * tokens * kv_element * (dk if shared_kv else dk + dv) + io
+    nbytes = b * g * tokens * kv_element * (dk if shared_kv else dk + dv) + io
     splits, active = _splits(p, work, tokens, parallel_units(device))
     rate = device.bandwidth * p.memory_efficiency
     memory = nbytes * (1 - held + held / p.cache_bandwidth_ratio) / rate
-    alone = nbytes / (device.bandwidth * p.unit_bandwidth_ratio * active)
+    alone = nbytes * (own / g) / (device.bandwidth * p.unit_bandwidth_ratio * active)
     start = p.start_time + p.split_time * np.log2(splits)
     if p.regroups_heads and not work.narrow:
         regrouped = (work.group > 1) & (b > 1) & (g > 1)
@@ -187,6 +197,22 @@ def decode_attention_cost(
         interconnect_to_overhead(cost), calibration, "attention_decode",
         lambda: attention_features(b, h, g, dk, np.ones(()), sk, w, kv_element),
     )  # fmt: skip
+
+
+def _streamed(
+    nbytes: FloatArray, held: FloatArray, device: DeviceSpec, calibration: Calibration
+) -> dict[str, FloatArray]:
+    """Return the time of a prefill's traffic by memory level. [s]"""
+    rate = device.bandwidth * calibration.attention.prefill.memory_efficiency
+    name = cache_name(device)
+    if name is None or not np.any(held):
+        return {device.main_memory_name: nbytes / rate}
+    e = calibration.elementwise
+    fast = cache_rate(device, e.cache_efficiency, e.cache_speedup, rate)
+    return {
+        name: nbytes * held / fast,
+        device.main_memory_name: nbytes * (1.0 - held) / rate,
+    }
 
 
 class _DecodeWork(NamedTuple):

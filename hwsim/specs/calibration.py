@@ -22,6 +22,8 @@ from hwsim.registry import search_paths
 from hwsim.resources import USER_PATH
 from hwsim.specs.base import CatalogSpec, Name, Source
 from hwsim.specs.calibration_file import CalibrationFile, IntervalFile, Spread
+from hwsim.specs.carry import CARRIED, Traits, carried_from, traits
+from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import Catalog, load_spec, read_table, validate
 from hwsim.specs.parameters.attention import AttentionParameters
@@ -67,6 +69,9 @@ class Calibration(CatalogSpec):
     registered : tuple of str
         Families that a cost model of a stack's own predicts; how far it is off is
         not known.
+    stated_for : dict of path to device
+        Device that parameters below a dotted path were measured on, or are
+        meant for; on others they follow its spec (``hwsim.specs.carry``).
     origin : str
         How near the data behind the generation's values are: ``generation``
         (this generation was measured), ``kind`` (devices of its kind were)
@@ -81,6 +86,7 @@ class Calibration(CatalogSpec):
     moe: MoeParameters
     collective: CollectiveParameters
     cache_reach: dict[Name, Reach] = {}
+    stated_for: dict[Name, Name] = {}
     residuals: SkipJsonSchema[Mapping[str, Residual]] = Field(
         default={}, exclude=True, repr=False
     )
@@ -145,8 +151,9 @@ def calibration_for(
         path = borrowed_path(device)
     stamp = 0 if path is None else path.stat().st_mtime_ns
     return _calibration(
-        device.id, device.architecture, device.kind, path, stamp, user_path
-    )
+        device.id, device.architecture, device.kind, traits(device), path, stamp,
+        user_path,
+    )  # fmt: skip
 
 
 def calibration_path(device: DeviceSpec) -> Path | None:
@@ -220,12 +227,14 @@ def _calibration(
     device: str,
     architecture: str,
     kind: str,
+    figures: Traits,
     path: Path | None,
     stamp: int,
     user_path: str | None,
 ) -> Calibration:
     del stamp  # part of the cache key: a new calibration is read again
-    base = _generation(architecture, kind, user_path)
+    generation = _generation(architecture, kind, user_path)
+    base = carried(generation, figures)
     if path is None:
         return base
     file = load_calibration_file(path)
@@ -234,13 +243,35 @@ def _calibration(
             f"{path}: device", f"{file.device!r} is not {path.parent.name!r}",
             "put it right",
         )  # fmt: skip
-    found = apply_file(base, file)
     if file.device == device:
-        return found
+        return apply_file(base, file)
+    owner = load_device(file.device)
+    found = apply_file(carried(generation, traits(owner)), file)
+    found = found.model_copy(update={"stated_for": dict.fromkeys(CARRIED, owner.id)})
     # Errors on a device that was not measured are those of its generation.
-    return found.model_copy(
+    return carried(found, figures).model_copy(
         update={"calibrated": (), "borrowed": found.calibrated, "spread": base.spread}
     )
+
+
+def carried(found: Calibration, figures: Traits) -> Calibration:
+    """Return parameters as they are on a device of the figures given."""
+    if figures == Traits():
+        return found
+    values = carried_from(found, lambda path: _stated_for(found, path), figures)
+    return with_parameters(found, values) if values else found
+
+
+def _stated_for(found: Calibration, path: str) -> Traits | None:
+    """Return the figures of the device that a path's value is stated for."""
+    fits = [
+        prefix
+        for prefix in found.stated_for
+        if path == prefix or path.startswith(f"{prefix}.")
+    ]
+    if not fits:
+        return None
+    return traits(load_device(found.stated_for[max(fits, key=len)]))
 
 
 def apply_file(base: Calibration, file: CalibrationFile) -> Calibration:

@@ -42,6 +42,19 @@ def test_intervals_cover_nine_rows_in_ten(seed, noise):
 
 
 @given(seeds)
+def test_coverage_is_of_folds_that_the_widening_did_not_see(seed):
+    """A fold unlike all others is not covered by what the others gave."""
+    rng = np.random.default_rng(seed)
+    fold = np.arange(2000) % 4
+    noise = np.where(fold == 3, 0.5, 0.05)
+    predicted = np.full(2000, 1e-4)
+    measured = predicted * np.exp(rng.normal(0.0, 1.0, 2000) * noise)
+    check = check_interval(predicted, measured, fold)
+    # Widening on all folds at once would claim the 90 % that it was chosen for.
+    assert check.coverage < 0.86
+
+
+@given(seeds)
 def test_more_noise_is_never_a_narrower_interval(seed):
     rng = np.random.default_rng(seed)
     predicted = np.full(500, 1e-4)

@@ -71,16 +71,23 @@ def check_interval(
 ) -> IntervalCheck:
     """Return the spread, and what intervals made of other folds cover.
 
-    Rows of each fold are checked against quantiles of the other folds, so
-    that neither parameters nor quantiles have seen them. Whole blocks of shapes
-    differ by more than rows do: where too few are covered, all quantiles are
-    widened by the one factor that covers enough.
+    Whole blocks of shapes differ by more than rows do: where too few rows of
+    left-out folds are covered, all quantiles are widened by the one factor that
+    covers enough. Coverage and width are those of each fold with quantiles and
+    a factor that other folds alone gave, so that neither parameters nor
+    quantiles nor the factor have seen the rows that they are judged on.
     """
-    low, high, ratio = _of_other_folds(predicted, measured, fold)
-    for factor in _FACTORS:
-        inside = (factor * low <= ratio) & (ratio <= factor * high)
-        if np.mean(inside) >= COVER:
-            break
+    logs = np.log(measured / predicted)
+    inside, width = np.zeros(len(logs), dtype=bool), np.zeros(len(logs))
+    for which in np.unique(fold):
+        here = fold == which
+        others = ~here if np.any(~here) else here
+        factor = _factor(predicted[others], measured[others], fold[others])
+        table = regime_table(predicted[others], measured[others])
+        low, high = Spread(table).logs(predicted[here])
+        inside[here] = (factor * low <= logs[here]) & (logs[here] <= factor * high)
+        width[here] = np.exp(factor * high) - np.exp(factor * low)
+    factor = _factor(predicted, measured, fold)
     regimes = {
         name: Regime(
             low=_short(factor * r.low), high=_short(factor * r.high), rows=r.rows
@@ -90,8 +97,19 @@ def check_interval(
     return IntervalCheck(
         regimes=RegimeTable(regimes=regimes),
         coverage=_short(np.mean(inside)),
-        width=_short(np.mean(np.exp(factor * high) - np.exp(factor * low))),
+        width=_short(np.mean(width)),
     )
+
+
+def _factor(
+    predicted: FloatArray, measured: FloatArray, fold: NDArray[np.int64]
+) -> float:
+    """Return what widens quantiles of other folds until they cover enough."""
+    low, high, ratio = _of_other_folds(predicted, measured, fold)
+    for factor in _FACTORS:
+        if np.mean((factor * low <= ratio) & (ratio <= factor * high)) >= COVER:
+            break
+    return float(factor)
 
 
 def _of_other_folds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from hwsim.specs.residual import ResidualSpec
 
 # Errors beyond this, in ln(predicted / measured), count linearly.
 _ROBUST = 0.05
+Carry = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ def fit_values(
     *,
     starts: int | None = None,
     shares: Sequence[float] = (),
+    carries: Sequence[Carry] | None = None,
 ) -> tuple[dict[str, float], tuple[Bound, ...], int]:
     """Fit one set of parameters to rows of one device or of several.
 
@@ -183,6 +185,9 @@ def fit_values(
         come from.
     shares : sequence of float
         Share of each device in the rows that are drawn; even by default. [1]
+    carries : sequence of callable, optional
+        Turns the parameters into those of each device; they are the same on
+        all by default.
 
     Returns
     -------
@@ -197,18 +202,19 @@ def fit_values(
     used = 0
     planned = [stages(part, prior) for part, prior in zip(parts, priors, strict=True)]
     shares = shares or [1 / len(parts)] * len(parts)
+    carries = carries or [dict] * len(parts)
     for step in range(max(len(found) for found in planned)):
         some = [
-            (_sample(part, found[step], round(plan.sample * share), rng), prior)
-            for part, prior, found, share in zip(
-                parts, priors, planned, shares, strict=True
+            (_sample(part, found[step], round(plan.sample * share), rng), prior, carry)
+            for part, prior, carry, found, share in zip(
+                parts, priors, carries, planned, shares, strict=True
             )
             if step < len(found)
         ]
         own = _joined_bounds([found[step] for found in planned if step < len(found)])
         values |= _solve(some, own, values, plan, starts or plan.starts, rng)
         bounds += own
-        used += sum(len(part) for part, _ in some)
+        used += sum(len(part) for part, _, _ in some)
     return values, bounds, used
 
 
@@ -227,7 +233,7 @@ def _sample(
 
 
 def _solve(
-    some: Sequence[tuple[FitRows, Calibration]],
+    some: Sequence[tuple[FitRows, Calibration, Carry]],
     bounds: tuple[Bound, ...],
     known: Mapping[str, float],
     plan: FitPlan,
@@ -236,18 +242,16 @@ def _solve(
 ) -> dict[str, float]:
     low = np.log([b.lower for b in bounds])
     high = np.log([b.upper for b in bounds])
-    measured = [np.log(part.time) for part, _ in some]
+    measured = [np.log(part.time) for part, _, _ in some]
     paths = [b.path for b in bounds]
 
     def error(x: FloatArray) -> FloatArray:
         values = {**known, **dict(zip(paths, np.exp(x).tolist(), strict=True))}
-        return np.concatenate(
-            [
-                np.log(np.maximum(part.predict(with_parameters(base, values)), 1e-12))
-                - target
-                for (part, base), target in zip(some, measured, strict=True)
-            ]
-        )
+        parts = []
+        for (part, base, carry), target in zip(some, measured, strict=True):
+            predicted = part.predict(with_parameters(base, carry(values)))
+            parts.append(np.log(np.maximum(predicted, 1e-12)) - target)
+        return np.concatenate(parts)
 
     first = np.array([_prior(some[0][1], b) for b in bounds])
     best, found = np.inf, first

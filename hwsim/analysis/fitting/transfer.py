@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,15 +24,25 @@ from hwsim.specs.calibration import (
     GENERATIONS,
     Calibration,
     calibration_for,
+    carried,
     with_parameters,
 )
 from hwsim.specs.calibration_file import Regime, RegimeTable
+from hwsim.specs.carry import carried_values, traits
 from hwsim.specs.catalogs import load_device
+from hwsim.specs.device import DeviceSpec
 from hwsim.specs.load import load_spec
 from hwsim.specs.measurement.table import MeasurementTable
 
 # An unmeasured kind of device: as far off again as an unmeasured generation.
 _UNKNOWN_KIND = 1.6
+# How the attention kernels of a generation's library divide their work.
+KERNELS = (
+    "attention.prefill.tile_rows", "attention.prefill.tile_columns",
+    "attention.prefill.packs_groups", "attention.decode.splits_ungrouped",
+    "attention.decode.regroups_heads", "attention.decode.split_tokens",
+    "attention.decode.window_padding",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,20 +131,20 @@ def _transfer(
     )
     if not others:
         return None
-    target = load_device(name)
-    if origin == "generation":
-        prior = calibration_for(target)
-    else:
-        prior = load_spec(GENERATIONS, Calibration, target.kind)
+    priors = {n: _prior(n, name, origin) for n in (name, *others)}
+    turn = _carried if origin == "kind" else _same_chip
+    carries = {n: partial(turn, load_device(others[0]), load_device(n)) for n in priors}
     parts = [rows[n] for n in others]
     values, _, _ = fit_values(
-        parts, [prior] * len(parts), plan, starts=1, shares=_shares(others)
-    )
-    tuned = _same_tiles(with_parameters(prior, values), calibration_for(target))
-    predicted = rows[name].predict(tuned)
+        parts, [priors[n] for n in others], plan, starts=1, shares=_shares(others),
+        carries=[carries[n] for n in others],
+    )  # fmt: skip
+    tuned = {n: with_parameters(p, carries[n](values)) for n, p in priors.items()}
+    tuned[name] = _same_tiles(tuned[name], calibration_for(load_device(name)))
+    predicted = rows[name].predict(tuned[name])
     return Transfer(
         name, family, origin, rows[name].time, predicted,
-        _with_trees(rows[name], parts, tuned, plan),
+        _with_trees(rows[name], tuned[name], parts, [tuned[n] for n in others], plan),
     )  # fmt: skip
 
 
@@ -162,15 +173,56 @@ def _shares(names: Sequence[str]) -> list[float]:
     return [1 / (number * generations.count(g)) for g in generations]
 
 
+def _same_chip(
+    first: DeviceSpec, device: DeviceSpec, values: Mapping[str, float]
+) -> dict[str, float]:
+    """Return parameters, stated for the first device, as its relatives have them."""
+    return carried_values(values, traits(first), traits(device))
+
+
+def _carried(
+    first: DeviceSpec, device: DeviceSpec, values: Mapping[str, float]
+) -> dict[str, float]:
+    """Return parameters, stated for the first device, as others have them.
+
+    Whether a cache is in halves that both keep a copy is each device's own.
+    """
+    kept = {k: v for k, v in values.items() if not k.startswith("cache_reach.")}
+    return carried_values(kept, traits(first), traits(device))
+
+
+def _prior(name: str, target: str, origin: str) -> Calibration:
+    """Return what is known of a device without measurements of the target.
+
+    Of other generations that is the kind's values; which library's kernels
+    serve a generation is public, and so is how they cut up attention.
+    """
+    spec, own = load_device(name), calibration_for(load_device(name))
+    if origin == "generation":
+        return calibration_for(load_device(target))
+    kind = carried(load_spec(GENERATIONS, Calibration, spec.kind), traits(spec))
+    return with_parameters(kind, {path: _at(own, path) for path in KERNELS})
+
+
+def _at(holder: object, path: str) -> object:
+    for key in path.split("."):
+        holder = getattr(holder, key)
+    return holder
+
+
 def _with_trees(
-    target: FitRows, parts: Sequence[FitRows], tuned: Calibration, plan: FitPlan
+    target: FitRows,
+    tuned: Calibration,
+    parts: Sequence[FitRows],
+    others: Sequence[Calibration],
+    plan: FitPlan,
 ) -> FloatArray:
     """Return predictions with trees grown on the errors of other devices."""
     names: tuple[str, ...] = ()
     tables, errors = [], []
-    for part in parts:
-        names, table, own = part.features(tuned)
-        other = part.predict(tuned) - own
+    for part, calibration in zip(parts, others, strict=True):
+        names, table, own = part.features(calibration)
+        other = part.predict(calibration) - own
         wanted = np.maximum(part.time - other, 0.3 * own)
         tables.append(table)
         errors.append(np.clip(np.log(wanted / own), -1.0, 1.0))

@@ -129,6 +129,7 @@ def _prefill(group: Group, s: Shapes) -> Cost:
         dtype=str(group.rows["dtype"][0]),
         kv_dtype=str(group.rows["kv_dtype"][0]) or None,
         write_kv=group.writes_kv,
+        resident=group.resident(attention_work(group.rows).nbytes, "prefill"),
     )  # fmt: skip
 
 
