@@ -12,7 +12,7 @@ from hwsim.specs.catalogs import load_device
 def test_a_device_keeps_what_was_measured_on_it() -> None:
     own = traits(load_device("l40s"))
     values = {path: 0.5 for rule in RULES for path in rule.paths}
-    kept = {path: v for path, v in carried_values(values, own, own).items()}
+    kept = carried_values(values, own, own)
     for rule in RULES:
         for path in rule.paths:
             assert kept[path] == max(0.5, rule.lower)
@@ -20,7 +20,8 @@ def test_a_device_keeps_what_was_measured_on_it() -> None:
 
 def test_floors_go_with_the_gap_between_kernels_of_a_graph() -> None:
     a100, a40 = load_device("a100-80gb-sxm"), load_device("a40")
-    assert a100.launch is not None and a40.launch is not None
+    assert a100.launch is not None
+    assert a40.launch is not None
     ratio = a40.launch.graph / a100.launch.graph
     there = calibration_for(a100).attention.decode.start_time
     here = calibration_for(a40).attention.decode.start_time
