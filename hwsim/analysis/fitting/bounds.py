@@ -141,9 +141,13 @@ def stages(rows: FitRows, calibration: Calibration) -> list[Stage]:
         return _moe(rows, calibration)
     narrow = np.any(np.isin(rows.rows["kv_dtype"].astype(str), ("fp8", "int8")))
     if rows.family == "attention_prefill":
-        return [Stage((*_PREFILL, *(_PREFILL_NARROW if narrow else ())), every)]
-    regroup = _REGROUP if calibration.attention.decode.regroups_heads else ()
-    return [Stage((*_DECODE, *(_DECODE_NARROW if narrow else ()), *regroup), every)]
+        bounds = (*_PREFILL, *(_PREFILL_NARROW if narrow else ()))
+    else:
+        regroup = _REGROUP if calibration.attention.decode.regroups_heads else ()
+        bounds = (*_DECODE, *(_DECODE_NARROW if narrow else ()), *regroup)
+    if len(set(rows.rows["head_dim"])) == 1:  # says nothing about other widths
+        bounds = tuple(b for b in bounds if "width_exponent" not in b.path)
+    return [Stage(bounds, every)]
 
 
 def _moe(rows: FitRows, calibration: Calibration) -> list[Stage]:
