@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def write_reports(
     *,
     formats: Sequence[str] | None = None,
     templates: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write one page per result, and an index where there are several.
 
@@ -89,6 +90,8 @@ def write_reports(
     formats : sequence of str, optional
         Of ``html``, ``md`` and ``pdf``; all by default, PDF where WeasyPrint
         is installed.
+    progress : callable, optional
+        Told how many pages are written, of how many.
 
     Returns
     -------
@@ -104,4 +107,4 @@ def write_reports(
     """
     from hwsim.report.reports import write_all
 
-    return write_all(results, Path(folder), formats, templates)
+    return write_all(results, Path(folder), formats, templates, progress)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,8 +12,14 @@ from rich.markup import escape
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set
 from hwsim.cli.output import console, note, note_unread, print_json, save, table
+from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
+
+if TYPE_CHECKING:
+    from hwsim.analysis.published.runs import ComparedRow
+
+INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +45,8 @@ def demo(
     if out is not None:
         make_folder(out)
 
-    rows = tuple(compare_each(fidelity=fidelity.value, overrides=set_ or ()))
+    each = compare_each(fidelity=fidelity.value, overrides=set_ or ())
+    rows, complete = _predicted(each)
     comparison = PublishedComparison(rows, fidelity.value, tuple(set_ or ()))
     if set_ and not comparison.answered:
         raise InputError(f"no run can be predicted: {rows[0].reason}")
@@ -49,6 +57,27 @@ def demo(
         _print(comparison)
     if out is not None:
         _write(comparison, out)
+    if not complete:
+        note(f"interrupted: {len(rows)} runs were done")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _predicted(each: Iterator[ComparedRow]) -> tuple[tuple[ComparedRow, ...], bool]:
+    """Return the rows that were predicted, and whether these are all."""
+    from hwsim.specs.published.runs import iter_rows, load_published
+
+    found: list[ComparedRow] = []
+    whole = sum(1 for _ in iter_rows(load_published()))
+    try:
+        with Meter("runs") as meter:
+            for row in each:
+                found.append(row)
+                meter.show(len(found), whole)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        return tuple(found), False
+    return tuple(found), True
 
 
 def _value(value: float | None, unit: str) -> str:

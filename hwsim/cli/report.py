@@ -9,6 +9,7 @@ import typer
 
 from hwsim.cli.examples import examples
 from hwsim.cli.output import note
+from hwsim.cli.progress import Meter
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,11 @@ def report(
     from hwsim.report.templates import NO_PDF, has_pdf
 
     asked = None if formats is None else formats.split(",")
-    for path in hwsim.write_reports(files, out, formats=asked, templates=templates):
+    with Meter("pages") as meter:
+        written = hwsim.write_reports(
+            files, out, formats=asked, templates=templates, progress=meter.show
+        )
+    for path in written:
         note(f"wrote {path}")
     if asked is None and not has_pdf():
         note(f"no PDF: {NO_PDF}")

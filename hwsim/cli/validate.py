@@ -13,6 +13,7 @@ from rich.markup import escape
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Out, Report, Set
 from hwsim.cli.output import console, note, note_unread, save_outputs, table
+from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
@@ -153,13 +154,12 @@ def validate(
             fidelity=fidelity.value if fidelity else None, jobs=jobs,
         )  # fmt: skip
         return
-    result = compare(
-        paths or None,
-        device=device or None,
-        fidelity=fidelity.value if fidelity else None,
-        skip_bad=skip_bad,
-        overrides=set_ or (),
-    )
+    with Meter("families of operators") as meter:
+        result = compare(
+            paths or None, device=device or None, skip_bad=skip_bad,
+            fidelity=fidelity.value if fidelity else None, overrides=set_ or (),
+            progress=meter.show,
+        )  # fmt: skip
     note_unread(set_)
     if json:
         sys.stdout.write(result.to_json() + "\n")

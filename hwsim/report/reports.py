@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def write_all(
     folder: Path,
     formats: Sequence[str] | None = None,
     templates: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write one page per result in each format; see :func:`hwsim.write_reports`."""
     asked, made = checked_formats(formats), Templates(templates)
@@ -62,11 +63,12 @@ def write_all(
     place = make_folder(folder)
     pages = list(zip(_unique([s for s, _ in loaded]), [page_of(r) for _, r in loaded],
                      strict=True))  # fmt: skip
-    written = [
-        _write(page, place / f"{stem}.{suffix}", made)
-        for stem, page in pages
-        for suffix in asked
-    ]
+    written: list[Path] = []
+    for stem, page in pages:
+        for suffix in asked:
+            if progress is not None:
+                progress(len(written), len(pages) * len(asked))
+            written.append(_write(page, place / f"{stem}.{suffix}", made))
     if len(pages) > 1 and "html" in asked:
         entries = [Entry(page, f"{stem}.html") for stem, page in pages]
         written.append(write_atomic(place / "index.html", made.index(entries)))

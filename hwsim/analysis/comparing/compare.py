@@ -127,6 +127,9 @@ class Comparison(Result):
         ends = best.interval_90 or {}
         if self.task == "serve":
             text = f"{best.label} answers soonest: {best.time_s:.3g} s on average"
+            if ends.get("time_s") is not None:
+                low, high = ends["time_s"]
+                text += f" (90 %: {low:.3g} to {high:.3g})"
             unsteady = [
                 c.label for c in self.cells if c.ok and c.result.stable is False
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -237,6 +237,7 @@ def validate(
     skip_bad: bool = False,
     models: Models = device_model,
     overrides: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Predict measured rows and say how far off the predictions are.
 
@@ -258,6 +259,8 @@ def validate(
     overrides : iterable of str
         What-if changes, such as ``"device.memory.main.bandwidth=x0.9"``. Rows
         whose device has no such figure are skipped, and say so.
+    progress : callable, optional
+        Told how many operator families are done, of how many.
 
     Returns
     -------
@@ -288,11 +291,13 @@ def validate(
         table = _only(table, [device] if isinstance(device, str) else list(device))
     overrides = list(overrides)
     changes = parsed(overrides)
-    compared = tuple(
-        _compared(rows, fidelity, models, changes) for rows in table.families.values()
-    )
+    compared: list[FamilyComparison] = []
+    for rows in table.families.values():
+        if progress is not None:
+            progress(len(compared), len(table.families))
+        compared.append(_compared(rows, fidelity, models, changes))
     found = Validation(
-        compared, table.bad, table.files, fidelity, tuple(map(str, overrides))
+        tuple(compared), table.bad, table.files, fidelity, tuple(map(str, overrides))
     )
     if changes and not found.summary.rows and found.skipped:
         raise InputError(f"no row can be predicted: {next(iter(found.skipped)).reason}")
