@@ -19,7 +19,7 @@ from hwsim.specs.device import DeviceSpec
 from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.usual_system import assumed_system
+from hwsim.specs.usual_system import assumed_system, joined
 
 # Formats in names of checkpoints: arithmetic (None: 16 bit) and weights.
 _FORMATS: tuple[tuple[str, str | None, str], ...] = (
@@ -143,4 +143,4 @@ def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
     if not known:
         return assumed_system(device, devices)
     largest = max(known, key=lambda s: s.num_devices)
-    return largest.with_nodes(-(-devices // largest.devices_per_node))
+    return joined(largest, -(-devices // largest.devices_per_node))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from hwsim.errors import InputError
 from hwsim.specs.base import Source
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.network import Network
+from hwsim.specs.load import spec_error
+from hwsim.specs.network import Network, replace
 from hwsim.specs.system import SystemSpec
 
 NODE = 8  # devices of a node, at most
@@ -53,6 +56,45 @@ def assumed_system(device: DeviceSpec, devices: int) -> SystemSpec:
         networks=tuple(networks), sources=(source,),
         notes=("Assumed: no system of this device is in the catalog.",),
     )  # fmt: skip
+
+
+def joined(system: SystemSpec, nodes: int, outer: Network | None = None) -> SystemSpec:
+    """Return a system of more nodes, over Ethernet where nothing joins them yet.
+
+    Parameters
+    ----------
+    outer : Network or None
+        Network that joins them where the system has none; else 100 Gbit/s a node of
+        PCIe, or a device of others.
+
+    Raises
+    ------
+    InputError
+        If the outermost network cannot grow.
+    """
+    if nodes <= system.nodes:
+        return system
+    last = system.networks[-1] if system.networks else None
+    if last is not None and last.kind in {"fat_tree", "dcn"}:
+        return system.with_nodes(nodes)
+    whole, per_node = nodes * system.devices_per_node, system.devices_per_node
+    ports = 1 if last is not None and last.kind == "bus" else per_node
+    if outer is None:
+        outer = Network(
+            name="ethernet", kind="fat_tree", size=whole,
+            bandwidth=OUTER_BANDWIDTH * ports / per_node, latency=OUTER_LATENCY,
+            nics_per_node=ports,
+        )  # fmt: skip
+    elif outer.nics_per_node is not None:
+        outer = replace(outer, size=whole, nics_per_node=per_node)
+    fields = dict(system) | {
+        "id": f"{system.id}-x{nodes}", "nodes": nodes * system.nodes,
+        "networks": (*system.networks, replace(outer, size=whole)),
+    }  # fmt: skip
+    try:
+        return SystemSpec(**fields)
+    except ValidationError as error:
+        raise spec_error(error, f"system {fields['id']}") from None
 
 
 def _inside(device: DeviceSpec, size: int) -> Network:

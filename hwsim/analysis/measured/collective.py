@@ -13,10 +13,12 @@ from hwsim.cost.collective import collective_bound, collective_cost
 from hwsim.cost.cost import Cost, combine
 from hwsim.errors import InputError
 from hwsim.specs.benchmark import DEFAULT, load_benchmark
-from hwsim.specs.catalogs import load_system
+from hwsim.specs.catalogs import SYSTEMS, load_system, load_system_file
+from hwsim.specs.given_names import given_system
 from hwsim.specs.measurement.names import COLLECTIVE_NAMES
-from hwsim.specs.network import replace, shrunk
+from hwsim.specs.network import Network, replace, shrunk
 from hwsim.specs.system import SystemSpec
+from hwsim.specs.usual_system import joined
 
 
 def collective_rows(group: Group) -> Cost:
@@ -48,32 +50,61 @@ def _system(group: Group, world: int) -> SystemSpec:
     rows, device, benchmark = group.rows, group.device.id, group.benchmark
     used = rows["gpus_per_node_used"][0]
     most = rows["gpus_per_node_max"][0]
-    name = group.system_name or benchmark.systems.get(device) or _usual(device)
-    system = load_system(name)
+    name = group.system_name or benchmark.systems.get(device)
+    if name is None:
+        system = given_system(group.device, max(world, int(np.nan_to_num(most))))
+    else:
+        system = load_system(name)
     per_node = world if np.isnan(used) else int(used)
     if np.isnan(used):
         per_node = min(world, system.devices_per_node)
     nodes = -(-world // per_node)
     if nodes > system.nodes and not group.system_name:
         clusters = {**load_benchmark(DEFAULT).clusters, **benchmark.clusters}
-        system = load_system(clusters.get(device, name))
+        if device in clusters:
+            system = load_system(clusters[device])
     if not np.isnan(most) and most != system.devices_per_node:
-        raise InputError(
-            f"gpus_per_node_max is {most:g} but a node of {system.id} has "
-            f"{system.devices_per_node}; name the right system in a system column"
-        )
+        if group.system_name:
+            raise InputError(
+                f"gpus_per_node_max is {most:g} but a node of {system.id} has "
+                f"{system.devices_per_node}; name the right system in a system column"
+            )
+        system = _with_nodes_of(system, int(most))
     if nodes > system.nodes:
-        system = system.with_nodes(nodes)
+        system = (
+            system.with_nodes(nodes) if group.system_name else joined(system, nodes)
+        )
     return _with_devices(system, per_node)
 
 
-def _usual(device: str) -> str:
-    name = load_benchmark(DEFAULT).systems.get(device)
-    if name is None:
+def _with_nodes_of(system: SystemSpec, devices: int) -> SystemSpec:
+    """Return a system whose nodes have another number of devices, like it otherwise.
+
+    The catalog's own node of so many devices comes first.
+    """
+    if any(network.kind == "torus" for network in system.networks):
         raise InputError(
-            f"no usual system is known for device {device}; name one in a system column"
+            f"{system.id} is a torus, not nodes of {devices}; name the right system "
+            "in a system column"
         )
-    return name
+    for name in sorted(SYSTEMS):
+        file = load_system_file(name)
+        if file.device == system.device.id and file.devices_per_node == devices:
+            node = load_system(name)
+            outer = system.networks[-1]
+            crossed = system.nodes > 1 and outer.kind in {"fat_tree", "dcn"}
+            return joined(node, system.nodes, outer) if crossed else node
+    whole, networks = system.devices_per_node, list[Network]()
+    for network in system.networks:
+        size = network.size
+        if size <= whole:
+            size = devices if size == whole else min(size, devices)
+        elif size % devices:
+            size = -(-size // devices) * devices
+        networks.append(replace(network, size=size))
+    nodes = max(max((n.size for n in networks), default=devices) // devices, 1)
+    changes = {"devices_per_node": devices, "nodes": nodes, "networks": tuple(networks)}
+    return system.model_copy(update=changes)
 
 
 def _with_devices(system: SystemSpec, used: int) -> SystemSpec:

@@ -14,9 +14,9 @@ from hwsim.analysis.resolve import changed, changed_system
 from hwsim.analysis.training.train import run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError
-from hwsim.specs.benchmark import DEFAULT, load_benchmark
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.catalogs import load_device, load_model, load_stack, load_system
+from hwsim.specs.given_names import given_system
 from hwsim.specs.load import spec_error
 from hwsim.specs.measurement.table import FamilyRows
 from hwsim.specs.model import ModelSpec
@@ -88,16 +88,7 @@ def _system(row: Row) -> SystemSpec:
         return load_system(row["system"])
     if row["num_devices"] == 1:
         return load_system(row["device"])
-    device, usual = load_device(row["device"]).id, load_benchmark(DEFAULT)
-    for table in (usual.systems, usual.clusters):
-        if device in table:
-            system = load_system(table[device])
-            if system.num_devices >= row["num_devices"]:
-                return system
-    raise InputError(
-        f"no usual system of {row['num_devices']} x {device} is known; name one in a "
-        "system column"
-    )
+    return given_system(load_device(row["device"]), int(row["num_devices"]))
 
 
 def _usual_stack(row: Row) -> str:

@@ -140,8 +140,27 @@ def test_collectives_across_nodes(tmp_path: Path) -> None:
     inside, across, spread = times(rows)
     assert inside < across
     assert spread > inside
-    wrong = rows_of(tmp_path, columns, "lab,h100,all_reduce,bf16,64,4,4,4,9")
+    named = "lab,h100,all_reduce,bf16,64,4,4,{},9,dgx-h100"
+    wrong = rows_of(tmp_path, f"{columns},system", named.format(4), named.format(8))
     assert "gpus_per_node_max" in predict_rows(wrong).reason[0]
+    assert predict_rows(wrong).reason[1] == ""
+
+
+def test_nodes_of_another_size_and_devices_without_a_cluster(tmp_path: Path) -> None:
+    columns = "device,op,dtype,bytes,world_size,gpus_per_node_used,gpus_per_node_max"
+    line = "{},all_reduce,bf16,67108864,{},{},{},9"
+    path = tmp_path / "rows.csv"
+    lines = [
+        line.format(*cells)
+        for cells in (
+            ("h100", 4, 4, 4), ("a100", 16, 4, 4), ("a40", 16, 8, 8),
+            ("ascend-910b", 8, "", ""), ("tpu-v5p", 16, 8, 8),
+        )
+    ]  # fmt: skip
+    path.write_text("\n".join([f"{columns},latency_us", *lines]), encoding="utf-8")
+    predicted = predict_rows(read_table(path).families["collective"])
+    assert list(predicted.reason[:4]) == [""] * 4
+    assert "is a torus, not nodes of 8" in predicted.reason[4]
 
 
 def test_a_partly_filled_node_keeps_its_nics() -> None:
