@@ -106,8 +106,9 @@ class Kept:
         the output projection; states are made again.
         """
         w = widths(self.setting.model, self.setting.shard)
-        kept = w.entering + w.channels + w.inner
-        return self.act * kept + self.feed * w.inner + 4.0 * 2 * w.heads
+        kept = w.entering + w.channels + w.inner + w.small
+        steps = 0.0 if w.rank else 4.0 * 2 * w.heads
+        return self.act * kept + self.feed * w.inner + steps
 
     def _attention(self, kind: LayerKind, seq: int, seen: int) -> float:
         """Return queries, keys, values, output and scores. [B]"""

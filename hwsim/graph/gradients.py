@@ -14,7 +14,7 @@ from hwsim.graph.op import (
     Operand,
     Softmax,
 )
-from hwsim.graph.scan import StateScan
+from hwsim.graph.scan import SelectiveScan, StateScan
 from hwsim.graph.writer import Step, Writer
 from hwsim.specs.base import DTYPE_BYTES
 
@@ -214,13 +214,13 @@ def _kernel_gradient(w: Writer, op: Attention, numel: float) -> Attention:
     )
 
 
-def scan_gradient(w: Writer, step: Step) -> StateScan:
+def scan_gradient(w: Writer, step: Step) -> StateScan | SelectiveScan:
     """Gradient of a scan: its states once more, then all that forward moved.
 
     Gradients of decays, steps and skips are summed on the way.
     """
     op = step.op
-    if not isinstance(op, StateScan):
+    if not isinstance(op, StateScan | SelectiveScan):
         raise TypeError("the step is no scan")
     weights = step.extra["weights"] if w.setting.lora is None else 0.0
     trained = (gradient_writes(w, weights),) if weights else ()
@@ -231,7 +231,7 @@ def scan_gradient(w: Writer, step: Step) -> StateScan:
         phase="backward",
         reads=(*op.reads, *op.writes, w.act(step.numel), *added),
         writes=(*op.reads, *trained),
-        kernels=10,
+        kernels=2 * op.kernels,
     )
 
 

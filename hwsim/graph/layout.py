@@ -242,6 +242,11 @@ def _check_experts(model: ModelSpec, layout: Layout) -> None:
 def _check_heads(model: ModelSpec, layout: Layout) -> None:
     """Exchanging heads for tokens needs heads for every rank."""
     cp, heads = layout.cp, model.heads // layout.tp
+    if cp > 1 and model.ssm is not None and model.ssm.step_rank:
+        raise InputError(
+            f"cp {cp} shares sequences out, which a selective scan (Mamba) takes "
+            "whole; use cp 1"
+        )
     states = model.ssm.heads // layout.tp if model.ssm else 0
     if states % cp:
         valid = [c for c in range(1, states + 1) if not states % c]

@@ -112,6 +112,12 @@ def ssm_parameters(model: ModelSpec, local: Shard) -> Parameters:
     if ssm is None:
         return Parameters()
     inner = local.ssm_heads * ssm.head_dim
+    if ssm.step_rank:
+        small = ssm.step_rank + 2 * ssm.state
+        plain = inner * (ssm.conv + ssm.conv_bias + 1 + ssm.state + 1)
+        plain += (2 * inner + hidden) * ssm.proj_bias
+        shapes = ((hidden, 2 * inner), (inner, small), (ssm.step_rank, inner))
+        return _matrices(*shapes, (inner, hidden)) + _vector(plain)
     shared = 2 * local.ssm_groups * ssm.state
     entering = 2 * inner + shared + local.ssm_heads
     plain = (inner + shared) * (ssm.conv + ssm.conv_bias) + 3 * local.ssm_heads

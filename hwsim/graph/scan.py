@@ -65,3 +65,51 @@ class StateScan(Op):
     def full_flop(self) -> float:
         """Seven for each value of the state, as Megatron counts. [FLOP]"""
         return self._recurrent(7.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectiveScan(Op):
+    """Scan whose every channel has states and steps of its own (Mamba).
+
+    One fused kernel: states stay on chip, a thread takes some tokens of one
+    channel after the other.
+
+    Attributes
+    ----------
+    tokens : float
+        Of all sequences.
+    channels, state : int
+        On this device; states of each channel.
+
+    References
+    ----------
+    .. [1] A. Gu and T. Dao, "Mamba", 2023, arXiv:2312.00752, section 3.3.
+    """
+
+    tokens: float
+    channels: int
+    state: int
+
+    def _work(self, each: float, backward: float) -> float:
+        found = each * self.tokens * self.channels * self.state
+        return found * (backward if self.phase == "backward" else 1.0)
+
+    @property
+    def flop(self) -> float:
+        """Slots of the vector units, two FLOP each; backward scans once more. [FLOP]
+
+        For each state an exponential, which takes as long as eight
+        multiply-adds, and eight of these: decay, input, readout, and two
+        combinations of the scan over threads.
+        """
+        return self._work(32.0, 3.0)
+
+    @property
+    def model_flop(self) -> float:
+        """The recurrence: decay, outer product, sum and readout. [FLOP]"""
+        return 0.0 if self.phase == "recompute" else self._work(5.0, 2.0)
+
+    @property
+    def full_flop(self) -> float:
+        """Nine for each value of the state, as the authors' code counts. [FLOP]"""
+        return 0.0 if self.phase == "recompute" else self._work(9.0, 2.0)

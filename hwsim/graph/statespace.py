@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwsim.graph.op import Elementwise, Operand
-from hwsim.graph.scan import StateScan
+from hwsim.graph.scan import SelectiveScan, StateScan
 from hwsim.graph.setting import Pass, least
 from hwsim.graph.shard import Shard
 from hwsim.graph.writer import Writer
@@ -29,6 +29,7 @@ class Widths:
     head_dim: int
     groups: int
     state: int
+    rank: int = 0  # of the steps of a selective scan
 
     @property
     def inner(self) -> int:
@@ -43,12 +44,18 @@ class Widths:
     @property
     def channels(self) -> int:
         """Channels of the convolution."""
-        return self.inner + self.shared
+        return self.inner if self.rank else self.inner + self.shared
 
     @property
     def entering(self) -> int:
         """Columns of the projection in: gate, channels, steps."""
-        return self.inner + self.channels + self.heads
+        steps = 0 if self.rank else self.heads
+        return self.inner + self.channels + steps
+
+    @property
+    def small(self) -> int:
+        """What a second projection makes of one token: steps, in and out."""
+        return self.rank + self.shared if self.rank else 0
 
     @property
     def values(self) -> int:
@@ -60,7 +67,7 @@ def widths(model: ModelSpec, local: Shard, cp: int = 1) -> Widths:
     """Return the sizes on one device, of ``cp`` that share a device's heads."""
     ssm = _spec(model)
     groups = max(local.ssm_groups // cp, 1)
-    return Widths(local.ssm_heads // cp, ssm.head_dim, groups, ssm.state)
+    return Widths(local.ssm_heads // cp, ssm.head_dim, groups, ssm.state, ssm.step_rank)
 
 
 def state_bytes(model: ModelSpec, local: Shard, act: str) -> float:
@@ -92,6 +99,8 @@ def state_space(w: Writer, x: int, p: Pass) -> int:
     """
     model, ssm, setting = w.setting.model, _spec(w.setting.model), w.setting
     whole = widths(model, setting.shard)
+    if ssm.step_rank:
+        return _selective(w, x, p, ssm, whole)
     x = w.enter(x, "ssm_gather", p.tokens)
     y = w.linear(
         "ssm_in", x, p.tokens, whole.entering, model.hidden, bias=ssm.proj_bias,
@@ -115,6 +124,54 @@ def state_space(w: Writer, x: int, p: Pass) -> int:
     return w.linear(
         "ssm_out", out, p.tokens, model.hidden, whole.inner, bias=ssm.proj_bias
     )
+
+
+def _selective(w: Writer, x: int, p: Pass, ssm: SsmSpec, mine: Widths) -> int:
+    """Append a mixer with a selective scan.
+
+    Steps and what goes in and out of the states come from a projection of the
+    convolution's result; tensor-parallel devices sum up their parts of it.
+    """
+    hidden, tokens = w.setting.model.hidden, p.tokens
+    x = w.enter(x, "ssm_gather", tokens)
+    y = w.linear(
+        "ssm_in", x, tokens, mine.entering, hidden, bias=ssm.proj_bias, sliced=True
+    )
+    c = _convolution(w, y, p, ssm, mine)
+    small = w.linear("ssm_select", c, tokens, mine.small, mine.inner)
+    if w.setting.shard.tp > 1:
+        numel = 1.0 * tokens * mine.small
+        nbytes = numel * w.act_bytes
+        small = w.collective(
+            "ssm_select_reduce", "all_reduce", (small,), nbytes, "enter", numel
+        )
+    steps = w.linear("ssm_steps", small, tokens, mine.inner, mine.rank, bias=True)
+    scanned = _selective_scan(w, (c, y, steps), p, mine)
+    return w.linear("ssm_out", scanned, tokens, hidden, mine.inner, bias=ssm.proj_bias)
+
+
+def _selective_scan(w: Writer, inputs: tuple[int, ...], p: Pass, mine: Widths) -> int:
+    """Append the scan with its gate, or one step of the recurrence."""
+    numel = 1.0 * p.tokens * mine.inner
+    kept = Operand(
+        "kv_cache", 1.0 * p.batch * mine.values * DTYPE_BYTES[STATE_DTYPE], STATE_DTYPE
+    )
+    weights = float((mine.state + 2) * mine.inner)
+    reads = (w.act(3.0 * numel), w.act(1.0 * p.tokens * mine.shared),
+             w.parameters(weights), *_from_cache(p, kept))  # fmt: skip
+    writes = (w.act(numel), *((kept,) if p.cached else ()))
+    if p.mode == "decode":
+        step = Elementwise(
+            name="ssm_step", dtype=w.setting.precision.vector,
+            numel=1.0 * p.batch * mine.values, function="state_step",
+            flop_per_value=9.0, reads=reads, writes=writes,
+        )  # fmt: skip
+        return w.put(step, inputs, "none", numel=numel)
+    op = SelectiveScan(
+        name="ssm_scan", dtype=w.setting.precision.vector, tokens=1.0 * p.tokens,
+        channels=mine.inner, state=mine.state, reads=reads, writes=writes,
+    )  # fmt: skip
+    return w.put(op, inputs, "scan", numel=numel, extra={"weights": weights})
 
 
 def _exchange(w: Writer, name: str, x: int, numel: float) -> int:

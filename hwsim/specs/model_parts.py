@@ -115,7 +115,7 @@ class FullAttentionSpec(Spec):
 
 
 class SsmSpec(Spec):
-    """State-space mixer (Mamba-2) in place of attention.
+    """State-space mixer (Mamba-2, or Mamba with ``step_rank``) in place of attention.
 
     Attributes
     ----------
@@ -131,11 +131,15 @@ class SsmSpec(Spec):
         Tokens that the scan takes at once.
     conv_bias, proj_bias : bool
         Convolution and projections have biases.
+    step_rank : int
+        Mamba's selective scan: every channel is a head of width 1 with states of
+        its own, and its step comes from a projection of this rank. 0: Mamba-2.
 
     References
     ----------
     .. [1] T. Dao and A. Gu, "Transformers are SSMs", 2024, arXiv:2405.21060,
        sections 6 and 7.
+    .. [2] A. Gu and T. Dao, "Mamba", 2023, arXiv:2312.00752, section 3.
     """
 
     heads: Rank
@@ -146,9 +150,15 @@ class SsmSpec(Spec):
     chunk: Rank = 256
     conv_bias: bool = True
     proj_bias: bool = False
+    step_rank: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> SsmSpec:
+        if self.step_rank and (self.head_dim, self.groups) != (1, 1):
+            raise ValueError(
+                f"step_rank {self.step_rank} is of a selective scan, whose head_dim "
+                f"and groups are 1, not {self.head_dim} and {self.groups}"
+            )
         if self.heads % self.groups:
             raise ValueError(
                 f"heads ({self.heads}) is not a multiple of groups ({self.groups})"

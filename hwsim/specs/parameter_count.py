@@ -53,11 +53,19 @@ def ssm_parameters(model: ModelSpec) -> int:
     """Return the parameters of one state-space block, the norm before it excluded.
 
     Projections in and out, the convolution, three values for each head (decay,
-    step and skip) and the norm before the output.
+    step and skip) and the norm before the output. A selective scan has the
+    projections of its steps instead, a decay for each state, and no norm.
     """
     ssm = model.ssm
     if ssm is None:
         return 0
+    if ssm.step_rank:
+        count = linear_parameters(model.hidden, 2 * ssm.inner, ssm.proj_bias)
+        count += ssm.inner * (ssm.conv + ssm.conv_bias)
+        count += ssm.inner * (ssm.step_rank + 2 * ssm.state)
+        count += linear_parameters(ssm.step_rank, ssm.inner, True)
+        count += ssm.inner * (ssm.state + 1)
+        return count + linear_parameters(ssm.inner, model.hidden, ssm.proj_bias)
     shared = 2 * ssm.groups * ssm.state
     entering = 2 * ssm.inner + shared + ssm.heads
     count = linear_parameters(model.hidden, entering, ssm.proj_bias)

@@ -44,6 +44,36 @@ def mamba2(c: Config) -> Fields:
     }
 
 
+def mamba(c: Config) -> Fields:
+    """Return the fields of a ``mamba`` config: nothing but selective scans."""
+    hidden = c.count("hidden_size", "d_model", default=768)
+    layers = c.layers("num_hidden_layers", "n_layer")
+    inner = c.count("intermediate_size", "d_inner", default=0, least=0)
+    inner = inner or c.count("expand", default=2) * hidden
+    rank = c.table.get("time_step_rank")
+    return {
+        "kind": "decoder",
+        "layers": layers,
+        "hidden": hidden,
+        "activation": c.activation("hidden_act", default="silu"),
+        "vocab": c.count("vocab_size"),
+        "norm": "rmsnorm",
+        "tied_embeddings": c.flag("tie_word_embeddings", default=True),
+        "pattern": "M" * layers,
+        "ssm": {
+            "heads": inner,
+            "head_dim": 1,
+            "state": c.count("state_size", "d_state", default=16),
+            "groups": 1,
+            "conv": c.count("conv_kernel", "d_conv", default=4),
+            "conv_bias": c.flag("use_conv_bias", default=True),
+            "proj_bias": c.flag("use_bias", default=False),
+            "step_rank": -(-hidden // 16) if rank in (None, "auto")
+            else c.count("time_step_rank"),
+        },
+    }  # fmt: skip
+
+
 def _pattern(c: Config) -> str:
     """Return the pattern of a ``nemotron_h`` config, from either spelling."""
     types = c.items("layers_block_type", str)
@@ -187,7 +217,9 @@ def granite_hybrid(c: Config) -> Fields:
 
 HYBRIDS: Final[dict[str, Callable[[Config], Fields]]] = {
     "bamba": bamba,
+    "falcon_mamba": mamba,
     "granitemoehybrid": granite_hybrid,
+    "mamba": mamba,
     "mamba2": mamba2,
     "nemotron_h": nemotron_h,
 }

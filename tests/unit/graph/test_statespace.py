@@ -9,7 +9,7 @@ from hwsim.cost.footprint import inference_footprint, training_footprint
 from hwsim.errors import InputError, SpecError
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.graph.opgraph import OpGraph
-from hwsim.graph.scan import StateScan
+from hwsim.graph.scan import SelectiveScan, StateScan
 from hwsim.graph.training import training_graph
 from hwsim.specs.catalogs import load_model, load_stack
 from hwsim.specs.model import ModelSpec
@@ -166,3 +166,95 @@ def test_bad_degrees_are_named(kwargs: dict, says: str) -> None:
 def test_bad_patterns_are_named(change: dict, says: str) -> None:
     with pytest.raises((ValueError, SpecError), match=says):
         ModelSpec.model_validate(MODEL.model_dump() | change)
+
+
+# Selective scans (Mamba) ------------------------------------------------------
+
+SELECTIVE = load_model("mamba-2.8b")
+
+
+def selective(graph: OpGraph) -> dict[str, SelectiveScan]:
+    return {
+        node.op.phase: node.op
+        for _, _, node, _ in graph.distinct()
+        if isinstance(node.op, SelectiveScan)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("mamba-2.8b", 2_768_345_600), ("falcon-mamba-7b", 7_272_665_088)],
+)
+def test_selective_models_have_their_published_parameters(name: str, count: int):
+    assert load_model(name).num_parameters == count
+
+
+def test_a_selective_layer_has_the_work_of_its_products_and_scan() -> None:
+    graph = training_graph(SELECTIVE, micro_batch=1, seq=512, stack=STACK, last=False)
+    found = selective(graph)
+    values = 512 * 5120 * 16
+    assert found["forward"].model_flop == 5 * values
+    assert found["backward"].model_flop == 10 * values
+    assert found["backward"].flop == 3 * found["forward"].flop
+    hidden, inner, rank, state = 2560, 5120, 160, 16
+    layer = hidden * 2 * inner + inner * (rank + 2 * state) + rank * inner
+    layer += inner * hidden
+    head = hidden * SELECTIVE.vocab
+    products = 6 * 512 * (64 * layer + head)
+    assert graph.model_flop == pytest.approx(products + 64 * 15 * values, rel=1e-3)
+
+
+def test_a_decode_step_reads_and_writes_the_state_whatever_the_context() -> None:
+    steps = [
+        named(decode_graph(SELECTIVE, batch=4, context=c, stack=STACK), "ssm_step")
+        for c in (100, 100_000)
+    ]
+    state = 4 * 5120 * 16 * 4  # fp32
+    kept = [sum(o.nbytes for o in s.writes if o.role == "kv_cache") for s in steps]
+    assert kept == [state, state]
+    assert steps[0].nbytes == steps[1].nbytes
+    short, long = (
+        inference_footprint(
+            SELECTIVE, batch=4, prompt=c, context=c, dtype="bf16"
+        ).kv_cache
+        for c in (100, 100_000)
+    )
+    assert short == long == 64 * (state + 4 * 5120 * 3 * 2)
+
+
+def test_tensor_parallel_ranks_split_channels_and_sum_up_the_selection() -> None:
+    whole, half = (
+        training_graph(
+            SELECTIVE, micro_batch=1, seq=512, stack=STACK, last=False, tp=tp
+        )
+        for tp in (1, 2)
+    )
+    assert selective(half)["forward"].channels == 2560
+    names = {n.op.name for _, _, n, _ in half.distinct()}
+    assert "ssm_select_reduce" in names
+    assert "ssm_select_reduce" not in {n.op.name for _, _, n, _ in whole.distinct()}
+    assert named(half, "ssm_select_reduce").message == 512 * (160 + 32) * 2
+    held = training_footprint(SELECTIVE, micro_batch=1, seq=512)
+    split = training_footprint(SELECTIVE, micro_batch=1, seq=512, tp=2)
+    assert split.weights == pytest.approx(held.weights / 2, rel=0.01)
+
+
+def test_sequences_of_a_selective_scan_are_not_shared_out() -> None:
+    with pytest.raises(InputError, match="use cp 1"):
+        training_graph(SELECTIVE, micro_batch=1, seq=512, stack=STACK, cp=2)
+
+
+def test_a_selective_scan_has_heads_of_width_one() -> None:
+    wrong = SELECTIVE.ssm.model_dump() | {"head_dim": 2}
+    with pytest.raises(ValueError, match="head_dim and groups are 1, not 2 and 1"):
+        type(SELECTIVE.ssm)(**wrong)
+
+
+def test_longer_prompts_take_selective_models_longer_in_proportion() -> None:
+    import hwsim
+
+    times = [
+        hwsim.estimate(SELECTIVE, "a100", phase="prefill", batch=1, prompt=n).time_s
+        for n in (4096, 16384)
+    ]
+    assert times[1] == pytest.approx(4 * times[0], rel=0.1)

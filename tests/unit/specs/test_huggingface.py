@@ -210,7 +210,7 @@ def test_own_json_spec_is_told_from_a_config(tmp_path: Path) -> None:
 
 # Each fault of a config, and what the one line says about it.
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"model_type": "mamba"}, "model_type: unknown architecture 'mamba'"),
+    ({"model_type": "rwkv"}, "model_type: unknown architecture 'rwkv'"),
     ({"model_type": "lama"}, "did you mean llama"),
     ({"model_type": None, "architectures": ["X"]}, "model_type: is missing"),
     ({"model_type": 3}, "model_type: 3 is not a text"),
@@ -317,3 +317,20 @@ def test_no_value_breaks_the_reader(
     except HwsimError as error:
         fine = "drawn.json: " in str(error)
     assert fine
+
+
+def test_selective_scans_are_read_from_their_configs(tmp_path):
+    falcon = {
+        "model_type": "falcon_mamba", "hidden_size": 4096, "intermediate_size": 8192,
+        "expand": 16, "state_size": 16, "num_hidden_layers": 64, "conv_kernel": 4,
+        "time_step_rank": 256, "use_bias": False, "use_conv_bias": True,
+        "vocab_size": 65024, "tie_word_embeddings": False, "hidden_act": "silu",
+    }  # fmt: skip
+    assert load_model(write(tmp_path, falcon)).num_parameters == 7_272_665_088
+    small = {
+        "model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24,
+        "expand": 2, "time_step_rank": "auto", "vocab_size": 50280,
+    }  # fmt: skip
+    model = load_model(write(tmp_path, small))
+    assert model.ssm.step_rank == 48
+    assert model.num_parameters == 129_135_360
