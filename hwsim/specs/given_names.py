@@ -33,6 +33,12 @@ _FORMATS: tuple[tuple[str, str | None, str], ...] = (
 )
 
 
+# Cells that leave the format to the checkpoint's name.
+_BY_CHECKPOINT = {
+    "auto", "", "nan", "none", "null", "n/a", "-", "compressed-tensors", "modelopt",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class GivenDtypes:
     """Dtypes of arithmetic, linear weights and cache."""
@@ -73,6 +79,9 @@ def given_model(text: str) -> ModelSpec:
     >>> given_model("Qwen/Qwen3-30B-A3B-Instruct-2507").id
     'qwen3-30b-a3b'
     """
+    cached = re.search(r"models--[^/\\]+?--([^/\\]+)", text)
+    if cached:
+        return load_model(cached[1])
     return load_model(re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1] or text)
 
 
@@ -97,14 +106,20 @@ def given_dtypes(
     """
     wide = "bf16" if "bf16" in device.compute.matrix else "fp16"
     word = canonical_dtype(text or "auto").replace("_block", "")
-    dtype = wide if word in {"auto", "", "nan"} else word
+    dtype = wide if word in _BY_CHECKPOINT else word
+    name = model.casefold()
     if dtype not in DTYPE_BYTES:
-        raise InputError(f"dtype {text!r} is not known; write for example bf16 or fp8")
+        # Not a dtype but a format, as methods of quantisation are called.
+        dtype, name = wide, f"-{word}" if "fp8" not in word else "fp8"
+        if not any(re.search(words, name) for words, _, _ in _FORMATS):
+            raise InputError(
+                f"dtype {text!r} is not known; write for example bf16 or fp8"
+            )
     weight = dtype
     if dtype in {"bf16", "fp16", "fp32"}:
         half = dtype
         for words, arithmetic, stored in _FORMATS:
-            if re.search(words, model.casefold()):
+            if re.search(words, name):
                 dtype, weight = arithmetic or dtype, stored
                 break
     else:

@@ -30,8 +30,21 @@ TEXTS = ("source", "device", "model", "dtype", "kv_dtype", "engine", "stack")
 COUNTS = ("tp", "pp", "dp", "max_num_seqs", "max_num_batched_tokens")
 TIMES = ("queue_us", "ttft_us", "tpot_us", "latency_us")
 REQUIRED = ("device", "model", "input_tokens", "output_tokens", "arrival_s")
-_YES = {"1", "1.0", "true", "yes", "on"}
-_NO = {"", "0", "0.0", "false", "no", "off", "none", "nan"}
+_YES = {"1", "1.0", "true", "t", "yes", "y", "on", "enabled"}
+_NO = {
+    "",
+    "0",
+    "0.0",
+    "false",
+    "f",
+    "no",
+    "n",
+    "off",
+    "none",
+    "null",
+    "nan",
+    "disabled",
+}
 _SLACK = 1.02  # of sums of rounded times
 
 
@@ -54,7 +67,11 @@ class LoggedRun:
     arrival : ndarray of float, shape (n,)
         When it came, from the first of the run on. [s]
     handover : ndarray of float, shape (n,)
-        From there to the scheduler's queue; NaN where not known. [s]
+        From there to the scheduler's queue, less the least of the run; NaN where
+        not known. [s]
+    front : float
+        The least time from arrival to queue, by the log's clocks; NaN where not
+        known. [s]
     queue, ttft, tpot, latency : ndarray of float, shape (n,)
         NaN where not known. [s]
     """
@@ -81,6 +98,7 @@ class LoggedRun:
     ttft: FloatArray
     tpot: FloatArray
     latency: FloatArray
+    front: float = math.nan
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,7 +130,8 @@ def read_request_log(path: str | Path, *, skip_bad: bool = False) -> RequestLog:
     path : path
         ``.csv``, ``.csv.gz`` or ``.parquet``.
     skip_bad : bool
-        Leave faulty rows out and list them, instead of refusing the file.
+        Leave faulty rows out and list them, instead of refusing the file; requests
+        that failed (no token, or no times) are always left out and listed.
 
     Raises
     ------
@@ -126,10 +145,13 @@ def read_request_log(path: str | Path, *, skip_bad: bool = False) -> RequestLog:
     _check_columns(file, names)
     columns = {name: raw.columns[names[name]] for name in names}
     rows: list[dict[str, Any]] = []
+    failed: list[BadRow] = []
     for at, number in enumerate(raw.numbers.tolist()):
         cells = {name: _text(values[at]) for name, values in columns.items()}
         try:
             rows.append({"row": number, **_row(cells)})
+        except _FailedError as fault:
+            failed.append(BadRow(file, number, fault.column, fault.reason))
         except _FaultError as fault:
             bad.append(BadRow(file, number, fault.column, fault.reason))
     rows = list(_unique(file, rows, bad))
@@ -142,7 +164,8 @@ def read_request_log(path: str | Path, *, skip_bad: bool = False) -> RequestLog:
         )  # fmt: skip
     if not rows:
         raise SpecError(file, "has no sound row", "a log has a row per request")
-    return RequestLog(file, tuple(_runs(rows)), tuple(bad))
+    left = tuple(sorted([*bad, *failed], key=lambda b: b.row))
+    return RequestLog(file, tuple(_runs(rows)), left)
 
 
 def _reason(bad: BadRow) -> str:
@@ -166,9 +189,15 @@ def _check_columns(file: str, names: Mapping[str, str]) -> None:
 
 
 class _FaultError(ValueError):
+    """A row that no server writes."""
+
     def __init__(self, column: str, reason: str) -> None:
         super().__init__(reason)
         self.column, self.reason = column, reason
+
+
+class _FailedError(_FaultError):
+    """A request that was not answered: left out, and listed."""
 
 
 def _text(cell: Any) -> str:
@@ -182,6 +211,7 @@ def _row(cells: Mapping[str, str]) -> dict[str, Any]:
     for name in ("device", "model"):
         if not found[name]:
             raise _FaultError(name, "is blank")
+    _check_answered(cells)
     found |= {name: _count(name, cells.get(name, ""), 10**7) for name in COUNTS}
     found["expert_parallel"] = _flag(cells.get("expert_parallel", ""))
     for name in ("input_tokens", "output_tokens"):
@@ -197,6 +227,16 @@ def _row(cells: Mapping[str, str]) -> dict[str, Any]:
     times = {name: _time(name, cells.get(name, ""), least=0.0) for name in TIMES}
     _check_times(times, found["output_tokens"])
     return found | times
+
+
+def _check_answered(cells: Mapping[str, str]) -> None:
+    """Tell a request that failed, by its tokens and times, from a faulty row."""
+    empty = {"", "nan", "none", "null"}
+    if cells.get("output_tokens", "") in {"0", "0.0"}:
+        raise _FailedError("output_tokens", "no token: the request failed")
+    times = (cells.get(n, "").casefold() for n in ("ttft_us", "latency_us", "tpot_us"))
+    if all(time in empty for time in times):
+        raise _FailedError("ttft_us", "no time is given: the request failed")
 
 
 def _check_times(times: Mapping[str, float | None], outputs: int) -> None:
@@ -281,8 +321,10 @@ def _run(group: list[dict[str, Any]]) -> LoggedRun:
     start = arrival - arrival.min()
     # The clocks may differ: the fastest hand-over of the run is taken as none.
     behind = queued - arrival
+    front = math.nan
     if not np.all(np.isnan(behind)):
-        behind = behind - np.nanmin(behind)
+        front = float(np.nanmin(behind))
+        behind = behind - front
     same: dict[str, Any] = {
         name: group[0][name] for name in (*TEXTS, *COUNTS, "expert_parallel")
     }
@@ -292,5 +334,5 @@ def _run(group: list[dict[str, Any]]) -> LoggedRun:
         rows=np.array([r["row"] for r in group])[order],
         inputs=np.array([r["input_tokens"] for r in group])[order],
         outputs=np.array([r["output_tokens"] for r in group])[order],
-        arrival=start[order], handover=behind[order],
+        arrival=start[order], handover=behind[order], front=front,
     )  # fmt: skip

@@ -91,7 +91,10 @@ def _without(name: str) -> Iterator[str]:
     for _ in range(2):
         found += [_PACKAGE.sub("", known) for known in tuple(found)]
     # Host memory of a superchip is no part of the GPU's name.
-    found += [re.sub(r"^(gh200|gb\d00)-.*$", r"\1", known) for known in tuple(found)]
+    whole = [k for k in found if not re.search(r"^gh200-.*144", k)]
+    if len(whole) < len(found):
+        found.append("gh200-144gb")
+    found += [re.sub(r"^(gh200|gb\d00)-.*$", r"\1", known) for known in whole]
     yield from found
 
 
@@ -121,9 +124,9 @@ def _formed(plain: str) -> Iterator[str]:
 
 # Words of checkpoints that leave the architecture as it is.
 _CHECKPOINT = re.compile(
-    r"[-_ .](instruct|chat|hf|it|base|fp8|fp16|bf16|awq|gptq|int4|int8|w4a16|w8a8|w8a16"
-    r"|nvfp4|mxfp4|fp4|fp32|4bit|8bit|quantized|preview|dynamic|thinking|block|tensor"
-    r"|kv|modelopt|gguf|mlx|exl2|uncased|cased|dpo|sft|beta|alpha|ptd?|pretrained"
+    r"[-_ .](instruct|chat|hf|it|base|coder|math|fp8|fp16|bf16|awq|gptq|int4"
+    r"|int8|w4a16|w8a8|w8a16|nvfp4|mxfp4|fp4|fp32|4bit|8bit|quantized|preview|dynamic|thinking"
+    r"|block|tensor|kv|modelopt|gguf|mlx|exl2|uncased|cased|dpo|sft|beta|alpha|ptd?|pretrained"
     r"|\d+k|edge|dense|small-batch|q\d[_ ]?(?:k[_ ]?[ms]|\d)?"
     r"|(?:8x)?\d+(?:\.\d+)?bpw|v\d+(?:\.\d+)*|\d{4}|99(?:\.9)?)(?=$|[-_ .])",
     re.IGNORECASE,
@@ -149,6 +152,16 @@ _SHORT = (
     (r"^(?:gpt-)?neox(?:-20b)?$", "gpt-neox-20b"),
     (r"^qwen-?([23](?:\.\d)?)-?(\d)", r"qwen\1-\2"),
     (r"^deepseek-?([vr]\d)", r"deepseek-\1"),
+    # Tuned from another checkpoint, layer by layer the same.
+    (r"^deepseek-r1-distill-qwen-(7|14|32)b$", r"qwen2.5-\1b"),
+    (r"^deepseek-r1-distill-llama-8b$", "llama-3.1-8b"),
+    (r"^deepseek-r1-distill-llama-70b$", "llama-3.3-70b"),
+    (r"^qwq-32b$", "qwen2.5-32b"),
+    (r"^vicuna-(7|13)b-v1\.5$", r"llama-2-\1b"),
+    (r"^vicuna-(7|13)b-v1\.[13]$", r"llama-\1b"),
+    (r"^(zephyr-7b|openhermes-2\.5-mistral-7b)$", "mistral-7b"),
+    (r"^hermes-3-(llama-3\.1-(?:8|70|405)b)$", r"\1"),
+    (r"^llama-3\.1-nemotron-70b$", "llama-3.1-70b"),
 )
 
 

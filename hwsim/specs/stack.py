@@ -193,6 +193,9 @@ class StackSpec(CatalogSpec):
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
+    sampling_bytes : float
+        Bytes per sequence and word of the vocabulary that a serving engine sets
+        aside for sampling: logits, probabilities and their sorted copies. [B]
     tensor_scales : float
         Rate of narrow products (fp8, fp4) with one scale per tensor over those
         that calibrations rest on, which have one per row. [1]
@@ -217,6 +220,7 @@ class StackSpec(CatalogSpec):
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derates: tuple[ArchitectureRate, ...] = ()
     memory_reserve: Fraction = 0.08
+    sampling_bytes: Annotated[float, Field(ge=0.0, le=1024.0)] = 0.0
     all_reduce: Literal["library", "direct"] = "library"
     costs: CostModels = CostModels()
 

@@ -277,6 +277,8 @@ def capacity_of(
     if draft is not None:
         beside = kept(draft, ReplicaLayout(layout.tp))[0]
         stages = [stage.with_draft(beside) for stage in stages]
+    sampling = stack.sampling_bytes * engine.max_num_seqs * model.vocab
+    stages = [replace(s, activations=s.activations + sampling) for s in stages]
     needed = max(stage.needed for stage in stages)
     fit, size = memory_fit(needed, group.device, stack, ()), engine.block_size
     # A stage of states alone: sequences grow for nothing.

@@ -113,6 +113,8 @@ class Run:
         How often requests began anew because replicas failed.
     mean_replicas : float or None
         Of a fleet that changes with the load.
+    scheduled : ndarray or None
+        When each was first chosen to join a step. [s]
     cached : ndarray of int or None
         Tokens of each prompt that were not computed, where prefixes are kept.
     """
@@ -133,6 +135,7 @@ class Run:
     retries: int = 0
     mean_replicas: float | None = None
     cached: IntArray | None = None
+    scheduled: FloatArray | None = None
 
     @property
     def duration(self) -> float:
@@ -358,6 +361,7 @@ def _collect(
         int(np.array(requests.retries).sum()),
         None if scaler is None else pools[0].present / max(span, 1e-300)
         / (pools[0].groups / len(played[0][1])),
+        scheduled=np.array(requests.scheduled)[done],
     )  # fmt: skip
 
 

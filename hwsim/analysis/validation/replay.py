@@ -14,6 +14,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.sim.serving.arrivals import Arrivals
 from hwsim.specs.catalogs import load_stack
+from hwsim.specs.device import DeviceSpec
 from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.given_names import (
     given_device,
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 METRICS = ("ttft", "tpot", "latency")
 _DEFAULT_ENGINE = "vllm-v1"
+# From vLLM's front end to its scheduler: validation, one message between
+# processes (assumed; transport and tokenising come before a log's arrival). [s]
+_FRONT, _LONGEST_FRONT = 1e-3, 0.05
+_SAME = 1e-6  # times closer than this are the same. [s]
+_LARGE = 70 * 2**30  # memory of devices that vLLM gives larger steps. [B]
+_FEW, _MOST = 8, 1000  # requests that tell, and that are looked at
 _TICK = 1e-3  # queue times below this do not tell what a time counts from. [s]
 
 
@@ -90,10 +97,12 @@ def replayed(run: LoggedRun, fidelity: Fidelity = "auto") -> Replay:
     HwsimError
         If device, model or dtype is not known or the run does not fit.
     """
-    device, model = given_device(run.device), given_model(run.model)
+    notes: list[str] = []
+    device, model = _device(run.device, notes), given_model(run.model)
     dtypes = given_dtypes(run.dtype, run.model, device, run.kv_dtype)
-    notes: list[str] = [] if run.dtype else [f"dtype = {dtypes.dtype}"]
-    engine = _engine(run, notes)
+    if not run.dtype:
+        notes.append(f"dtype = {dtypes.dtype}")
+    engine = _engine(run, device, notes)
     entry, engine = _entry(run, engine, notes)
     tp, pp, dp = run.tp or 1, run.pp or 1, run.dp or 1
     order = np.argsort(entry, kind="stable")
@@ -108,7 +117,13 @@ def replayed(run: LoggedRun, fidelity: Fidelity = "auto") -> Replay:
         **layout,
     )  # fmt: skip
     measured = _measured(run, notes)
-    return Replay(result, measured, _predicted(result, order), tuple(notes))
+    predicted = _predicted(result, order)
+    if _from_queue(run):
+        notes.append("times count from the queue, not from arrival")
+        before = _before_queue(result)[np.argsort(order, kind="stable")]
+        predicted["ttft"] = predicted["ttft"] - before
+        predicted["latency"] = predicted["latency"] - before
+    return Replay(result, measured, predicted, tuple(notes))
 
 
 def _unbounded(model: ModelSpec, run: LoggedRun) -> ModelSpec:
@@ -124,16 +139,38 @@ def _rate(entry: FloatArray) -> float:
     return (entry.size - 1) / span if span > 0 else math.inf
 
 
-def _engine(run: LoggedRun, notes: list[str]) -> EngineSpec:
+def _device(text: str, notes: list[str]) -> DeviceSpec:
+    """Return a server's device: of two editions under one name, that for servers."""
+    device = given_device(text)
+    edition = device.id.replace("-workstation", "-server")
+    if edition == device.id or "work" in text.casefold():
+        return device
+    notes.append(f"device = {edition}")
+    return given_device(edition)
+
+
+def _engine(run: LoggedRun, device: DeviceSpec, notes: list[str]) -> EngineSpec:
     engine = load_engine(run.engine or _DEFAULT_ENGINE)
-    asked: dict[str, int] = {}
+    asked = _defaults(engine, device)
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         value = getattr(run, name)
         if value is None:
-            notes.append(f"{name} = {getattr(engine, name)}")
+            notes.append(f"{name} = {asked.get(name, getattr(engine, name))}")
         else:
             asked[name] = value
     return engine.model_copy(update=asked)
+
+
+def _defaults(engine: EngineSpec, device: DeviceSpec) -> dict[str, int]:
+    """Return what a server of vLLM is started with where nothing is asked for.
+
+    ``EngineArgs``: devices of 70 GiB and more, but for the A100, take larger steps.
+    """
+    if engine.id != _DEFAULT_ENGINE:
+        return {}
+    if (device.main_memory.size or 0.0) >= _LARGE and device.architecture != "ampere":
+        return {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+    return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
 
 
 def _entry(
@@ -141,15 +178,39 @@ def _entry(
 ) -> tuple[FloatArray, EngineSpec]:
     """Return when each request enters the scheduler's queue, and what is left.
 
-    vLLM counts a request's times from there. Where the log does not say when
-    that was, the engine's own time for the hand-over stands in for it.
+    Times of a log begin at the engine's front end: transport and tokenising are
+    over. What is left is the way to the scheduler; how long a request then waits
+    there for a step to end follows from the steps that are simulated.
     """
-    if np.all(np.isfinite(run.handover)):
-        return run.arrival + run.handover, engine.model_copy(
-            update={"request_overhead": 0.0}
-        )
-    notes.append(f"hand-over to the queue = {engine.request_overhead * 1e3:g} ms")
-    return run.arrival, engine
+    known = np.all(np.isfinite(run.handover))
+    if known and not np.any(run.handover > _SAME):
+        return run.arrival, engine.model_copy(update={"request_overhead": 0.0})
+    front = _FRONT
+    if known and 0.0 < run.front < _LONGEST_FRONT:
+        front = run.front
+    notes.append(f"hand-over to the queue = {front * 1e3:.3g} ms")
+    return run.arrival, engine.model_copy(update={"request_overhead": front})
+
+
+def _from_queue(run: LoggedRun) -> bool:
+    """Whether times to the first token count from the queue, not from arrival.
+
+    Then they do not grow with the time that a request took to get there. Requests
+    that met an idle engine, or had to wait for a slot, say nothing.
+    """
+    known = np.isfinite(run.handover) & np.isfinite(run.ttft)
+    if not np.any(run.handover[known] > _SAME):
+        return False
+    queue = np.where(np.isfinite(run.queue), run.queue, 0.0)
+    busy = known & (run.handover > 0.1 * np.quantile(run.handover[known], 0.9))
+    busy &= queue <= _TICK
+    if busy.sum() < _FEW:
+        return False
+    from scipy.stats import theilslopes
+
+    step = -(-int(busy.sum()) // _MOST)
+    handover, rest = run.handover[busy][::step], (run.ttft - queue)[busy][::step]
+    return bool(theilslopes(rest, handover).slope < 0.5)
 
 
 def _layout(run: LoggedRun, model: ModelSpec) -> dict[str, Any]:
@@ -173,6 +234,19 @@ def _predicted(result: ServeResult, order: NDArray[np.int64]) -> dict[str, Float
     return {
         "ttft": run.ttft[back], "tpot": run.tpot[back], "latency": run.e2e[back],
     }  # fmt: skip
+
+
+def _before_queue(result: ServeResult) -> FloatArray:
+    """Return the time from each arrival to the queue, in order of simulation. [s]
+
+    vLLM's engine looks at its messages between steps: a request is in the queue
+    when the step ends during which it came.
+    """
+    run, front = result.run, result.engine.request_overhead
+    if run.scheduled is None:
+        raise InputError("the replay kept no times of scheduling")
+    waited = run.scheduled - run.arrival - front
+    return np.asarray(front + np.clip(waited, 0.0, result.itl_s["mean"]))
 
 
 def _measured(run: LoggedRun, notes: list[str]) -> dict[str, FloatArray]:

@@ -134,6 +134,8 @@ class Planner(Batch):
                 break
             if not self._admit(request, target):
                 break
+            if not requests.generated[request]:
+                requests.scheduled[request] = self._seen
             self._waited = 0
             whole = (target - known) * whole_steps
             budget = self._take(request, known, max(budget, whole))

@@ -29,6 +29,9 @@ class Requests:
     arrival, ready, first, finish : array of float
         When it arrives, enters the queue, has its first and its last token;
         NaN until then. [s]
+    scheduled : array of float
+        When it was first chosen to join a step: with an engine that looks ahead,
+        while the step before that one began. [s]
     generated : array of int
         Tokens it had when it was last preempted, or came from elsewhere.
     handed : bytearray
@@ -63,6 +66,7 @@ class Requests:
         self.ready = array("d", (start + overhead).tobytes())
         self.first = array("d", unknown.tobytes())
         self.finish = array("d", unknown.tobytes())
+        self.scheduled = array("d", unknown.tobytes())
         zeros = np.zeros(size, dtype=np.int64).tobytes()
         self.generated = array("q", zeros)
         self.handed, self.status = bytearray(size), bytearray(size)

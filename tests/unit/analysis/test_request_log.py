@@ -25,13 +25,13 @@ HEAD = (
 )
 
 
-def served(**changes: Any) -> ServeResult:
+def served(front: float = 0.0, slots: int = 8, **changes: Any) -> ServeResult:
     options: dict[str, Any] = {
         "tp": 1, "seed": 3, "dtype": "bf16", "router": "least_outstanding",
     } | changes  # fmt: skip
     engine = load_engine("vllm-v1").model_copy(
-        update={"max_num_seqs": 8, "max_num_batched_tokens": 512,
-                "request_overhead": 0.0}
+        update={"max_num_seqs": slots, "max_num_batched_tokens": 512,
+                "request_overhead": front}
     )  # fmt: skip
     traffic = Traffic(
         40, rate=30.0, inputs=Lengths("lognormal", 500.0, 0.8),
@@ -125,3 +125,63 @@ def test_groups_and_requests(tmp_path: Path) -> None:
         result.by("colour")
     with pytest.raises(InputError, match="no device L4 among"):
         validate_request_log(tmp_path / "log.csv", device=["L4"])
+
+
+def logged(path: Path, *, queue: bool) -> Path:
+    """Write a log with hand-overs, its times from the queue on or from arrival."""
+    result = served(front=1e-3, slots=64)
+    run, lines = result.run, [HEAD]
+    assert run.scheduled is not None
+    waited = run.scheduled - run.arrival - 1e-3
+    before = 1e-3 + np.clip(waited, 0.0, result.itl_s["mean"])
+    for i in range(run.outputs.size):
+        skip = before[i] if queue else 0.0
+        tpot = "" if run.outputs[i] < 2 else f"{run.tpot[i] * 1e6:.6f}"
+        lines.append(
+            f"NVIDIA H100 80GB HBM3,meta-llama/Llama-3.1-8B,bfloat16,1,1,64,512,"
+            f"{run.inputs[i]},{run.outputs[i]},{run.arrival[i] + 1e3:.9f},"
+            f"{run.arrival[i] + before[i] + 5e3:.9f},"
+            f"{max(waited[i] + 1e-3 - before[i], 0.0) * 1e6:.6f},"
+            f"{(run.ttft[i] - skip) * 1e6:.6f},{tpot},{(run.e2e[i] - skip) * 1e6:.6f}"
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("queue", [False, True])
+def test_times_are_read_from_where_they_count(tmp_path: Path, queue: bool) -> None:
+    found = validate_request_log(logged(tmp_path / "log.csv", queue=queue))
+    replay = found.runs[0].replay
+    assert replay is not None
+    assert ("times count from the queue, not from arrival" in replay.notes) == queue
+    assert largest_error(found) < 1e-5
+
+
+def test_defaults_of_a_server_are_those_of_its_device(tmp_path: Path) -> None:
+    text = written(tmp_path / "log.csv", served()).read_text(encoding="utf-8")
+    both = text.replace(",8,512,", ",,,") + "".join(
+        line.replace("H100 80GB HBM3", "L40S").replace(",8,512,", ",,,") + "\n"
+        for line in text.splitlines()[1:4]
+    )
+    (tmp_path / "both.csv").write_text(both, encoding="utf-8")
+    found = validate_request_log(tmp_path / "both.csv").to_dict()["by_run"]
+    limits = [
+        (r["simulated"]["max_num_seqs"], r["simulated"]["max_num_batched_tokens"])
+        for r in found
+    ]
+    assert limits == [(1024, 8192), (256, 2048)]
+
+
+@pytest.mark.parametrize(
+    ("name", "edition"),
+    [("RTXPRO6000", "server"), ("RTX PRO 6000 Blackwell", "server"),
+     ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "workstation")],
+)  # fmt: skip
+def test_a_server_has_the_edition_for_servers(
+    tmp_path: Path, name: str, edition: str
+) -> None:
+    path = written(tmp_path / "log.csv", served())
+    text = path.read_text(encoding="utf-8").replace("NVIDIA H100 80GB HBM3", name)
+    path.write_text(text, encoding="utf-8")
+    found = validate_request_log(path).to_dict()["by_run"][0]["simulated"]
+    assert found["device"] == f"rtx-pro-6000-blackwell-{edition}"

@@ -467,7 +467,7 @@ def test_a_model_that_leaves_no_room_and_a_request_too_large_are_said():
     with pytest.raises(InputError, match="tokens of KV cache"):
         serve(
             "llama-2-13b", "l40s", rate=1.0, requests=10, input_len="fixed:3000",
-            output_len="fixed:10", overrides=["device.memory.gddr.size=30GB"],
+            output_len="fixed:10", overrides=["device.memory.gddr.size=31GB"],
         )  # fmt: skip
 
 

@@ -79,3 +79,37 @@ def test_systems_have_enough_devices() -> None:
     assert given_system(given_device("H100"), 1).num_devices == 1
     assert given_system(given_device("RTX A6000"), 2).num_devices >= 2
     assert given_system(given_device("H200"), 64).num_devices >= 64
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "weight"),
+    [
+        ("w8a8", "int8", "int8"), ("fp8_w8a8", "fp8", "fp8"), ("None", "bf16", "bf16"),
+        ("awq_marlin", "bf16", "int4"), ("w4a16", "bf16", "int4"),
+        ("compressed-tensors", "bf16", "bf16"),
+    ],
+)  # fmt: skip
+def test_methods_of_quantisation_are_formats(
+    cell: str, dtype: str, weight: str
+) -> None:
+    found = given_dtypes(cell, "meta-llama/Llama-3.1-8B", given_device("H100"))
+    assert (found.dtype, found.weight_dtype) == (dtype, weight)
+    assert found.kv_dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama-3.3-70b"),
+        ("Qwen/QwQ-32B-AWQ", "qwen2.5-32b"),
+        ("lmsys/vicuna-7b-v1.5", "llama-2-7b"),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8", "qwen3-30b-a3b"),
+        ("/hub/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f", "llama-3.1-8b"),
+    ],
+)
+def test_tuned_checkpoints_have_the_shape_of_their_base(text: str, model: str) -> None:
+    assert given_model(text).id == model
+
+
+def test_cards_of_servers_have_nodes() -> None:
+    assert given_system(given_device("RTX PRO 6000 Blackwell"), 2).num_devices >= 2

@@ -117,3 +117,25 @@ def test_a_log_without_a_column_or_a_row_is_refused(tmp_path: Path) -> None:
         read_request_log(log(tmp_path / "b.csv"))
     with pytest.raises(SpecError, match="does not exist"):
         read_request_log(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("output", "times", "column"),
+    [("0", ("", "", ""), "output_tokens"), ("", ("", "nan", ""), "ttft_us"),
+     ("10", ("", "", ""), "ttft_us"), ("0", ("20000", "", "20000"), "output_tokens")],
+)  # fmt: skip
+def test_requests_that_failed_are_left_out_and_listed(
+    tmp_path: Path, output: str, times: tuple[str, str, str], column: str
+) -> None:
+    cells = row("a").split(",")
+    cells[11], cells[15:18] = output, times
+    found = read(tmp_path, row("z"), ",".join(cells))
+    assert len(found.runs[0]) == 1
+    assert [(b.row, b.column) for b in found.bad] == [(2, column)]
+    assert "failed" in found.bad[0].reason
+
+
+def test_the_least_time_to_the_queue_is_kept(tmp_path: Path) -> None:
+    rows = [row("a", "1000.0", "7.0"), row("b", "1001.0", "8.5")]
+    assert read(tmp_path, *rows).runs[0].front == pytest.approx(-993.0)
+    assert np.isnan(read(tmp_path, row("a", "1000.0", "")).runs[0].front)
