@@ -25,7 +25,12 @@ HEAD = (
 )
 
 
-def served(front: float = 0.0, slots: int = 8, **changes: Any) -> ServeResult:
+def served(
+    front: float = 0.0,
+    slots: int = 8,
+    load: tuple[int, float] = (40, 30.0),
+    **changes: Any,
+) -> ServeResult:
     options: dict[str, Any] = {
         "tp": 1, "seed": 3, "dtype": "bf16", "router": "least_outstanding",
     } | changes  # fmt: skip
@@ -34,7 +39,7 @@ def served(front: float = 0.0, slots: int = 8, **changes: Any) -> ServeResult:
                 "request_overhead": front}
     )  # fmt: skip
     traffic = Traffic(
-        40, rate=30.0, inputs=Lengths("lognormal", 500.0, 0.8),
+        load[0], rate=load[1], inputs=Lengths("lognormal", 500.0, 0.8),
         outputs=Lengths("lognormal", 40.0, 0.8),
     )  # fmt: skip
     return run_serving(
@@ -129,7 +134,7 @@ def test_groups_and_requests(tmp_path: Path) -> None:
 
 def logged(path: Path, *, queue: bool) -> Path:
     """Write a log with hand-overs, its times from the queue on or from arrival."""
-    result = served(front=1e-3, slots=64)
+    result = served(front=1e-3, slots=64, load=(200, 12.0))
     run, lines = result.run, [HEAD]
     assert run.scheduled is not None
     waited = run.scheduled - run.arrival - 1e-3
