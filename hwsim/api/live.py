@@ -17,7 +17,7 @@ from hwsim.measure.cpu import cases_for, detect_device
 from hwsim.measure.cuda.cases import Case, Skip, interleave
 from hwsim.measure.cuda.runner import run
 from hwsim.measure.cuda.tables import Tables
-from hwsim.measure.host import last_cache_bytes
+from hwsim.measure.host import available_cores, last_cache_bytes, state
 from hwsim.measure.live import (
     BUDGET,
     EXPECTED,
@@ -99,7 +99,7 @@ def live_check(
     if paths:
         host, table = fit_operators(read_measurements(paths)), _names(paths)
         if measurements is None and not _still_holds(host, counts, budget, tell):
-            host, table = None, "measured now"
+            host, table = _anew(host, table, budget * OPERATORS, counts, tell)
     else:
         tell(f"no operator table of {device}: measuring one")
     if host is None:
@@ -151,7 +151,12 @@ def _still_holds(
     The processor's name does not say who else uses its caches and memory.
     """
     plan = operator_cases(threads)
-    some = [c for c in plan if c.table in ("gemm", "elementwise")][:PROBES]
+    # Where others keep the cores busy, threads wait for each other: their wall
+    # time says nothing about the table.
+    most = 1 if _busy() else math.inf
+    some = [
+        c for c in plan if c.table in ("gemm", "elementwise") and c.threads <= most
+    ][:PROBES]
     now = _measured_table(some, budget * PROBE)
     if now is None or "gemm" not in now.families:
         return True
@@ -163,6 +168,41 @@ def _still_holds(
         "processor: measuring them anew"
     )
     return False
+
+
+def _busy() -> bool:
+    """Return whether others want all cores of this host."""
+    load = state()["load"]
+    return bool(load and load[0] >= available_cores())
+
+
+def _anew(
+    old: HostOperators, table: str, budget: float, threads: Sequence[int],
+    tell: Progress,
+) -> tuple[HostOperators, str]:  # fmt: skip
+    """Return operators measured now, or the old ones if the host is too busy."""
+    try:
+        now = _measured_host(budget, threads)
+    except InputError as error:
+        why = str(error)
+    else:
+        missing = sorted(set(old.values) & set(VALUES) - set(now.values))
+        missing += [f"products on {t} threads" for t in _without(now, threads)]
+        if not missing:
+            return now, "measured now"
+        why = "no time was left for " + ", ".join(missing[:3])
+    tell(f"{why}; the table it is, though this host runs slower now")
+    return old, f"{table}, though operators run otherwise now"
+
+
+def _without(host: HostOperators, threads: Sequence[int]) -> list[int]:
+    """Return numbers of threads whose products no law covers."""
+
+    def known(count: int, vector: bool) -> bool:
+        alone = vector in host.alone
+        return alone if count == 1 else (count, vector) in host.shared
+
+    return [c for c in threads if not (known(c, False) and known(c, True))]
 
 
 def _measured_host(budget: float, threads: Sequence[int]) -> HostOperators:

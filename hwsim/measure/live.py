@@ -92,7 +92,7 @@ class LiveResult:
 def live_cases(
     models: Sequence[str] | None = None, threads: Sequence[int] | None = None
 ) -> list[LiveCase]:
-    """Return the cases of the live check, varied ones first.
+    """Return the cases of the live check, few threads and varied ones first.
 
     Parameters
     ----------
@@ -115,9 +115,9 @@ def live_cases(
     counts = sorted({1, host.available_cores()}) if threads is None else list(threads)
     return [
         LiveCase(MODELS[name], work, batch, tokens, count)
+        for count in counts
         for work, batch, tokens in STEPS
         for name in names
-        for count in counts
     ]
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from hwsim.measure.cpu_work import undisturbed
+from hwsim.measure.cpu_work import step_clock, undisturbed
 from hwsim.measure.live_model import LiveModel, Transformer
 from hwsim.measure.live_training import Trainer
 
 TARGET = 0.6  # spent on one step's samples. [s]
-FINE = 1e-6  # resolution of a clock that can time a step. [s]
 
 
 def prepared(order: dict[str, Any]) -> tuple[Transformer, Callable[[], Any]]:
@@ -39,17 +37,6 @@ def operators_of(model: Transformer, step: Callable[[], Any]) -> list[dict[str, 
     trace, model.trace = model.trace, None
     counts = Counter(tuple(entry.items()) for entry in trace)
     return [{**dict(entry), "count": count} for entry, count in counts.items()]
-
-
-def step_clock(threads: int) -> Callable[[], float]:
-    """Return the clock for a step: processor time where one thread does it all.
-
-    It is wall time on a quiet host and leaves out, on a busy one, when another
-    process had the core. Several threads wait for each other: only wall time
-    says how long they take.
-    """
-    fine = time.get_clock_info("process_time").resolution <= FINE
-    return time.process_time if threads == 1 and fine else time.perf_counter
 
 
 def run_live(order: dict[str, Any], left: float) -> dict[str, Any]:

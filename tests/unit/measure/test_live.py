@@ -1,8 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 
 from hwsim.errors import InputError
-from hwsim.measure import live, live_run
+from hwsim.measure import cpu_plan, cpu_work, live, live_run
 from hwsim.measure.live_model import LiveModel, Transformer
 from hwsim.measure.live_training import Trainer
 from hwsim.specs.measurement.names import family_of
@@ -130,3 +132,15 @@ def test_measured_on_this_host(monkeypatch):
 
 def test_no_case_is_begun_that_the_budget_cannot_hold():
     assert live.measure_live(live.live_cases(threads=[1]), budget=1.0) == []
+
+
+def test_one_thread_is_timed_by_its_own_processor_time():
+    assert cpu_work.step_clock(1) is time.process_time
+    assert cpu_work.step_clock(2) is time.perf_counter
+    outcome = cpu_work.Timer(1).measure(cpu_plan.dispatch([1])[0], 2.0)
+    assert outcome.columns["disturbed"] == 0.0
+
+
+def test_few_threads_come_first():
+    counts = [case.threads for case in live.live_cases(threads=[1, 2])]
+    assert counts == sorted(counts)
