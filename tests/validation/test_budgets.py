@@ -7,6 +7,8 @@ import pytest
 
 import hwsim
 from hwsim.analysis.validation.microbench import microbenchmarks
+from hwsim.analysis.validation.published import validate_published
+from hwsim.resources import builtin_path
 from hwsim.specs.calibration import (
     calibration_path,
     load_calibration_file,
@@ -14,6 +16,7 @@ from hwsim.specs.calibration import (
 )
 from hwsim.specs.catalogs import load_device
 
+PUBLISHED = builtin_path("workloads") / "published"
 # Median and mean error on blocks of shapes that the fit did not see.
 KERNELS = {
     "gemm": (0.085, 0.125), "attention_prefill": (0.055, 0.10),
@@ -104,3 +107,11 @@ def test_intervals_of_whole_runs_cover_what_they_say():
     for task, end in load_intervals().end_to_end.items():
         assert 0.82 <= end.coverage <= 0.98, task
         assert end.width <= 1.0, task
+
+
+def test_runs_of_the_blind_checks_stay_within_budget():
+    found = validate_published(sorted(PUBLISHED.glob("blind-training*.csv")))
+    assert found.summary.rows == len(found.records) == 66
+    assert found.summary.median_ape <= 0.11
+    assert found.summary.mape <= 0.13
+    assert abs(found.time_bias) <= 0.10
