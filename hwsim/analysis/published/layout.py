@@ -103,14 +103,14 @@ class Pools(NamedTuple):
         Of each pool.
     drafted : int
         Tokens drafted in a round; 0 is no speculation.
-    may_draft : int
-        As many by another recipe that fits the row as well; 0: none.
+    recipes : int
+        Published recipes that fit the row.
     """
 
     prompts: Degrees
     answers: Degrees
     drafted: int = 0
-    may_draft: int = 0
+    recipes: int = 0
 
 
 def pools_of(
@@ -139,9 +139,8 @@ def pools_of(
         assumed.append(f"recipe: {taken}")
         if others:
             assumed.append("or, as likely: " + "; ".join(str(r) for r in others))
-        drafting = 0 if taken.drafted else max((r.drafted for r in others), default=0)
         return Pools(
-            _stated(taken.prefill), _stated(taken.decode), taken.drafted, drafting
+            _stated(taken.prefill), _stated(taken.decode), taken.drafted, len(recipes)
         )
     first = degrees_of(row.prefill, model, device, assumed)
     second = degrees_of(row.decode, model, device, assumed)

@@ -45,13 +45,25 @@ FloatArray = npt.NDArray[np.float64]
 SEED = 1
 # Between nodes: one 400 Gb/s adapter beside each device, as on usual nodes. [B/s]
 _NODE_LINK, _NODE = 50e9, 8
-# 90 % of 242 aggregated rows and 14 disaggregated ones drawn from the published
-# table lie so far, as logarithms, from their predictions; all were in sight.
+# 90 % of 242 aggregated rows, and of 560 disaggregated ones by how many recipes fit,
+# lie so far, as logarithms, from their predictions; all were in sight.
 _SPREAD = {
-    False: {"ttft": LogInterval(-0.53, 1.36), "tpot": LogInterval(-0.37, 0.29),
-            "throughput": LogInterval(-0.27, 0.38)},
-    True: {"ttft": LogInterval(-3.6, 1.9), "tpot": LogInterval(-0.65, 0.95),
-           "throughput": LogInterval(-0.7, 1.45)},
+    "aggregated": {
+        "ttft": LogInterval(-0.53, 1.36), "tpot": LogInterval(-0.37, 0.29),
+        "throughput": LogInterval(-0.27, 0.38),
+    },
+    "one recipe": {
+        "ttft": LogInterval(-1.2, 2.9), "tpot": LogInterval(-0.35, 0.4),
+        "throughput": LogInterval(-0.32, 0.45),
+    },
+    "several recipes": {
+        "ttft": LogInterval(-0.5, 3.0), "tpot": LogInterval(-0.75, 0.42),
+        "throughput": LogInterval(-0.66, 0.65),
+    },
+    "no recipe": {
+        "ttft": LogInterval(-3.5, 2.4), "tpot": LogInterval(-0.9, 1.3),
+        "throughput": LogInterval(-1.1, 1.5),
+    },
 }  # fmt: skip
 # Share of the tokens drafted by a model's own layers that are accepted, each where
 # those before it are: defaults of aiconfigurator (github ai-dynamo/aiconfigurator,
@@ -84,8 +96,10 @@ class Loop:
         Tokens.
     maps, assumed : tuple of str
         Mappings that apply; what the row left open or is read as.
-    speculation, may_speculate : Speculation or None
-        How tokens are drafted; how they are if it was the other of two recipes.
+    speculation : Speculation or None
+        How tokens are drafted.
+    recipes : int
+        Published recipes that fit the row.
     """
 
     row: ServingRow
@@ -104,8 +118,8 @@ class Loop:
     prompts_on: Degrees | None = None
     prompt_engine: EngineSpec | None = None
     speculation: Speculation | None = None
-    may_speculate: Speculation | None = None
     asked: int = 0
+    recipes: int = 0
 
     @property
     def weights(self) -> FloatArray:
@@ -155,9 +169,9 @@ def loop_of(
     device, model = given_device(row.device), given_model(row.model)
     assumed: list[str] = []
     row = _clients(row, assumed)
-    first, drafted, may_draft = None, 0, 0
+    first, drafted, recipes = None, 0, 0
     if row.disaggregated:
-        first, degrees, drafted, may_draft = pools_of(row, model, device, assumed)
+        first, degrees, drafted, recipes = pools_of(row, model, device, assumed)
         model = with_copies(model, (first.ep, degrees.ep), assumed)
     else:
         degrees = degrees_of(row.pool, model, device, assumed, row.concurrency)
@@ -182,7 +196,7 @@ def loop_of(
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
         requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
         None if first is None else _prompt_engine(engine, isl),
-        speculation_by(drafted or found.drafted), speculation_by(may_draft), asked,
+        speculation_by(drafted or found.drafted), asked, recipes,
     )  # fmt: skip
 
 
@@ -333,7 +347,10 @@ class LoopRuns:
         """Return 90 % intervals of a loop's figures; none of a speed of light."""
         if self.fidelity == "roofline":
             return {}
-        return _SPREAD[loop.prompts_on is not None]
+        if loop.prompts_on is None:
+            return _SPREAD["aggregated"]
+        known = ("no recipe", "one recipe", "several recipes")
+        return _SPREAD[known[min(loop.recipes, 2)]]
 
     def bound(self, loop: Loop) -> str:
         """Return what most of a decode step goes to."""

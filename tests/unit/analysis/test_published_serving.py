@@ -200,7 +200,7 @@ def test_recipes_tell_servers_and_speculation_by_the_number_of_clients() -> None
     found = pools_of(recipe_row(1214), model, device, assumed)
     assert found.prompts == Degrees(1, ep=4, attention_dp=4)
     assert found.answers == Degrees(1, ep=8, attention_dp=8, replicas=2)
-    assert (found.drafted, found.may_draft) == (2, 0)
+    assert (found.drafted, found.recipes) == (2, 1)
     assert any("2 tokens drafted" in note for note in assumed)
     plain = pools_of(recipe_row(450), model, device, [])
     assert plain.answers == Degrees(8, ep=8, replicas=6)
@@ -211,7 +211,7 @@ def test_of_two_recipes_the_one_without_drafts_is_taken_and_the_other_named() ->
     model, device = load_model("deepseek-r1"), load_device("b200_sxm")
     assumed: list[str] = []
     found = pools_of(recipe_row(90), model, device, assumed)
-    assert (found.drafted, found.may_draft) == (0, 3)
+    assert (found.drafted, found.recipes) == (0, 2)
     assert any(note.startswith("or, as likely") for note in assumed)
 
 
