@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from hwsim.errors import InputError, SpecError, UnknownNameError
+from hwsim.errors import HwsimError, InputError, SpecError, UnknownNameError
 from hwsim.registry import search_paths
 from hwsim.resources import USER_PATH
 from hwsim.specs.base import CatalogSpec, Name, Source
@@ -156,6 +156,19 @@ def calibration_for(
     )  # fmt: skip
 
 
+def _in_catalog(device: str, figures: Traits) -> Traits:
+    """Return what a device's parameters go with, whatever was changed in its spec.
+
+    What-if changes keep the parameters of the device that is in the catalog.
+    """
+    if figures == Traits():
+        return figures
+    try:
+        return traits(load_device(device))
+    except HwsimError:
+        return figures
+
+
 def calibration_path(device: DeviceSpec) -> Path | None:
     """Return the first calibration file of a device on the search path, if any.
 
@@ -234,6 +247,7 @@ def _calibration(
 ) -> Calibration:
     del stamp  # part of the cache key: a new calibration is read again
     generation = _generation(architecture, kind, user_path)
+    figures = _in_catalog(device, figures)
     base = carried(generation, figures)
     if path is None:
         return base

@@ -145,7 +145,7 @@ class FamilyFit(Spec):
     physics_held_out : Errors
         As ``held_out``, without the residual.
     by_group : dict of name to Errors
-        ``held_out`` by dtype or operator.
+        ``held_out`` by dtype or operator, and of large bf16 products.
     """
 
     parameters: dict[Name, Figure]
@@ -196,6 +196,24 @@ class EndToEnd(Spec):
     width: Annotated[float, Field(ge=0.0)]
 
 
+class LeftOut(Spec):
+    """Errors on a device predicted by a fit to others alone.
+
+    Attributes
+    ----------
+    origin : str
+        ``generation``: another device of its own; ``kind``: other generations.
+    part : str
+        Dtype or operator; nothing for all rows.
+    """
+
+    family: Name
+    device: Identifier
+    origin: Literal["generation", "kind"]
+    part: str = ""
+    errors: Errors
+
+
 class IntervalFile(Spec):
     """Spread of predictions for devices without a calibration of their own.
 
@@ -208,6 +226,8 @@ class IntervalFile(Spec):
         ``kind``: devices of its kind were; ``assumed``: none.
     end_to_end : dict of task to EndToEnd
         ``train``, ``infer``; ``every`` for the rest.
+    left_out : tuple of LeftOut
+        Errors behind the tables, device by device.
     """
 
     schema_version: Literal[1] = 1
@@ -217,4 +237,5 @@ class IntervalFile(Spec):
     kinds: tuple[Name, ...]
     tables: dict[Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]]
     end_to_end: dict[Name, EndToEnd]
+    left_out: tuple[LeftOut, ...] = ()
     notes: tuple[Text, ...] = ()

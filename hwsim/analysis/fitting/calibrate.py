@@ -259,7 +259,6 @@ def family_fit(
     unseen = outcome.held_out
     judged = outcome.predicted if unseen is None else unseen
     interval = check_interval(judged, rows.time, outcome.fold)
-    groups = rows.labels()
     return FamilyFit(
         parameters={
             b.path: Figure(value=fitted.values[b.path], lower=b.lower, upper=b.upper)
@@ -278,8 +277,8 @@ def family_fit(
             None if outcome.physics is None else errors(outcome.physics, rows.time)
         ),
         by_group={
-            str(name): errors(judged[groups == name], rows.time[groups == name])
-            for name in sorted(set(groups))
+            name: errors(judged[mask], rows.time[mask])
+            for name, mask in rows.parts().items()
         },
         interval=interval,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hwsim.analysis.fitting.family import FitPlan
-from hwsim.analysis.fitting.outside import outside_rows, outside_terms
+from hwsim.analysis.fitting.outside import outside_rows, outside_terms, table_rows
 from hwsim.analysis.fitting.transfer import spread_tables, transfers
 from hwsim.specs.calibration import FAMILIES
-from hwsim.specs.calibration_file import IntervalFile
+from hwsim.specs.calibration_file import EndToEnd, IntervalFile
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.measurement.table import MeasurementTable
 from hwsim.version import __version__
@@ -25,6 +26,7 @@ def make_intervals(
     table: MeasurementTable,
     devices: Sequence[str],
     *,
+    published: Sequence[Path] = (),
     plan: FitPlan | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> IntervalFile:
@@ -36,6 +38,9 @@ def make_intervals(
         Rows of several devices of several generations.
     devices : sequence of str
         Their ids.
+    published : sequence of path
+        Tables of published inference, for the terms of inference and services
+        beside the runs that ship.
     plan : FitPlan, optional
         How the fits to all devices but one are made.
     progress : callable, optional
@@ -51,13 +56,24 @@ def make_intervals(
         generations=_generations({spec.architecture for spec in specs}),
         kinds=tuple(sorted({spec.kind for spec in specs})),
         tables=spread_tables(made, FAMILIES),
-        end_to_end=outside_terms(outside_rows()),
+        end_to_end=_end_to_end(published),
+        left_out=tuple(error for one in made for error in one.errors()),
         notes=(
             "generation: devices predicted by a fit to another of their generation; "
             "kind: by a fit to other generations; assumed: kind, half widths times "
             f"1.6; measured devices: {names}",
         ),
     )
+
+
+def _end_to_end(published: Sequence[Path]) -> dict[str, EndToEnd]:
+    """Return the terms of published runs, of inference with the tables given."""
+    own = outside_rows()
+    terms = outside_terms(own)
+    if published:
+        more = outside_terms([*own, *table_rows(published)])
+        terms |= {task: more[task] for task in ("infer", "serve") if task in more}
+    return terms
 
 
 def _generations(measured: set[str]) -> tuple[str, ...]:

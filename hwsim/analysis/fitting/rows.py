@@ -42,6 +42,8 @@ SPLITS = {
     "collective": "whole decades of message size",
 }
 
+LARGE = 1024  # sides of weights from which products are those of models' layers
+
 
 @dataclass(frozen=True)
 class FitRows:
@@ -132,6 +134,15 @@ class FitRows:
             own, kv = self.rows["dtype"], self.rows["kv_dtype"]
             return np.where(kv == "", own, kv)
         return self.rows["dtype"]
+
+    def parts(self) -> dict[str, NDArray[np.bool_]]:
+        """Return which rows errors are reported of beside those of all."""
+        labels = self.labels()
+        found = {str(name): labels == name for name in sorted(set(labels))}
+        if self.family == "gemm" and np.any(labels == "bf16"):
+            large = (self.rows["n"] >= LARGE) & (self.rows["k"] >= LARGE)
+            found[f"bf16, n and k from {LARGE:,}"] = (labels == "bf16") & large
+        return {name: mask for name, mask in found.items() if np.any(mask)}
 
 
 class _Probe:

@@ -9,13 +9,14 @@ have no calibration of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.analysis.fitting.calibrate import device_names
-from hwsim.analysis.fitting.checks import regime_table
+from hwsim.analysis.fitting.checks import errors, regime_table
 from hwsim.analysis.fitting.family import FitPlan, fit_values
 from hwsim.analysis.fitting.rows import FitRows, fit_rows
 from hwsim.analysis.fitting.trees import Boosting, factors, grow
@@ -27,7 +28,7 @@ from hwsim.specs.calibration import (
     carried,
     with_parameters,
 )
-from hwsim.specs.calibration_file import Regime, RegimeTable
+from hwsim.specs.calibration_file import LeftOut, Regime, RegimeTable
 from hwsim.specs.carry import carried_values, traits
 from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
@@ -58,6 +59,8 @@ class Transfer:
         to other generations.
     time, predicted : ndarray of float64
         Measured, and predicted by physical forms. [s]
+    parts : dict of str to mask
+        Rows of each dtype or operator.
     with_trees : ndarray of float64
         Predicted with trees grown on the errors of the other devices. [s]
     """
@@ -68,6 +71,19 @@ class Transfer:
     time: FloatArray
     predicted: FloatArray
     with_trees: FloatArray
+    parts: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def errors(self) -> list[LeftOut]:
+        """Return errors on all rows and on each part."""
+        every = {"": np.ones(len(self.time), dtype=bool)}
+        return [
+            LeftOut(
+                family=self.family, device=self.device,
+                origin="generation" if self.origin == "generation" else "kind",
+                part=part, errors=errors(self.predicted[mask], self.time[mask]),
+            )
+            for part, mask in {**every, **self.parts}.items()
+        ]  # fmt: skip
 
 
 def transfers(
@@ -145,6 +161,7 @@ def _transfer(
     return Transfer(
         name, family, origin, rows[name].time, predicted,
         _with_trees(rows[name], tuned[name], parts, [tuned[n] for n in others], plan),
+        rows[name].parts(),
     )  # fmt: skip
 
 
