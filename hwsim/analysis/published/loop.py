@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hwsim.analysis.graph_result import GraphResult
 from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of, with_copies
+from hwsim.analysis.published.spread import serving_intervals
 from hwsim.analysis.serving.ask import PrefillAsked
 from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.analysis.serving.serve import ServeResult, run_serving
@@ -45,26 +46,6 @@ FloatArray = npt.NDArray[np.float64]
 SEED = 1
 # Between nodes: one 400 Gb/s adapter beside each device, as on usual nodes. [B/s]
 _NODE_LINK, _NODE = 50e9, 8
-# 90 % of 242 aggregated rows, and of 560 disaggregated ones by how many recipes fit,
-# lie so far, as logarithms, from their predictions; all were in sight.
-_SPREAD = {
-    "aggregated": {
-        "ttft": LogInterval(-0.53, 1.36), "tpot": LogInterval(-0.37, 0.29),
-        "throughput": LogInterval(-0.27, 0.38),
-    },
-    "one recipe": {
-        "ttft": LogInterval(-1.2, 2.9), "tpot": LogInterval(-0.35, 0.4),
-        "throughput": LogInterval(-0.32, 0.45),
-    },
-    "several recipes": {
-        "ttft": LogInterval(-0.5, 3.0), "tpot": LogInterval(-0.75, 0.42),
-        "throughput": LogInterval(-0.66, 0.65),
-    },
-    "no recipe": {
-        "ttft": LogInterval(-3.5, 2.4), "tpot": LogInterval(-0.9, 1.3),
-        "throughput": LogInterval(-1.1, 1.5),
-    },
-}  # fmt: skip
 # Share of the tokens drafted by a model's own layers that are accepted, each where
 # those before it are: defaults of aiconfigurator (github ai-dynamo/aiconfigurator,
 # nextn_accept_rates, 2026), the first as in the report on DeepSeek-V3
@@ -347,10 +328,7 @@ class LoopRuns:
         """Return 90 % intervals of a loop's figures; none of a speed of light."""
         if self.fidelity == "roofline":
             return {}
-        if loop.prompts_on is None:
-            return _SPREAD["aggregated"]
-        known = ("no recipe", "one recipe", "several recipes")
-        return _SPREAD[known[min(loop.recipes, 2)]]
+        return serving_intervals(loop.prompts_on is not None, loop.recipes)
 
     def bound(self, loop: Loop) -> str:
         """Return what most of a decode step goes to."""
