@@ -154,8 +154,8 @@ def train(
     seq : int or None
         Tokens per sequence; the model's context up to 2048 by default.
     recompute, recompute_every
-        ``none``, ``selective`` (attention only) or ``full``; of every so many
-        layers.
+        ``none``, ``selective`` (attention only), ``operators`` (all but products
+        and attention) or ``full``; of every so many layers.
     optimizer : str
         ``adamw``, ``adam``, ``lamb``, ``adafactor``, ``adam8bit``, ``sgd``, …
     zero_stage : int

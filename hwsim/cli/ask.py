@@ -103,7 +103,7 @@ def train(
     ] = None,
     dtype: Dtype = None,
     recompute: Annotated[
-        str, typer.Option(help="Activations: none, selective or full.")
+        str, typer.Option(help="Activations: none, selective, operators or full.")
     ] = "none",
     optimizer: Annotated[
         str, typer.Option(help="adamw, adam, lamb, adafactor, adam8bit, sgd, …")

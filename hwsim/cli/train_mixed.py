@@ -83,7 +83,7 @@ def train_mixed(
     ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
     dtype: Dtype = None,
     recompute: Annotated[
-        str, typer.Option(help="Activations: none, selective or full.")
+        str, typer.Option(help="Activations: none, selective, operators or full.")
     ] = "none",
     recompute_every: Annotated[
         int, typer.Option(help="Recompute only every so many layers.")

@@ -143,7 +143,10 @@ def stage_footprint(
     if stack is not None:
         flash = stack.fusion.attention == "fused"
     kept = Kept.of(
-        plan.setting, plan.passes, flash=flash, selective=recompute == "selective"
+        plan.setting,
+        plan.passes,
+        flash=flash,
+        selective=recompute in {"selective", "operators"},
     )
     return _Stage(plan, kept, optimizer, float(in_flight), offload_optimizer).total()
 
@@ -226,11 +229,11 @@ class _Stage:
         """Return what microbatches in flight keep, and one layer's rest. [B]"""
         plan, total, widest = self.plan, 0.0, 0.0
         for (kind, again), count in plan.groups():
-            full = again and plan.recompute == "full"
+            less = again and plan.recompute in {"operators", "full"}
             size = self._layer(kind, again=again)
             total += count * size
             # Recomputed, one layer's activations live during its backward.
-            widest = max(widest, self.kept.layer(kind) if full else 0.0)
+            widest = max(widest, self.kept.layer(kind) if less else 0.0)
         if plan.offload:
             # One layer's activations come or go while another's are in use.
             sizes = [self._layer(k, again=a) for (k, a), _ in plan.groups()]
@@ -239,7 +242,8 @@ class _Stage:
 
     def _layer(self, kind: LayerKind, *, again: bool) -> float:
         full = again and self.plan.recompute == "full"
-        return self.kept.layer(kind, full=full, again=again)
+        light = again and self.plan.recompute == "operators"
+        return self.kept.layer(kind, full=full, again=again, operators=light)
 
     def _tokens(self, index: int) -> float:
         p = self.plan.passes[index]

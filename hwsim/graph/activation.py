@@ -60,11 +60,13 @@ class Kept:
         return DTYPE_BYTES[self.setting.precision.math]
 
     def layer(
-        self, kind: LayerKind, *, full: bool = False, again: bool = True
-    ) -> float:
+        self, kind: LayerKind, *, full: bool = False, again: bool = True,
+        operators: bool = False,
+    ) -> float:  # fmt: skip
         """Return what one layer keeps; recomputed in full, its input. [B]
 
-        ``again``: recomputation as chosen reaches this layer.
+        ``again``: recomputation as chosen reaches this layer. ``operators``: only
+        its input and the results of products and attention are kept.
         """
         if self.selective and not again:
             return replace(self, selective=False).layer(kind)
@@ -72,7 +74,29 @@ class Kept:
         hidden = setting.model.hidden
         if full:
             return setting.outer(self.stream * self.batch * seq * hidden)
+        if operators:
+            return self._products(kind, seq)
         return self._whole(kind, seq)
+
+    def _products(self, kind: LayerKind, seq: int) -> float:
+        """Return the layer's input, and what its products and attention give. [B]"""
+        setting, model = self.setting, self.setting.model
+        tokens = float(self.batch * seq)
+        cross = kind.role == "decoder" and model.kind == "encoder_decoder"
+        results = self.act * (kind.branches + cross)
+        total = setting.outer(tokens * model.hidden * (self.stream + results))
+        if kind.mixer == "attention":
+            total += self._attention(kind, seq, seq)
+        elif kind.mixer == "ssm":
+            w = widths(model, setting.shard)
+            # Steps of a selective scan come from a product of their own.
+            own = w.entering + w.small + w.inner * (2 if w.rank else 1)
+            total += tokens * self.act * own
+        if kind.feed:
+            total += tokens * self._feed_forward(kind, inner=False)
+        if cross:
+            total += self._attention(kind, seq, self.seq)
+        return total
 
     def _seq(self, kind: LayerKind) -> int:
         both = self.setting.model.kind == "encoder_decoder"
@@ -133,18 +157,22 @@ class Kept:
         wide = self.stream if setting.precision.autocast else self.act
         return total + scores * (wide + setting.dropout * (self.act + 1.0))
 
-    def _feed_forward(self, kind: LayerKind) -> float:
-        """Return what a feed-forward block keeps of one token. [B]"""
+    def _feed_forward(self, kind: LayerKind, *, inner: bool = True) -> float:
+        """Return what a feed-forward block keeps of one token. [B]
+
+        ``inner``: what enters the last product too.
+        """
+        feed = self.feed if inner else 0.0
         setting, model, moe = self.setting, self.setting.model, self.setting.model.moe
         local, layout = setting.shard, setting.layout
         if not kind.moe or moe is None:
             entering = 2 if model.gated_ffn else 1
-            return local.ffn * (entering * self.act + self.feed)
+            return local.ffn * (entering * self.act + feed)
         entering = 2 if moe.gated else 1
         pairs = moe.experts_per_token * (1.0 if layout.whole_experts else layout.load)
         # Experts of their own share of the tokens, or all tokens' own share.
-        inner = pairs * moe.expert_ffn / local.tp + local.shared_ffn
+        width = pairs * moe.expert_ffn / local.tp + local.shared_ffn
         rows = pairs * (moe.latent or model.hidden) * (self.act + self.feed)
         if not layout.whole_experts and (layout.etp == 1 or setting.sequence_parallel):
             rows = setting.outer(rows) if layout.etp > 1 else rows / local.tp
-        return rows + inner * (entering * self.act + self.feed) + 4.0 * moe.experts
+        return rows + width * (entering * self.act + feed) + 4.0 * moe.experts

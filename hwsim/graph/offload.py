@@ -20,9 +20,12 @@ def kept_bytes(plan: Plan, unit: Unit) -> float:
     setting = plan.setting
     kept = Kept.of(
         setting, plan.passes, flash=setting.fusion.attention == "fused",
-        selective=plan.recompute == "selective",
+        selective=plan.recompute in {"selective", "operators"},
     )  # fmt: skip
-    return kept.layer(unit.kind, full=unit.recomputed, again=unit.again)
+    light = unit.again and plan.recompute == "operators"
+    return kept.layer(
+        unit.kind, full=unit.recomputed, again=unit.again, operators=light
+    )
 
 
 def _copy(plan: Plan, nbytes: float, *, back: bool) -> Copy:

@@ -20,7 +20,7 @@ from hwsim.graph.unit import Plan, units
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "operators", "full"]
 # Share of positions that a masked language model predicts (Devlin et al.,
 # 2018, arXiv:1810.04805, section 3.1).
 MASKED_SHARE = 0.15
@@ -60,7 +60,8 @@ def training_graph(
         Of the matrix products; what is narrower than 4 bytes trains with
         fp32 master weights.
     recompute : str
-        ``selective`` recomputes unfused attention, ``full`` each layer.
+        ``selective`` recomputes unfused attention, ``operators`` all but products
+        and fused attention, ``full`` each layer.
     zero_stage : int
         0 to 3: what data-parallel devices share out (optimizer states,
         gradients, parameters).

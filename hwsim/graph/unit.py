@@ -13,7 +13,7 @@ from hwsim.graph import outer
 from hwsim.graph.backward import INCOMING, Backward
 from hwsim.graph.lora import ROW_PARALLEL
 from hwsim.graph.loss import cross_entropy
-from hwsim.graph.op import Matmul, Op
+from hwsim.graph.op import Elementwise, Matmul, Norm, Op
 from hwsim.graph.opgraph import Block, Node
 from hwsim.graph.parameters import (
     Held,
@@ -203,9 +203,12 @@ def _unit(
     forward = w.block(name, outputs[0], repeat)
     full = again and plan.recompute == "full"
     nodes = [_recomputed(n) for n in forward.nodes] if full else []
+    light = again and plan.recompute == "operators"
+    if light:
+        nodes = _light(w, forward.nodes)
     pass_back = Backward(
         w, nodes, dict.fromkeys(outputs, INCOMING),
-        selective=again and plan.recompute == "selective",
+        selective=light or (again and plan.recompute == "selective"),
     )  # fmt: skip
     end = pass_back.run()
     if plan.setting.lora is not None and name in {"embedding", "norm"}:
@@ -216,6 +219,24 @@ def _unit(
     if plan.setting.lora is not None:
         held = Held(held.dense + trained.dense, held.expert)
     return Unit(name, forward, backward, held, trained, full, again)
+
+
+def _light(w: Writer, nodes: Sequence[Node]) -> list[Node]:
+    """Return forward's kernels between products, to be run again.
+
+    Products, fused attention and scans keep their results, and what collectives
+    bring is kept too; an unfused attention core is run again by itself.
+    """
+    cores = {id(step.op) for step in w.steps if step.core}
+    found: list[Node] = []
+    place: dict[int, int] = {}
+    for index, node in enumerate(nodes):
+        if not isinstance(node.op, Elementwise | Norm) or id(node.op) in cores:
+            continue
+        place[index] = len(found)
+        deps = tuple(place[d] for d in node.deps if d in place)
+        found.append(replace(_recomputed(node), deps=deps))
+    return found
 
 
 def _recomputed(node: Node) -> Node:

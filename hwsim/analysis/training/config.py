@@ -16,9 +16,9 @@ from hwsim.schedule.pipeline.schedules import check_pipeline, pipeline_schedule
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 
-Recompute = Literal["none", "selective", "full"]
-RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
-TRAINING_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4")
+Recompute = Literal["none", "selective", "operators", "full"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")
+TRAINING_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
 DEGREES = ("tp", "cp", "pp", "dp")
 
 

@@ -130,6 +130,8 @@ def _changes(
         return partial(_total, model, stack, config, changed)
 
     for name in RECOMPUTE[RECOMPUTE.index(config.recompute) + 1 :]:
+        if name == "operators":  # few frameworks have it
+            continue
         yield f"recompute {name}", after(recompute=name)
     micro = config.micro_batch // 2
     while micro >= 1:

@@ -215,7 +215,7 @@ def test_impossible_pipelines_are_refused(change, message):
         ({"tp": 8, "ep": 2}, "gpt-3-175b has no experts; use ep 1"),
         ({"devices": 1 << 20}, "ask for at most 3072"),
         ({"schedule": "1f1c"}, "did you mean 1f1b"),
-        ({"recompute": "some"}, "choose none, selective, full"),
+        ({"recompute": "some"}, "choose none, selective, operators, full"),
     ],
 )  # fmt: skip
 def test_layouts_that_do_not_fit_name_the_nearest_that_does(asked, said):
@@ -237,3 +237,17 @@ def test_uneven_chunks_are_played_when_each_is_given():
         "llama-3.1-405b", "dgx-h100-ndr-128", devices=128, tp=8, pp=16, vpp=8,
         global_batch=16,
     ).config.vpp == 8  # fmt: skip
+
+
+def test_training_in_int8_is_as_fast_as_in_fp8_where_both_multiply_alike():
+    options = {"devices": 8, "tp": 2, "seq": 1024, "micro_batch": 2}
+    eight, float8, wide = (
+        hwsim.train("llama-2-7b", "dgx-h100", dtype=d, **options)
+        for d in ("int8", "fp8", "bf16")
+    )
+    assert eight.step_s == pytest.approx(float8.step_s, rel=1e-9)
+    assert eight.step_s < wide.step_s
+    old = hwsim.train("llama-2-7b", "dgx-a100-80gb", dtype="int8", **options)
+    assert old.step_s < hwsim.train("llama-2-7b", "dgx-a100-80gb", **options).step_s
+    with pytest.raises(HwsimError, match="fp8"):
+        hwsim.train("llama-2-7b", "dgx-a100-80gb", dtype="fp8", **options)

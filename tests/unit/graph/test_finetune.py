@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hwsim.cost.footprint import training_footprint
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.lora import Lora
 from hwsim.graph.op import (
@@ -257,3 +258,58 @@ def test_autocast_does_nothing_in_fp32(stack) -> None:
         assert with_.flop == without.flop
     narrow, wide = (train(GPT, stack=s, dtype="bf16") for s in (plain, stack))
     assert narrow.model_flop == wide.model_flop
+
+
+# Recomputation by operator ----------------------------------------------------
+
+MODELS = ("llama-3.1-8b", "gpt-3-1.3b", "mixtral-8x7b", "t5-base", "mamba-2.8b")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_operators_recomputes_all_but_products(name: str) -> None:
+    model = load_model(name)
+    common = {"micro_batch": 1, "seq": 512, "stack": load_stack("default-training")}
+    plain, light, full = (
+        training_graph(model, recompute=r, **common)
+        for r in ("none", "operators", "full")
+    )
+    again = [op for op, _ in ops(light) if op.phase == "recompute"]
+    assert again
+    assert all(isinstance(op, Elementwise | Norm) for op in again)
+    assert plain.model_flop == light.model_flop == full.model_flop
+    assert plain.flop < light.flop < full.flop
+    assert plain.nbytes < light.nbytes < full.nbytes
+    sizes = [
+        training_footprint(model, micro_batch=1, seq=512, recompute=r).activations
+        for r in ("full", "operators", "none")
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_operators_keeps_products_and_the_layer_s_input() -> None:
+    layers = LLAMA.layers
+
+    def kept(recompute: str, tokens: int) -> float:
+        # The last norm, the head and its logits are the same in both.
+        return training_footprint(
+            LLAMA, micro_batch=1, seq=tokens, recompute=recompute, dropout=False
+        ).activations
+
+    tokens, hidden, ffn = 512, 4096, 11008
+    rest = kept("full", tokens)
+    light = kept("operators", tokens)
+    # Input, output product, down; queries, keys, values, result; gate and up.
+    values = 3 * hidden + 4 * hidden + 2 * ffn
+    each = tokens * (2 * values + 4 * 32)
+    inputs = tokens * 2 * hidden
+    assert light - rest == pytest.approx(layers * (each - inputs), rel=1e-9)
+
+
+def test_every_second_layer_recomputed_is_half_of_the_extra_work() -> None:
+    common = {"micro_batch": 1, "seq": 512, "stack": load_stack("default-training")}
+    plain, half, whole = (
+        training_graph(LLAMA, recompute=r, recompute_every=k, **common).nbytes
+        for r, k in (("none", 1), ("operators", 2), ("operators", 1))
+    )
+    assert half - plain == pytest.approx((whole - plain) / 2, rel=1e-9)
