@@ -62,14 +62,9 @@ def balanced_layers(makers: Sequence[StepMaker]) -> list[int]:
     Raises
     ------
     InputError
-        If there are more ranks than layers, or no split fits.
+        If no split fits.
     """
-    model, ranks = makers[0].model, len(makers)
-    total = len(model.layer_kinds)
-    if ranks > total:
-        raise InputError(
-            f"{ranks} stages, but {model.id} has {total} layers; use at most {total}"
-        )
+    model = makers[0].model
     held = held_microbatches(makers[0].config)
     times = [found.table() for found in _times(makers)]
     sizes = [found.table() for found in _sizes(makers, held)]

@@ -76,6 +76,11 @@ def _makers(
     total = sum(place.stages for place in places)
     if total < 2:
         raise InputError("one stage is no pipeline; give more, or use hwsim train")
+    layers = len(model.layer_kinds)
+    if total > layers:
+        raise InputError(
+            f"{total} stages, but {model.id} has {layers} layers; use at most {layers}"
+        )
     whole = sum(place.devices(cp) for place in places)
     found = []
     for index, place in enumerate(places):

@@ -175,7 +175,7 @@ def test_a_slower_partner_never_speeds_a_step_up():
         ([place(FAST), place(SLOW)], {"pue": 0.5}, "pue is 0.5"),
         ([place(FAST), place(SLOW)], {"dtype": "fp8"}, "fp8"),
         ([place(FAST), place(SLOW)], {"stage_layers": [32]}, "give one for each"),
-        ([place(FAST, stages=40), place(SLOW)], {}, "use pp=34 or fewer"),
+        ([place(FAST, stages=40), place(SLOW)], {}, "has 32 layers; use at most 32"),
         ([place(FAST, stages=5), place(SLOW)], {}, "system dgx-h100-ndr-4 has 32"),
     ],
 )  # fmt: skip
