@@ -72,6 +72,8 @@ def sped_up(calibration, k):
                 place = place[folder]
             if place is not None:
                 place[last] /= k
+        if table.get("reference_clock") is not None:
+            table["reference_clock"] *= k  # the clock at which these times hold
         update[name] = type(getattr(calibration, name))(**table)
     return calibration.model_copy(update=update)
 
