@@ -165,7 +165,7 @@ def _still_holds(
         return True
     tell(
         f"operators run {100 * math.expm1(offset):.0f} % off the table of this "
-        "processor: measuring them anew"
+        "processor"
     )
     return False
 
@@ -181,6 +181,11 @@ def _anew(
     tell: Progress,
 ) -> tuple[HostOperators, str]:  # fmt: skip
     """Return operators measured now, or the old ones if the host is too busy."""
+    later = f"{table}, though operators run otherwise now"
+    if _busy():
+        tell("others keep this host too busy to measure them anew: the table it is")
+        return old, later
+    tell("measuring them anew")
     try:
         now = _measured_host(budget, threads)
     except InputError as error:
@@ -192,7 +197,7 @@ def _anew(
             return now, "measured now"
         why = "no time was left for " + ", ".join(missing[:3])
     tell(f"{why}; the table it is, though this host runs slower now")
-    return old, f"{table}, though operators run otherwise now"
+    return old, later
 
 
 def _without(host: HostOperators, threads: Sequence[int]) -> list[int]:

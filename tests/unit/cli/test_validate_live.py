@@ -87,9 +87,21 @@ def test_the_terminal_shows_steps_and_summary(hwsim_cli, host):
 
 def test_a_table_that_no_longer_holds_is_measured_anew(hwsim_cli, host, monkeypatch):
     monkeypatch.setattr(api, "_measured_table", lambda cases, budget: shipped(1.4))
+    monkeypatch.setattr(api, "_busy", lambda: False)
     done = hwsim_cli("validate", "--live")
     assert "off the table of this processor" in done.err
+    assert "measuring them anew" in done.err
     assert "single operators (measured now)" in done.err
+
+
+def test_on_a_busy_host_a_table_that_no_longer_holds_stays(
+    hwsim_cli, host, monkeypatch
+):
+    monkeypatch.setattr(api, "_measured_table", lambda cases, budget: shipped(1.4))
+    monkeypatch.setattr(api, "_busy", lambda: True)
+    done = hwsim_cli("validate", "--live")
+    assert "too busy" in done.err
+    assert "though operators run otherwise now" in done.err
 
 
 def test_a_processor_without_a_table_is_measured_first(hwsim_cli, host, monkeypatch):
