@@ -8,7 +8,8 @@ of a decode step and E what a prompt adds to the steps it rides on::
     rate(b) = b / (output tpot(b))         Little's law
 
 Prompts ride on steps that read the weights anyway: E is the time of a prompt
-alone less a decode step of one, the least it can add. So tpot is a lower bound of
+alone less a decode step of one, the least it can add; the host's time to issue a step
+is left out, as prompts and answers may share it. So tpot is a lower bound of
 what a simulation gives, and no deployment is turned down that could do.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from hwsim.analysis.serving.step_cost import Deployment
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
 
+_ALL = 10**7  # tokens: every step is captured
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -172,7 +174,12 @@ def steady_state(choice: Choice, demand: Demand, fidelity: Fidelity) -> Steady:
         stat: deployment.run(deployment.prefill(max(round(tokens), 1))).time_s
         for stat, tokens in demand.prompts.items()
     }
-    added = max(prompts["mean"] - stage[0], 0.0)
+    # What the host takes to issue a step with prompts, all of them share.
+    issued = replace(
+        deployment, engine=engine.model_copy(update={"captured_tokens": _ALL})
+    )
+    mean = issued.run(issued.prefill(max(round(demand.prompt), 1))).time_s
+    added = max(mean - stage[0], 0.0)
     steps = stage * stages + engine.sequence_overhead * batch
     tpot = steps + added * batch * layout.attention_dp / demand.output
     rate = np.maximum.accumulate(batch / (demand.output * tpot))
