@@ -265,3 +265,34 @@ def test_wider_dtypes_do_not_move_products_in_bf16():
     found = hwsim.sensitivity(hwsim.question("gpt2", "mi300x"))
     peaks = {r.parameter.key for r in found.rows if ".matrix." in r.parameter.key}
     assert peaks == {"device.compute.matrix.bf16"}
+
+
+NEWER = {
+    "now_interval_90", "needed_interval_90", "metric_interval_90", "low_interval_90",
+    "high_interval_90", "complete",
+}  # fmt: skip
+
+
+def without(value, keys):
+    if isinstance(value, dict):
+        return {k: without(v, keys) for k, v in value.items() if k not in keys}
+    return [without(v, keys) for v in value] if isinstance(value, list) else value
+
+
+def test_files_from_before_intervals_still_make_pages(asked, tmp_path):
+    results = {
+        "sweep": hwsim.whatif(asked, "bandwidth=1x,2x"),
+        "swing": hwsim.sensitivity(asked),
+        "solved": hwsim.solve_for(asked, "tpot_s<=5ms", "bandwidth"),
+    }
+    for name, result in results.items():
+        hwsim.save_result(result, tmp_path / f"{name}.json")
+        told = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
+        old = tmp_path / f"{name}-old.json"
+        old.write_text(json.dumps(without(told, NEWER)), encoding="utf-8")
+        now, then = (
+            hwsim.write_reports([path], tmp_path / "out", formats=["md"])[0].read_text()
+            for path in (tmp_path / f"{name}.json", old)
+        )
+        assert "90 %" in now.partition("## How accurate")[0]
+        assert then.startswith("# Llama 3.1 8B on")
