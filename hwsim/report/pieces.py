@@ -20,7 +20,11 @@ _BOUND = {
     "overhead": "starting and synchronising kernels",
     "launch": "waiting for the host to launch kernels",
     "idle": "waiting",
+    "bubble": "waiting for other pipeline stages",
 }
+
+
+_IDLE = {"launch", "bubble"}
 
 
 def name_of(saved: SavedResult, role: str) -> str:
@@ -34,10 +38,16 @@ def bound_word(bound: str) -> str:
     return _BOUND.get(bound, bound)
 
 
-def bound_clause(parts: Mapping[str, float]) -> str:
-    """Return the clause that says where most of the time goes."""
-    name = largest_part(dict(parts))
-    share = parts["idle" if name == "launch" else name] / sum(parts.values())
+def bound_clause(parts: Mapping[str, float], bound: str | None = None) -> str:
+    """Return the clause that says where most of the time goes.
+
+    Parameters
+    ----------
+    bound : str, optional
+        What the result itself says of it; ``bubble`` is idle time too.
+    """
+    name = bound or largest_part(dict(parts))
+    share = parts["idle" if name in _IDLE else name] / sum(parts.values())
     return f"{fmt.percent(share, 0)} of the time goes to {bound_word(name)}"
 
 

@@ -49,11 +49,21 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "experts": (VERMILLION, ("moeexperts",)),
     "norm, activation": (SKY, ("norm", "elementwise", "softmax", "rotary")),
     "data movement": (PURPLE, ("embedding", "copy", "moedispatch", "moecombine")),
-    "collective": (GREEN, ("collective",)),
-    "loss, optimizer": (YELLOW, ("crossentropy", "optimizerupdate")),
+    "collective": (
+        GREEN,
+        ("collective", "send_recv", "gradient_reduction", "all_gather"),
+    ),
+    "loss, optimizer": (YELLOW, ("crossentropy", "optimizerupdate", "optimizer")),
+}
+# Passes of a pipeline are never drawn beside products, attention or norms.
+PASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "forward": (BLUE, ("forward",)),
+    "backward": (ORANGE, ("backward",)),
+    "weight gradient": (SKY, ("weight",)),
 }
 OTHER = "other"
-_FAMILY_OF = {kind: name for name, (_, kinds) in FAMILIES.items() for kind in kinds}
+_ALL = PASSES | FAMILIES
+_FAMILY_OF = {kind: name for name, (_, kinds) in _ALL.items() for kind in kinds}
 
 RC: Any = {
     "font.family": "sans-serif",
@@ -145,7 +155,7 @@ def family(kind: str) -> str:
 
 def family_colour(name: str) -> str:
     """Return the colour of a family."""
-    return FAMILIES[name][0] if name in FAMILIES else GREY
+    return _ALL[name][0] if name in _ALL else GREY
 
 
 def text_on(colour: str) -> str:

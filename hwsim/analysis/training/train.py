@@ -130,8 +130,12 @@ class TrainResult(Result):
 
     @property
     def bound(self) -> str:
-        """What most of the step goes to."""
-        return largest_part(self.parts)
+        """What most of the step goes to; ``bubble`` is waiting for other stages."""
+        name, played = largest_part(self.parts), self.made.pipeline
+        if name != "launch" or played is None:
+            return name
+        waiting = float(played.bubble.mean()) > self.parts["idle"] / 2
+        return "bubble" if waiting else name
 
     @property
     def fits(self) -> bool:

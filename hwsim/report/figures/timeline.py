@@ -18,6 +18,7 @@ from hwsim.report.style import (
     FAMILIES,
     GRID,
     OTHER,
+    PASSES,
     SURFACE,
     ReportFigure,
     family,
@@ -200,7 +201,7 @@ def _busy_share(records: Sequence[Record], edges: Any) -> Any:
 
 def _families(records: Iterable[Record]) -> list[str]:
     present = {family(r.kind) for r in records}
-    return [name for name in (*FAMILIES, OTHER) if name in present]
+    return [name for name in (*PASSES, *FAMILIES, OTHER) if name in present]
 
 
 def _axes(

@@ -60,7 +60,8 @@ def train_page(saved: SavedResult) -> Page:
             f"{around(saved, 'step_s')} a step, "
             f"{number(saved.need('tokens_per_s_per_device'))} tokens/s per device at "
             f"an MFU of {fmt.percent(saved.need('mfu'))}; "
-            f"{bound_clause(parts_of(saved))}, and it {fit_clause(saved)}."
+            f"{bound_clause(parts_of(saved), saved.data.get('bound'))}, and it "
+            f"{fit_clause(saved)}."
         ),
         facts=step_facts(saved),
         sections=step_sections(saved),

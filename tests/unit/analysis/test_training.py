@@ -251,3 +251,12 @@ def test_training_in_int8_is_as_fast_as_in_fp8_where_both_multiply_alike():
     assert old.step_s < hwsim.train("llama-2-7b", "dgx-a100-80gb", **options).step_s
     with pytest.raises(HwsimError, match="fp8"):
         hwsim.train("llama-2-7b", "dgx-a100-80gb", dtype="fp8", **options)
+
+
+def test_a_pipeline_that_mostly_waits_is_bound_by_its_bubble():
+    options = {"devices": 64, "tp": 8, "pp": 8}
+    few = hwsim.train("gpt-3-175b", "selene", global_batch=2, **options)
+    assert few.bound == "bubble"
+    assert few.to_dict()["bound"] == "bubble"
+    many = hwsim.train("gpt-3-175b", "selene", global_batch=64, **options)
+    assert many.bound == "compute"
