@@ -22,6 +22,7 @@ from refresh_accuracy import PARTS as ACCURACY
 from refresh_accuracy import TASKS, comparison
 from refresh_models import PARTS as MODELS
 from refresh_published import PARTS as PUBLISHED
+from refresh_targets import PARTS as TARGETS
 
 from hwsim.cli.app import run_code
 from hwsim.report import format as fmt
@@ -30,6 +31,7 @@ from hwsim.report.figures.graphs import scatter_figure
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
     "README.md", "docs/tutorial.md", "docs/guides/add-a-device.md", "docs/accuracy.md",
+    "docs/calibration.md",
     "docs/guides/compare.md",
     "docs/guides/whatif.md",
     "docs/guides/mixed.md",
@@ -85,6 +87,7 @@ PARTS = {
     **PUBLISHED,
     **MODELS,
     **CORRELATIONS,
+    **TARGETS,
 }
 
 

@@ -69,7 +69,7 @@ def calibrations() -> tuple[CalibrationFile, ...]:
     return tuple(load_calibration_file(path) for path in found if path is not None)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     lines = [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
     return "\n".join(lines) + "\n"
@@ -87,7 +87,7 @@ def published_by(key: str, names: dict[str, str] | None = None) -> str:
             fmt.percent(part["worst_ape"], 0),
         ])  # fmt: skip
     head = ("", "Rows", "Median error", "Mean", "Median, signed", "Worst")
-    text = _table(head, rows)
+    text = markdown(head, rows)
     missing = len(whole.unanswered)
     if missing:
         reasons = Counter(row.reason for row in whole.unanswered)
@@ -107,7 +107,7 @@ def worst() -> str:
          fmt.signed_percent(row.error, 0), REASONS.get(row.row.id, _UNKNOWN)]
         for row in sorted(comparison().answered, key=size, reverse=True)[:WORST]
     ]  # fmt: skip
-    return _table(("Row", "Task", "System", "Error", "Likely reason"), rows, left=5)
+    return markdown(("Row", "Task", "System", "Error", "Likely reason"), rows, left=5)
 
 
 def _errors(errors: Errors | None) -> list[str]:
@@ -134,7 +134,7 @@ def kernels() -> str:
             ])  # fmt: skip
     head = ("Family", "Device", "Rows", "Median", "Mean", "90th pct",
             "Median, physics alone", "In 90 % interval", "Its width")  # fmt: skip
-    return _table(head, rows, left=2)
+    return markdown(head, rows, left=2)
 
 
 def groups() -> str:
@@ -150,7 +150,7 @@ def groups() -> str:
                     [label, file.device, name, str(errors.rows), *_errors(errors)]
                 )
     head = ("Family", "Device", "Part", "Rows", "Median", "Mean", "90th pct")
-    return _table(head, rows, left=3)
+    return markdown(head, rows, left=3)
 
 
 def splits() -> str:
@@ -163,7 +163,7 @@ def splits() -> str:
         blocks = ", ".join(dict.fromkeys(fit.split for fit in fits))
         sources = sorted({s for fit in fits for data in fit.data for s in data.sources})
         rows.append([label, blocks, ", ".join(sources)])
-    return _table(("Family", "Held out together", "Measured by"), rows, left=3)
+    return markdown(("Family", "Held out together", "Measured by"), rows, left=3)
 
 
 def _factor(log: float) -> str:
@@ -184,7 +184,7 @@ def elsewhere() -> str:
                              _factor(every.high)])  # fmt: skip
     head = ("Device without measurements of its own", "Family", "Rows",
             "5 % of times are below", "5 % are above")  # fmt: skip
-    text = _table(head, rows, left=2) + "\n"
+    text = markdown(head, rows, left=2) + "\n"
     text += "".join(f"- {note}\n" for note in file.notes)
     return text
 
@@ -198,7 +198,7 @@ def whole_runs() -> str:
         for task, end in load_intervals().end_to_end.items()
     ]  # fmt: skip
     head = ("Work", "Rows", "Sources", "In 90 % interval", "Its width")
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def totals() -> str:
@@ -208,7 +208,7 @@ def totals() -> str:
          fmt.signed_percent(c.error, 0)]
         for c in compare_totals()
     ]  # fmt: skip
-    return _table(("Run and figure", "Published", "Predicted", "Error"), rows)
+    return markdown(("Run and figure", "Published", "Predicted", "Error"), rows)
 
 
 def _amount(value: float) -> str:
@@ -237,7 +237,7 @@ def host() -> str:
             fmt.percent(statistics.median(medians), 0),
             fmt.percent(statistics.fmean(s.mape for s in values.values()), 0),
         ])  # fmt: skip
-    return _table(("Processor", "Operators", "Rows", "Median", "Mean"), rows, left=2)
+    return markdown(("Processor", "Operators", "Rows", "Median", "Mean"), rows, left=2)
 
 
 def micro() -> str:
@@ -252,7 +252,7 @@ def micro() -> str:
         ])  # fmt: skip
     head = ("Category", "Rows", "Devices", "Median, by generation", "Mean",
             "Median, default", "Mean")  # fmt: skip
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def summary() -> str:
@@ -272,7 +272,7 @@ def summary() -> str:
         ])  # fmt: skip
     head = ("kernels never fitted", "devices", "rows", "median error", "mean",
             "in 90 % interval", "its width")  # fmt: skip
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def _range(shares: Sequence[float], digits: int = 1) -> str:
