@@ -39,7 +39,7 @@ OP_ALIASES: dict[str, str] = {
     "generation_attention": "decode", "attention_decode": "decode",
     "attention_mixed": "mixed", "chunked_prefill": "mixed",
     "vector_add": "add", "residual_add": "add", "bias_add": "add",
-    "subtract": "sub", "multiply": "mul", "divide": "div", "power": "pow",
+    "subtract": "sub", "multiply": "mul", "divide": "div",
     "negate": "neg", "geglu": "gelu_and_mul", "gelu_tanh": "gelu",
     "gelu_tanh_and_mul": "gelu_and_mul", "swish": "silu", "permute": "transpose",
     "adds": "add_scalar", "scalar_add": "add_scalar",
