@@ -84,6 +84,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "mixed llama-3.1-8b --stage h100,layers=20 --stage l40s,layers=12 "
         "--link 25GB/s",
     ),
+    "train-mixed": (
+        "train-mixed llama-2-13b --stage dgx-h100-ndr-4,tp=8,stages=2 "
+        "--stage dgx-a100-80gb-hdr-4,tp=8,stages=2 --global-batch 64",
+        "train-mixed gpt2 --stage h100,layers=8 --stage a100,layers=4 --link 10GB/s",
+    ),
     "plan train": (
         "plan train llama-3.1-70b -s dgx-h100-ndr-64 --devices 512 "
         "--global-batch 1024 --seq 4096",

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from hwsim.cli import options
 from hwsim.cli.compare import entry_of
+from hwsim.cli.examples import examples
 from hwsim.cli.mixed import bandwidth_of
 from hwsim.cli.options import (
     Dtype,
@@ -36,9 +37,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         "train-mixed",
-        epilog="Example: hwsim train-mixed llama-2-13b --stage "
-        "dgx-h100-ndr-4,tp=8,stages=2 --stage dgx-a100-80gb-hdr-4,tp=8,stages=2 "
-        "--global-batch 64",
+        epilog=examples("train-mixed"),
     )(train_mixed)
 
 
