@@ -72,10 +72,11 @@ def cpu(
     from hwsim.measure.cpu import measure_cpu
 
     command = "hwsim " + " ".join(sys.argv[1:])
+    allowed, counts, tables = seconds(budget), _threads(threads), _names(only)
     with _Progress() as progress:
         done = measure_cpu(
-            out, device=device, budget=seconds(budget), threads=_threads(threads),
-            only=_names(only), redo_disturbed=redo_disturbed, command=command,
+            out, device=device, budget=allowed, threads=counts,
+            only=tables, redo_disturbed=redo_disturbed, command=command,
             report=progress.report,
         )  # fmt: skip
     if not done.known:

@@ -159,7 +159,7 @@ def load_system(name: str) -> SystemSpec:
     return resolve_system(file)
 
 
-def _is_device(table: Mapping[str, Any]) -> bool:
+def _is_device(table: Mapping[str, Any], seen: tuple[Path, ...] = ()) -> bool:
     """Whether a file is of a device, by its keys, else by what it is based on."""
     if "compute" in table or "memory" in table:
         return True
@@ -167,7 +167,10 @@ def _is_device(table: Mapping[str, Any]) -> bool:
     if not isinstance(base, str) or _OF_SYSTEMS & set(table):
         return False
     if looks_like_path(base):
-        return Path(base).is_file() and _is_device(read_table(Path(base)))
+        path = Path(base)
+        if path in seen:
+            raise SpecError(str(path), "based_on goes round in a circle")
+        return path.is_file() and _is_device(read_table(path), (*seen, path))
     if SYSTEMS.by_id(base) is not None:
         return False
     if DEVICES.by_id(base) is not None:

@@ -276,3 +276,19 @@ def test_the_page_of_the_schema_names_everything() -> None:
     names = {op for ops in OPS.values() for op in ops}
     names |= {name for row in ROWS.values() for name in row.model_fields}
     assert not [name for name in sorted(names) if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("device,op,m,n,k,latency_us\n", "has a heading but no rows"),
+        ("device;op;m\nh100;linear;4\n", "is not separated by commas"),
+    ],
+)
+def test_a_table_without_rows_or_commas_says_so(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=words):
+        read_measurements([path])

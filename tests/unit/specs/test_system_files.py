@@ -159,3 +159,11 @@ def test_a_cluster_may_override_host_and_power() -> None:
     assert cluster.power_overhead == 0.3
     assert cluster.host is not None
     assert cluster.host.device == "grace-cpu"
+
+
+def test_files_based_on_each_other_end_in_one_line(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text(f'id = "one"\nbased_on = "{two}"\n', encoding="utf-8")
+    two.write_text(f'id = "two"\nbased_on = "{one}"\n', encoding="utf-8")
+    with pytest.raises(SpecError, match="goes round in a circle"):
+        load_system(str(one))
