@@ -22,6 +22,7 @@ from refresh_accuracy import PARTS as ACCURACY
 from refresh_accuracy import TASKS, comparison
 from refresh_models import PARTS as MODELS
 from refresh_published import PARTS as PUBLISHED
+from refresh_serving import PARTS as SERVING
 from refresh_targets import PARTS as TARGETS
 
 from hwsim.cli.app import run_code
@@ -85,6 +86,7 @@ PARTS = {
     "published": published,
     **ACCURACY,
     **PUBLISHED,
+    **SERVING,
     **MODELS,
     **CORRELATIONS,
     **TARGETS,

@@ -1,7 +1,7 @@
 """Errors on tables of published figures that do not ship: stored, then shown.
 
-``python docs/refresh_published.py inference RESULT.json`` stores the summary of
-what ``hwsim validate --published TABLE.csv --json`` wrote in
+``python docs/refresh_published.py KIND RESULT.json`` (``inference`` or ``serving``)
+stores the summary of what ``hwsim validate --published TABLE.csv --json`` wrote in
 ``docs/published_errors.json``; ``docs/refresh.py`` shows it from there.
 """
 
@@ -33,7 +33,14 @@ METRICS = {
 }  # fmt: skip
 
 
-def _rounded(errors: dict[str, Any]) -> dict[str, Any]:
+def stored_kind(kind: str) -> dict[str, Any]:
+    """Return what is stored of a kind of table."""
+    known: dict[str, Any] = json.loads(STORE.read_text("utf-8"))[kind]
+    return known
+
+
+def rounded(errors: dict[str, Any]) -> dict[str, Any]:
+    """Return the errors of a group, as they are stored."""
     values = {key: errors[key] for key in KEYS}
     return {
         k: v if v is None or k == "rows" else round(v, 4) for k, v in values.items()
@@ -44,14 +51,18 @@ def store(kind: str, result: dict[str, Any]) -> None:
     """Store the summary of a validation under a kind of table."""
     known = json.loads(STORE.read_text("utf-8")) if STORE.is_file() else {}
     known[kind] = {
-        "all": _rounded(result),
+        "all": rounded(result),
         "total_rows": result["total_rows"],
         "unanswered": result["unanswered_reasons"],
         **{
-            f"by_{key}": {n: _rounded(e) for n, e in result[f"by_{key}"].items()}
+            f"by_{key}": {n: rounded(e) for n, e in result[f"by_{key}"].items()}
             for key in ("source", "metric", "op")
         },
     }
+    if kind == "serving":
+        from refresh_serving import groups
+
+        known[kind] |= groups(result["table"])
     STORE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
@@ -67,7 +78,7 @@ def _row(name: str, errors: dict[str, Any]) -> str:
 
 def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
     """Return a table of stored errors by source, metric or work."""
-    found = json.loads(STORE.read_text("utf-8"))[kind]
+    found = stored_kind(kind)
     rows = [_row("all", found["all"])]
     rows += [_row((names or {}).get(n, n), e) for n, e in found[f"by_{key}"].items()]
     head = f"|  | {' | '.join(HEAD)} |\n| --- |{' ---: |' * len(HEAD)}\n"
@@ -95,11 +106,11 @@ def blind() -> str:
     return "\n".join(lines) + "\n"
 
 
-def unanswered(kind: str) -> str:
-    """Return why rows have no prediction."""
-    found = json.loads(STORE.read_text("utf-8"))[kind]
-    rows = sum(found["unanswered"].values())
-    text = f"{fmt.plural(rows, 'row')} of {found['total_rows']} without an answer:\n\n"
+def unanswered(kind: str, what: str = "row") -> str:
+    """Return why rows, or figures of them, have no prediction."""
+    found = stored_kind(kind)
+    left = fmt.plural(sum(found["unanswered"].values()), what)
+    text = f"{left} of {found['total_rows']} without an answer:\n\n"
     return text + "".join(
         f"- {count}: {why}\n" for why, count in found["unanswered"].items()
     )
@@ -112,6 +123,7 @@ PARTS = {
     "inference_sources": lambda: table("inference", "source"),
     "inference_metrics": lambda: table("inference", "metric", METRICS),
     "inference_unanswered": lambda: unanswered("inference"),
+    "serving_unanswered": lambda: unanswered("serving", "figure"),
 }
 
 if __name__ == "__main__":
