@@ -173,7 +173,7 @@ class PageReader(HTMLParser):
         self.faults: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
-        self.feed(html)
+        self.feed(html.replace("<wbr>", ""))  # may break there, no space
         self.close()
         self.faults += [f"<{tag}> never closed" for tag in self.open]
 
