@@ -99,7 +99,10 @@ def totals() -> str:
 def deployments() -> str:
     """Return errors by model, device, backend and mode."""
     head = "| Model | Device | Backend | Mode | Rows | Answered | TTFT | TPOT "
-    rows = [head + "| Throughput | In 90 % interval |", "| --- |" * 4 + " ---: |" * 6]
+    rows = [
+        head + "| Throughput | In 90 % interval |",
+        "|" + " --- |" * 4 + " ---: |" * 6,
+    ]
     for name, errors in stored_kind("serving")["deployments"].items():
         rows.append(f"| {name} | {_cells(errors)} |")
     return "\n".join(rows) + "\n"
