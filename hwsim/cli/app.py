@@ -27,12 +27,12 @@ from hwsim.cli import (
     validate,
     whatif,
 )
+from hwsim.cli.output import INTERRUPTED
 from hwsim.cli.settings import PREFIX, config_files, defaults, manners
 from hwsim.errors import HwsimError, InputError
 from hwsim.units import Units, use_units
 from hwsim.version import __version__
 
-INTERRUPTED = 130
 # Typer keeps its base of usage errors to itself; BadParameter is public.
 _UsageFault: type[Exception] = next(
     cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException"

@@ -10,12 +10,17 @@ import typer
 
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
-from hwsim.cli.output import check_outputs, console, note, save, table
+from hwsim.cli.output import (
+    check_outputs,
+    console,
+    end_if_interrupted,
+    note,
+    save,
+    table,
+)
 
 if TYPE_CHECKING:
     from hwsim.analysis.fitting.calibrate import CalibrateResult
-
-INTERRUPTED = 130
 
 
 class HoldoutChoice(StrEnum):
@@ -104,9 +109,7 @@ def calibrate(
     else:
         _show(result)
     save(result, result_out)
-    if result.interrupted:
-        note("interrupted: only the families above were fitted")
-        raise typer.Exit(INTERRUPTED)
+    end_if_interrupted(result.interrupted, "only the families above were fitted")
 
 
 def _show(result: CalibrateResult) -> None:

@@ -13,7 +13,7 @@ import typer
 from hwsim.cli import ask, serve
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
-from hwsim.cli.output import check_outputs, note, note_unread, save
+from hwsim.cli.output import check_outputs, end_if_interrupted, note, note_unread, save
 from hwsim.cli.progress import Meter
 from hwsim.cli.quantity import counts, factors, limits_of
 from hwsim.cli.table import comparison_tables
@@ -44,7 +44,6 @@ _READ: dict[str, Callable[[str], Any]] = {
     "stage_layers": lambda text: counts("stage-layers", text),
     "lora_targets": lambda text: tuple(filter(None, map(str.strip, text.split(",")))),
 }
-INTERRUPTED = 130
 _PANELS = {"infer": "Inference", "train": "Training", "serve": "Serving"}
 
 
@@ -236,9 +235,9 @@ def compare(
     if plot is not None:
         result.plot(str(plot))
         note(f"wrote {plot}")
-    if not result.complete:
-        note(f"interrupted: {len(result.cells)} of the cells were answered")
-        raise typer.Exit(INTERRUPTED)
+    end_if_interrupted(
+        not result.complete, f"{len(result.cells)} of the cells were answered"
+    )
 
 
 def _asked_task(task: str | None, scenario: str | None) -> str:

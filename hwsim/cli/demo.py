@@ -11,15 +11,21 @@ from rich.markup import escape
 
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Fidelity, FidelityChoice, Json, Set
-from hwsim.cli.output import console, note, note_unread, print_json, save, table
+from hwsim.cli.output import (
+    console,
+    end_if_interrupted,
+    note,
+    note_unread,
+    print_json,
+    save,
+    table,
+)
 from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
     from hwsim.analysis.published.runs import ComparedRow
-
-INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +63,7 @@ def demo(
         _print(comparison)
     if out is not None:
         _write(comparison, out)
-    if not complete:
-        note(f"interrupted: {len(rows)} runs were done")
-        raise typer.Exit(INTERRUPTED)
+    end_if_interrupted(not complete, f"{len(rows)} runs were done")
 
 
 def _predicted(each: Iterator[ComparedRow]) -> tuple[tuple[ComparedRow, ...], bool]:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hwsim.errors import InputError
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with keys in SI.")]
 Set = Annotated[
     list[str] | None,
@@ -23,9 +25,21 @@ Trace = Annotated[
     Path | None,
     typer.Option(help="Write the simulated timeline here; opens in ui.perfetto.dev."),
 ]
+_PAGES = (".html", ".htm", ".md", ".pdf")
+
+
+def _page(place: Path | None) -> Path | None:
+    """Refuse a page of a form that is not written."""
+    if place is not None and place.suffix.casefold() not in _PAGES:
+        raise InputError(f"--report {place}: write .html, .md or .pdf")
+    return place
+
+
 Report = Annotated[
     Path | None,
-    typer.Option(help="Write a page here: .html (self-contained), .md or .pdf."),
+    typer.Option(
+        help="Write a page here: .html (self-contained), .md or .pdf.", callback=_page
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Save the result as JSON here.")]
 

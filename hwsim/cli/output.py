@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -21,6 +22,7 @@ from hwsim.errors import InputError
 from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
 
+INTERRUPTED = 130
 _FREE = 10_000  # width at which nothing wraps
 _ROOMY = 80  # columns of a terminal that any table fits, if it must by folding
 
@@ -117,6 +119,19 @@ def table(
     Without columns it has no header.
     """
     return FittedTable(title, columns, rows, right)
+
+
+def end_if_interrupted(interrupted: bool, told: str) -> None:
+    """Say what an interrupted command did, and end it with the code of one.
+
+    Parameters
+    ----------
+    told : str
+        What there is, for example ``12 rows were done``.
+    """
+    if interrupted:
+        note(f"interrupted: {told}")
+        raise typer.Exit(INTERRUPTED)
 
 
 def check_outputs(*places: Path | None) -> None:

@@ -29,6 +29,7 @@ from hwsim.cli.output import (
     check_outputs,
     check_parquet,
     console,
+    end_if_interrupted,
     note,
     note_unread,
     save,
@@ -189,6 +190,7 @@ def train(
     _answer(plan, json=json, top=top)
     note_unread(set_)
     _save(plan, out, csv, parquet)
+    end_if_interrupted(plan.tally.interrupted, "the best of what was looked at so far")
 
 
 def _counts(text: str | None) -> list[int] | None:
@@ -271,8 +273,6 @@ def _progress() -> AbstractContextManager[Any]:
 
 
 def _answer(plan: TrainPlan, *, json: bool, top: int) -> None:
-    if plan.tally.interrupted:
-        note("interrupted: the best of what was looked at so far")
     for fault in plan.passed_over:
         note(f"note: passed over: {fault}")
     if json:

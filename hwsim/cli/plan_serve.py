@@ -22,6 +22,7 @@ from hwsim.cli.output import (
     check_outputs,
     check_parquet,
     console,
+    end_if_interrupted,
     note,
     note_unread,
     save,
@@ -164,8 +165,6 @@ def serve(
             progress=lambda what, done, all_: meter.show(done, all_, what),
             **held,
         )  # fmt: skip
-    if plan.interrupted:
-        note("interrupted: the best of what was simulated so far")
     for fault in plan.passed_over:
         note(f"note: passed over: {fault}")
     if json:
@@ -174,6 +173,7 @@ def serve(
         _answer(plan)
     note_unread(set_)
     _save(plan, out, csv, parquet)
+    end_if_interrupted(plan.interrupted, "the best of what was simulated so far")
 
 
 def _words(text: str) -> list[str]:

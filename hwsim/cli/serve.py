@@ -21,7 +21,14 @@ from hwsim.cli.options import (
     System,
     WeightDtype,
 )
-from hwsim.cli.output import check_outputs, note, note_unread, save, save_outputs
+from hwsim.cli.output import (
+    INTERRUPTED,
+    check_outputs,
+    note,
+    note_unread,
+    save,
+    save_outputs,
+)
 from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
 from hwsim.cli.serve_options import (
     Acceptance,
@@ -62,7 +69,6 @@ if TYPE_CHECKING:
     from hwsim.analysis.serving.serve import ServeResult
 
 _TRAFFIC, _ENGINE = "Traffic", "Engine"
-INTERRUPTED = 130
 UNSTABLE = 2  # what was asked cannot be: more arrives than can be served
 
 

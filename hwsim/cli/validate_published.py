@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.cli.output import console, end_if_interrupted, note, save_outputs, table
 from hwsim.cli.rows_bar import rows_bar
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
@@ -62,6 +62,7 @@ def validate_runs(
     else:
         _print(result)
     save_outputs(result, out=out, trace=None, report=report)
+    end_if_interrupted(not result.complete, "the rows done so far")
 
 
 def _print(result: PublishedValidation) -> None:
@@ -73,8 +74,6 @@ def _print(result: PublishedValidation) -> None:
         out.print("No row could be predicted.")
         _print_unanswered(result)
         return
-    if not result.complete:
-        note("interrupted: the rows done so far")
     total, answered = len(result.records), len(result.answered)
     out.print(
         f"{answered} of {fmt.plural(total, 'row')} answered "

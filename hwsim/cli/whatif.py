@@ -12,7 +12,15 @@ from rich.markup import escape
 from hwsim.cli.compare import task_options, with_task_options
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
-from hwsim.cli.output import check_outputs, console, note, note_unread, save, table
+from hwsim.cli.output import (
+    check_outputs,
+    console,
+    end_if_interrupted,
+    note,
+    note_unread,
+    save,
+    table,
+)
 from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
     from hwsim.analysis.varying.solve import Solution, Solved
     from hwsim.analysis.varying.sweep import WhatIf
 
-INTERRUPTED = 130
 Scenario = Annotated[
     str | None,
     typer.Argument(
@@ -236,9 +243,7 @@ def _printed(result: Any, *, json: bool, csv: bool, show: Any) -> None:
 
 
 def _ended(complete: bool, done: str) -> None:
-    if not complete:
-        note(f"interrupted: {done} were done")
-        raise typer.Exit(INTERRUPTED)
+    end_if_interrupted(not complete, f"{done} were done")
 
 
 def _plotted(result: Any, plot: Path | None) -> None:

@@ -159,3 +159,24 @@ def test_ctrl_c_ends_with_130():
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.strip() == "hwsim: interrupted"
+
+
+def test_a_page_of_another_form_is_refused(hwsim_cli, tmp_path):
+    done = hwsim_cli("infer", "gpt2", "-s", "h100", "--report", tmp_path / "r.xyz")
+    assert done.code == 2
+    assert "write .html, .md or .pdf" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_plan_says_so_and_ends_with_130(hwsim_cli, monkeypatch):
+    from hwsim.analysis.plan_train import search
+
+    def stop(self, found, whole):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.Search, "_report", stop)
+    asked = ("plan", "train", "gpt2", "-s", "dgx-a100-80gb", "--global-batch", "64")
+    done = hwsim_cli(*asked, "--seq", "1024", "--json")
+    assert done.code == 130
+    assert "interrupted: the best of what was looked at so far" in done.err
+    assert json.loads(done.out)["kind"] == "train_plan"
