@@ -325,7 +325,7 @@ def test_interrupt_answers_with_the_best_so_far(monkeypatch):
         ({"optimizer": "adamm"}, "adam"),
         ({"seq": 10**6}, "context"),
         ({"simulate": 0}, "at least 1"),
-        ({"dtype": "int8"}, "int8"),
+        ({"dtype": "int4"}, "int4"),
     ],
 )
 def test_bad_input_is_one_line_with_the_nearest_choice(changes, message):

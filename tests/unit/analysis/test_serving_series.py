@@ -35,7 +35,13 @@ def test_means_over_time_are_those_of_the_steps(case):
         result.kv_occupancy["mean"], rel=0.1
     )
     slots = result.run.sums.decode_slots / result.duration_s
-    assert np.mean(found["running"]) == pytest.approx(slots, rel=0.01)
+    running, steps = np.mean(found["running"]), result.run.outputs.mean()
+    if case == "prompts apart":
+        # A request that is handed over joins the step after the next: between its
+        # first two tokens it runs for up to two steps in which it has no slot.
+        assert slots < running < slots * (1 + 2 / steps)
+    else:
+        assert running == pytest.approx(slots, rel=0.01)
     # Little's law.
     waiting = result.ttft_s["mean"] * result.requests_per_s
     assert np.mean(found["waiting"]) == pytest.approx(waiting, rel=1e-3)

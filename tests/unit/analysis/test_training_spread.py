@@ -10,7 +10,7 @@ LAYOUTS = (
     {"devices": 8, "global_batch": 32},
     {"devices": 8, "global_batch": 8},
     {"devices": 16, "tp": 2, "pp": 4, "global_batch": 16},
-    {"devices": 8, "pp": 4, "vpp": 2, "global_batch": 16},
+    {"devices": 8, "pp": 4, "vpp": 3, "global_batch": 16},
     {"devices": 8, "global_batch": 32, "zero_stage": 3},
 )
 
