@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from hwsim.api.compare import compare
     from hwsim.api.live import live_check
+    from hwsim.api.live_gpu import live_check_gpu
     from hwsim.api.mixed import mixed
     from hwsim.api.plan import plan_train
     from hwsim.api.plan_serve import plan_serve
@@ -91,6 +92,7 @@ _HOMES = {
     "hwsim.api.train_mixed": ("train_mixed",),
     "hwsim.api.compare": ("compare",),
     "hwsim.api.live": ("live_check",),
+    "hwsim.api.live_gpu": ("live_check_gpu",),
     "hwsim.api.saved": (
         "SavedResult",
         "join_results",
@@ -208,6 +210,7 @@ __all__ = [
     "infer",
     "join_results",
     "live_check",
+    "live_check_gpu",
     "load_device",
     "load_engine",
     "load_model",

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Out, Report, Set
-from hwsim.cli.output import console, note, note_unread, save_outputs, table
+from hwsim.cli.output import note_unread, save_outputs
 from hwsim.cli.progress import Meter
+from hwsim.cli.validate_rows import print_validation
 from hwsim.errors import InputError
-from hwsim.report import format as fmt
-
-if TYPE_CHECKING:
-    from hwsim.analysis.validation.metrics import ErrorSummary
-    from hwsim.analysis.validation.validate import Validation
-
-_SHOWN = 8  # skipped rows that the terminal spells out
 
 
 class RowFidelityChoice(StrEnum):
@@ -92,13 +84,16 @@ def validate(
         bool,
         typer.Option(
             "--live",
-            help="Run a small Transformer on this processor and predict it from "
-            "measurements of single operators.",
+            help="Run a small Transformer on this processor, and models on its CUDA "
+            "GPU where PyTorch finds one; predict them from measurements of single "
+            "operators.",
         ),
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Wall time of --live: 90s, 3m.  [default: 90s]"),
+        typer.Option(
+            help="Wall time of --live: 90s, 3m.  [default: 90s; of a GPU 600s]"
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -164,60 +159,5 @@ def validate(
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
-        _print(result)
+        print_validation(result)
     save_outputs(result, out=out, trace=None, report=report)
-
-
-_COLUMNS = (
-    "", "Rows", "Median", "Mean", "90th pct", "Bias", "In 90 % interval", "Width",
-)  # fmt: skip
-
-
-def _print(result: Validation) -> None:
-    out = console()
-    if result.overrides:
-        out.print(escape(f"assumed: {', '.join(result.overrides)}"))
-    for key, title in (
-        ("family", "Family"), ("op", "Operator"), ("device", "Device"),
-        ("dtype", "Dtype"), ("regime", "Regime"), ("metric", "Metric"),
-    ):  # fmt: skip
-        groups = result.by(key)
-        if len(groups) > 1 or key == "family":
-            everything = {"all": result.summary} if key == "family" else {}
-            _print_groups(title, {**groups, **everything})
-    if not result.summary.rows:
-        out.print("No row could be predicted.")
-    _print_skipped(result)
-
-
-def _print_groups(title: str, groups: Mapping[str, ErrorSummary]) -> None:
-    rows = [[escape(name), *_cells(errors)] for name, errors in groups.items()]
-    columns = (title, *_COLUMNS[1:])
-    console().print(table(None, columns, rows, right=_COLUMNS[1:]))
-    console().print()
-
-
-def _cells(errors: ErrorSummary) -> list[str]:
-    return [
-        fmt.count(errors.rows),
-        fmt.percent(errors.median_ape),
-        fmt.percent(errors.mape),
-        fmt.percent(errors.p90_ape),
-        fmt.signed_percent(errors.bias),
-        fmt.percent(errors.coverage_90),
-        fmt.percent(errors.interval_width),
-    ]
-
-
-def _print_skipped(result: Validation) -> None:
-    total = len(result.skipped)
-    if not total:
-        return
-    note(f"skipped {fmt.plural(total, 'row')}:")
-    reasons = result.skipped_reasons()
-    for reason, (count, first) in list(reasons.items())[:_SHOWN]:
-        where = f"{first.file} row {first.row}"
-        note(f"  {fmt.plural(count, 'row')} (first: {where}): {reason}")
-    more = len(reasons) - _SHOWN
-    if more > 0:
-        note(f"  and {fmt.plural(more, 'more reason')}; --json lists all")

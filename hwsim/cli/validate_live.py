@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from hwsim.cli.measure import seconds
-from hwsim.cli.output import console, note, save_outputs, table
+from hwsim.cli.output import console, note, print_json, save_outputs, table
+from hwsim.cli.validate_rows import print_validation
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
     from hwsim.analysis.live.check import LiveCheck
+    from hwsim.analysis.validation.validate import Validation
 
 DEFAULT_BUDGET = "90s"
 _COLUMNS = (
@@ -37,6 +38,7 @@ def validate_live(
 ) -> None:
     """Run the live check; print it."""
     from hwsim.api.live import live_check
+    from hwsim.api.live_gpu import gpu_present
 
     for option, given in refused:
         if given:
@@ -45,11 +47,29 @@ def validate_live(
         budget=seconds(budget or DEFAULT_BUDGET), measurements=paths or None,
         progress=note,
     )  # fmt: skip
+    gpu = _on_gpu(budget, out) if gpu_present() else None
     if json:
-        sys.stdout.write(result.to_json() + "\n")
+        found = result.to_dict() | ({} if gpu is None else {"gpu": gpu.to_dict()})
+        print_json(found)
     else:
         print_live(result)
+        if gpu is not None:
+            print_validation(gpu)
     save_outputs(result, out=out, trace=None, report=None)
+
+
+def _on_gpu(budget: str | None, out: Path | None) -> Validation:
+    """Do the same on the GPU, with PyTorch; save it beside the other result."""
+    from hwsim.api.live_gpu import BUDGET, live_check_gpu
+
+    wall = BUDGET if budget is None else seconds(budget)
+    result = live_check_gpu(budget=wall, progress=lambda text: note(f"GPU: {text}"))
+    if out is not None:
+        save_outputs(
+            result, out=out.with_name(f"{out.stem}-gpu{out.suffix}"), trace=None,
+            report=None,
+        )  # fmt: skip
+    return result
 
 
 def print_live(result: LiveCheck) -> None:

@@ -141,7 +141,8 @@ class FamilyFit(Spec):
     fitted_rows : int
         Rows that the parameters were fitted to: a sample, drawn with ``seed``.
     in_sample, held_out : Errors
-        Of the final fit on all rows; of fits that never saw the row's block.
+        Of the final fit on all rows; of fits that never saw the row's block,
+        None where no block was held out.
     physics_held_out : Errors
         As ``held_out``, without the residual.
     by_group : dict of name to Errors
@@ -155,8 +156,8 @@ class FamilyFit(Spec):
     seed: int
     fitted_rows: Rows
     in_sample: Errors
-    held_out: Errors | None
-    physics_held_out: Errors | None
+    held_out: Errors | None = None
+    physics_held_out: Errors | None = None
     by_group: dict[Name, Errors] = {}
     interval: IntervalCheck
 

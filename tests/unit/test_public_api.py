@@ -48,6 +48,7 @@ PUBLIC = [
     "infer",
     "join_results",
     "live_check",
+    "live_check_gpu",
     "load_device",
     "load_engine",
     "load_model",

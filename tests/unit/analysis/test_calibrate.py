@@ -189,12 +189,14 @@ def test_an_interrupt_keeps_the_families_finished(tables, monkeypatch):
     assert list(result.file.families) == ["elementwise"]
 
 
-def test_without_holdout_errors_are_in_sample_and_said_to_be(tables):
-    fit = calibrate(
-        DEVICE, [tables], families=["elementwise"], holdout="none"
-    ).file.families["elementwise"]
+def test_without_holdout_errors_are_in_sample_and_said_to_be(tables, tmp_path):
+    result = calibrate(DEVICE, [tables], families=["elementwise"], holdout="none")
+    fit = result.file.families["elementwise"]
     assert fit.held_out is None
     assert "in-sample" in fit.split
+    place = tmp_path / "calibration.json"
+    place.write_text(result.file_text(), encoding="utf-8")
+    assert load_calibration_file(place).families["elementwise"] == fit
 
 
 @pytest.mark.parametrize(
