@@ -14,8 +14,8 @@ ROUNDS = 5
 @pytest.mark.parametrize(
     ("model", "system", "devices", "batch", "seq", "layouts"),
     [
-        ("llama-3.1-405b", "meta-24k-roce", 16384, 2048, 8192, 300_000),
-        ("llama-3.1-70b", "dgx-h100-ndr-64", 512, 1024, 4096, 200_000),
+        ("llama-3.1-405b", "meta-24k-roce", 16384, 2048, 8192, 200_000),
+        ("llama-3.1-70b", "dgx-h100-ndr-64", 512, 1024, 4096, 140_000),
     ],
 )
 def test_a_search_costs_100_000_layouts_per_second(
