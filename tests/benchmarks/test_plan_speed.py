@@ -14,8 +14,8 @@ ROUNDS = 5
 @pytest.mark.parametrize(
     ("model", "system", "devices", "batch", "seq", "layouts"),
     [
-        ("llama-3.1-405b", "meta-24k-roce", 16384, 2048, 8192, 200_000),
-        ("llama-3.1-70b", "dgx-h100-ndr-64", 512, 1024, 4096, 140_000),
+        ("llama-3.1-405b", "meta-24k-roce", 16384, 2048, 8192, 210_120),
+        ("llama-3.1-70b", "dgx-h100-ndr-64", 512, 1024, 4096, 142_864),
     ],
 )
 def test_a_search_costs_100_000_layouts_per_second(
@@ -34,6 +34,7 @@ def test_a_search_costs_100_000_layouts_per_second(
         found.append(plan.layouts)
 
     benchmark.pedantic(search, rounds=ROUNDS, warmup_rounds=1)
+    # Each is valid; none whose interleaving does not divide the layers is among them.
     assert min(found) >= layouts
     # Shared machines are noisy: the best of several runs is held to the budget.
     assert max(rates) >= 100_000
