@@ -22,8 +22,9 @@ from hwsim.specs.published.inference import InferenceRow
 from hwsim.specs.published.inference_map import MappedInference
 from hwsim.specs.published.model import run_model
 from hwsim.specs.published.names import published_model
+from hwsim.specs.published.rules import ANY
 from hwsim.specs.published.training import PublishedRun
-from hwsim.specs.published.training_map import ANY, PublishedMap, mapped
+from hwsim.specs.published.training_map import PublishedMap, mapped
 from hwsim.specs.system import SystemSpec
 from hwsim.specs.usual_system import assumed_system
 

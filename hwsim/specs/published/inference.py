@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hwsim.errors import SpecError, nearest
-from hwsim.specs.measurement.file import raw_table
-from hwsim.specs.measurement.table import BadRow
+from hwsim.specs.published.cells import (
+    DIGITS,
+    Cells,
+    cell_rows,
+    is_blank,
+    number,
+    plain,
+    positive,
+    tokens,
+    whole,
+)
 
 Load = Literal["", "fixed", "closed", "open", "max"]
 Metric = Literal["", "ttft", "tpot", "latency", "throughput"]
@@ -25,8 +33,7 @@ COUNTS = (
     "pp", "dp", "ep",
 )  # fmt: skip
 REQUIRED = ("model", "device", "metric", "value")
-_BLANK = {"", "na", "n/a", "nan", "-", "none", "unknown", "null"}
-_NUMBER = re.compile(r"[-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_AMOUNTS = {"params_b", "value"}
 _STATISTICS = {
     "mean": None, "avg": None, "average": None, "median": 0.5, "min": 0.0, "max": 1.0,
 }  # fmt: skip
@@ -137,86 +144,45 @@ def read_inference(path: Path) -> tuple[InferenceRow, ...]:
     SpecError
         If the file cannot be read or lacks the columns that name a figure.
     """
-    return tuple(_read(path))
+    rows = cell_rows(path, "published inference figures", REQUIRED)
+    return tuple(
+        InferenceRow(str(path), row.number, fault=row.fault)
+        if row.fault
+        else inference_row(str(path), row.number, row.cells)
+        for row in rows
+    )
 
 
-def _read(path: Path) -> Iterator[InferenceRow]:
-    file, bad = str(path), list[BadRow]()
-    raw = raw_table(path, bad)
-    columns = {name.strip().casefold(): cells for name, cells in raw.columns.items()}
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        close = nearest(missing[0], list(columns))
-        hint = f"; is it {close[0]!r}?" if close else ""
-        raise SpecError(
-            file, f"has no column {missing[0]!r}{hint}",
-            "give the columns of a table of published inference figures",
-        )  # fmt: skip
-    faulty = {fault.row: fault.reason for fault in bad}
-    place = {int(number): i for i, number in enumerate(raw.numbers)}
-    for number in sorted({*place, *faulty}):
-        if number in faulty:
-            yield InferenceRow(file, number, fault=faulty[number])
-        else:
-            i = place[number]
-            cells = {name: _text(values[i]) for name, values in columns.items()}
-            yield inference_row(file, number, cells)
-
-
-def _text(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    return " ".join(str(cell).split())
-
-
-def inference_row(file: str, number: int, cells: Mapping[str, str]) -> InferenceRow:
+def inference_row(file: str, row: int, cells: Mapping[str, str]) -> InferenceRow:
     """Return the row of some cells; what cannot be read is its fault."""
-    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
+    reader = Cells(cells)
+    fields = reader.texts(TEXTS)
     fields["ffn_words"] = cells.get("ffn", "")
-    faults = []
-    for name in (*COUNTS, "params_b", "isl", "osl", "value"):
-        try:
-            fields[name] = _number(name, cells.get(name, ""))
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-    value = fields.pop("value", None)
-    words = cells.get("batch_or_concurrency") or cells.get("batch", "")
-    try:
-        fields |= load_words(words)
-    except ValueError as error:
-        faults.append(f"batch_or_concurrency: {error}")
+    for name in (*COUNTS, "params_b", "isl", "osl"):
+        fields[name] = reader.read(name, functools.partial(_number, name))
+    value = reader.read("value", functools.partial(_number, "value"))
+    loads = "batch_or_concurrency"
+    words = loads if cells.get(loads) else "batch"
+    fields |= reader.read(words, load_words) or {}
     fields |= metric_words(fields["metric"], fields["unit"])
-    if not faults:
+    if not reader.faults:
         try:
             fields["published"] = _in_si(value, fields)
         except ValueError as error:
-            faults.append(str(error))
+            reader.faults.append(str(error))
     if not fields.get("requests"):
         fields["requests"] = _requests(fields["notes"])
-    return InferenceRow(file, number, **fields, fault="; ".join(faults))
+    return InferenceRow(file, row, **fields, fault="; ".join(reader.faults))
 
 
 def _number(name: str, cell: str) -> float | int | None:
-    """Return the first number of a cell; words after it are remarks."""
-    if cell.casefold() in _BLANK:
-        return None
-    found = _NUMBER.match(cell.lstrip("~≈<> "))
-    if found is None:
-        raise ValueError(f"{cell!r} is not a number")
-    value = float(found[0].replace(",", "").replace("_", ""))
-    if not math.isfinite(value):
-        raise ValueError(f"{cell!r} is not finite")
     if name in {"isl", "osl"}:
-        if not 0.0 <= value <= 1e8:
+        value = tokens(cell)
+        if value is not None and not 0.0 <= value <= 1e8:
             raise ValueError(f"{cell!r} is not a number of tokens")
         return value
-    if name in {"params_b", "value"}:
-        if value <= 0.0:
-            raise ValueError(f"{cell!r} is not above zero")
-        return value
-    if not value.is_integer() or not 1 <= value <= 1e9:
-        raise ValueError(f"{cell!r} is not a whole number of at least 1")
-    return int(value)
+    value = number(cell)
+    return positive(value, cell) if name in _AMOUNTS else whole(value, cell)
 
 
 def load_words(words: str) -> dict[str, Any]:
@@ -229,11 +195,9 @@ def load_words(words: str) -> dict[str, Any]:
     """
     text = words.casefold()
     found: dict[str, Any] = {"load": "", "size": None, "requests": _requests(text)}
-    if text in _BLANK:
+    if is_blank(text):
         return found
-    numbers = [
-        float(n.replace(",", "").replace("_", "")) for n in _NUMBER.findall(text)
-    ]
+    numbers = [plain(digits) for digits in re.findall(DIGITS, text)]
     rated = re.search(r"qps|req(uest)?s?\s*(/|per)\s*s|rps|rate", text)
     if "inf" in text.replace("inference", "") or "max" in text or "offline" in text:
         return found | {"load": "max"}

@@ -7,35 +7,39 @@ sources leave open.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from hwsim.errors import HwsimError, SpecError
-from hwsim.specs.base import CatalogSpec, Count, Name, Spec, Text
+from hwsim.errors import HwsimError
+from hwsim.specs.base import Count, Name
 from hwsim.specs.catalogs import load_device
-from hwsim.specs.load import Catalog, fold, load_spec
+from hwsim.specs.load import Catalog, fold
+from hwsim.specs.published import rules as shared
 from hwsim.specs.published.inference import InferenceRow, version_of
-from hwsim.specs.published.training_map import ANY, Words, contains
+from hwsim.specs.published.rules import (
+    CellsSpec,
+    SourceMap,
+    SourceRule,
+    Words,
+    WordsCondition,
+    contains,
+)
 
 Tokens = Annotated[float, Field(ge=0.0, le=1e8)]
-_CELLS = ("source", "model", "device", "dtype", "backend", "metric", "notes")
 
 
-class InferenceCondition(Spec):
+class InferenceCondition(WordsCondition):
     """When a rule holds: each field that is given must fit.
 
     Attributes
     ----------
-    source, model, device, dtype, backend, metric, notes : tuple of str
+    source, dtype, backend, metric, notes : tuple of str
         The row's cell contains one of these, case ignored.
     not_backend : tuple of str
         The row's backend contains none of these.
-    blank : tuple of str
-        These cells are blank.
     from_version, below_version : str or None
         Releases of the backend: the first that fits, the first that does not.
         A row that names no release fits neither.
@@ -47,15 +51,16 @@ class InferenceCondition(Spec):
         Size of the run.
     """
 
+    word_fields: ClassVar[tuple[str, ...]] = (
+        "source", "model", "device", "dtype", "backend", "metric", "notes",
+    )  # fmt: skip
+
     source: Words = ()
-    model: Words = ()
-    device: Words = ()
     dtype: Words = ()
     backend: Words = ()
     metric: Words = ()
     notes: Words = ()
     not_backend: Words = ()
-    blank: Words = ()
     from_version: Name | None = None
     below_version: Name | None = None
     device_kind: Words = ()
@@ -71,13 +76,9 @@ class InferenceCondition(Spec):
 
     def holds(self, row: InferenceRow) -> bool:
         """Whether a row fits."""
-        for name in _CELLS:
-            wanted = getattr(self, name)
-            if wanted and not contains(getattr(row, name), wanted):
-                return False
-        if self.not_backend and contains(row.backend, self.not_backend):
+        if not self.words_hold(row):
             return False
-        if any(getattr(row, name) not in (None, "") for name in self.blank):
+        if self.not_backend and contains(row.backend, self.not_backend):
             return False
         if (row.num_devices or 1) < (self.min_devices or 1):
             return False
@@ -106,7 +107,7 @@ class InferenceCondition(Spec):
         return not self.generation or device.architecture in self.generation
 
 
-class InferenceCells(Spec):
+class InferenceCells(CellsSpec):
     """Cells of a row."""
 
     isl: Tokens | None = None
@@ -121,19 +122,15 @@ class InferenceCells(Spec):
     kv_dtype: Name | None = None
     weight_dtype: Name | None = None
 
-    def given(self) -> dict[str, Any]:
-        """Return the cells that are set."""
-        return self.model_dump(exclude_none=True)
 
-
-class InferenceRule(Spec):
+class InferenceRule(SourceRule):
     """What holds for the rows that fit a condition; later rules win.
 
     Attributes
     ----------
     fill, change : InferenceCells
         For blank cells; for cells whatever they hold.
-    model, stack, system, engine : str or None
+    model, system, engine : str or None
         Catalog names.
     max_num_seqs, max_num_batched_tokens : int or None
         Of the engine, where it was not run with its own values.
@@ -146,17 +143,12 @@ class InferenceRule(Spec):
         Most passes that are under way in a pipeline at a time.
     filled : float or None
         Share of a prompt that is no padding, where padding is not computed.
-    unanswered : str or None
-        Why such a row cannot be expressed.
-    note : str or None
-        What is known or assumed, in words.
     """
 
     when: InferenceCondition = InferenceCondition()
     fill: InferenceCells = InferenceCells()
     change: InferenceCells = InferenceCells()
     model: Name | None = None
-    stack: Name | None = None
     system: Name | None = None
     engine: Name | None = None
     max_num_seqs: Count | None = None
@@ -165,25 +157,17 @@ class InferenceRule(Spec):
     microbatch: Count | None = None
     in_flight: Count | None = None
     filled: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    unanswered: Text | None = None
-    note: Text | None = None
 
 
-class InferenceMap(CatalogSpec):
+class InferenceMap(SourceMap):
     """How the rows of some sources or backends are run.
 
     Attributes
     ----------
-    match : tuple of str
-        The row's source contains one of these; none means every row.
-    systems : dict of str to str
-        System by device id.
     rules : tuple of InferenceRule
         In order.
     """
 
-    match: Words = ()
-    systems: dict[Name, Name] = Field(default_factory=dict)
     rules: tuple[InferenceRule, ...] = ()
 
 
@@ -224,63 +208,42 @@ INFERENCE_MAPPINGS = Catalog(
 
 def load_inference_mappings() -> tuple[InferenceMap, ...]:
     """Load all mappings: the general one first, then by id."""
-    paths = INFERENCE_MAPPINGS.paths()
-    if ANY not in paths:
-        raise SpecError(
-            "workloads/mappings/inference", f"has no {ANY}.toml", "install it"
-        )
-    names = sorted(paths, key=lambda name: (name != ANY, name))
-    return tuple(load_spec(INFERENCE_MAPPINGS, InferenceMap, name) for name in names)
+    return shared.load_maps(INFERENCE_MAPPINGS, InferenceMap)
 
 
 def mapped_inference(
     row: InferenceRow, mappings: Sequence[InferenceMap]
 ) -> MappedInference:
     """Return a row with all that the mappings that fit it say."""
-    fitting = [m for m in mappings if not m.match or contains(row.source, m.match)]
+    fitting = [m for m in mappings if m.fits(row.source)]
     rules = [r for m in fitting for r in m.rules if r.when.holds(row)]
-    cells: dict[str, Any] = {}
-    for rule in rules:
-        cells |= {
-            name: value
-            for name, value in rule.fill.given().items()
-            if getattr(row, name) in (None, "")
-        }
-        cells |= rule.change.given()
-    assumed = [f"{n} = {v}" for n, v in cells.items() if getattr(row, n) != v]
+    filled, assumed = shared.filled(row, rules)
     limits = {
         name: value
         for name in ("max_num_seqs", "max_num_batched_tokens")
-        if (value := _last(rules, name)) is not None
+        if (value := shared.last(rules, name)) is not None
     }
-    assumed += [f"{n} = {v}" for n, v in limits.items()]
+    system = shared.last(rules, "system")
     return MappedInference(
-        row=dataclasses.replace(row, **cells),
+        row=filled,
         maps=tuple(m.id for m in fitting),
-        assumed=tuple(assumed),
-        notes=tuple(r.note for r in rules if r.note),
-        model=_last(rules, "model"),
-        stack=row.stack or _last(rules, "stack"),
-        system=row.system or _last(rules, "system") or _system(row, fitting),
-        engine=row.engine or _last(rules, "engine"),
+        assumed=(*assumed, *(f"{n} = {v}" for n, v in limits.items())),
+        notes=shared.notes(rules),
+        model=shared.last(rules, "model"),
+        stack=row.stack or shared.last(rules, "stack"),
+        system=row.system or system or shared.system_of(fitting, _device(row)),
+        engine=row.engine or shared.last(rules, "engine"),
         limits=limits,
-        spread=_last(rules, "spread"),
-        microbatch=_last(rules, "microbatch"),
-        in_flight=_last(rules, "in_flight"),
-        filled=_last(rules, "filled") or 1.0,
-        unanswered=_last(rules, "unanswered") or "",
+        spread=shared.last(rules, "spread"),
+        microbatch=shared.last(rules, "microbatch"),
+        in_flight=shared.last(rules, "in_flight"),
+        filled=shared.last(rules, "filled") or 1.0,
+        unanswered=shared.last(rules, "unanswered") or "",
     )
 
 
-def _last(rules: list[InferenceRule], name: str) -> Any:
-    found = [getattr(rule, name) for rule in rules if getattr(rule, name) is not None]
-    return found[-1] if found else None
-
-
-def _system(row: InferenceRow, fitting: list[InferenceMap]) -> str | None:
+def _device(row: InferenceRow) -> str:
     try:
-        device = load_device(row.device).id
+        return load_device(row.device).id
     except HwsimError:
-        device = fold(row.device)
-    found = [m.systems[device] for m in fitting if device in m.systems]
-    return found[-1] if found else None
+        return fold(row.device)

@@ -16,8 +16,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from hwsim.specs.base import CatalogSpec, Name, Spec
 from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.published.rules import Words, contains
 from hwsim.specs.published.serving import ServingRow, Workers
-from hwsim.specs.published.training_map import Words, contains
 
 _SHARING = r"(?:tp|tep|dep|dp)[1-9]\d*"
 _LINE = re.compile(

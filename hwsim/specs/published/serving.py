@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hwsim.errors import SpecError, nearest
-from hwsim.specs.measurement.file import raw_table
-from hwsim.specs.measurement.table import BadRow
+from hwsim.specs.published.cells import (
+    CellRow,
+    Cells,
+    cell_rows,
+    number,
+    positive,
+    tokens,
+    whole,
+)
 
 TEXTS = (
     "source", "model", "device", "backend", "backend_version", "precision", "mode",
@@ -136,63 +140,25 @@ def read_serving(path: Path) -> tuple[ServingRow, ...]:
     SpecError
         If the file cannot be read or lacks the columns that name a point.
     """
-    return tuple(_read(path))
+    rows = cell_rows(path, "published serving points", REQUIRED)
+    return tuple(_row(str(path), row) for row in rows)
 
 
-def _read(path: Path) -> Iterator[ServingRow]:
-    file, bad = str(path), list[BadRow]()
-    raw = raw_table(path, bad)
-    names = {name.strip().casefold(): name for name in raw.columns}
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        close = nearest(missing[0], list(names))
-        hint = f"; is it {close[0]!r}?" if close else ""
-        raise SpecError(
-            file, f"has no column {missing[0]!r}{hint}",
-            "give the columns of a table of published serving points",
-        )  # fmt: skip
-    known = [n for n in (*TEXTS, *COUNTS, *FIGURES) if n in names]
-    columns = {name: raw.columns[names[name]] for name in known}
-    faulty = {fault.row: fault.reason for fault in bad}
-    place = {int(number): i for i, number in enumerate(raw.numbers)}
-    for number in sorted({*place, *faulty}):
-        if number in faulty:
-            yield ServingRow(file, number, fault=faulty[number])
-        else:
-            cells = {n: _text(values[place[number]]) for n, values in columns.items()}
-            yield _row(file, number, cells)
-
-
-def _text(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    text = str(cell).strip()
-    return "" if text.casefold() in {"nan", "none", "na", "n/a"} else text
-
-
-def _row(file: str, number: int, cells: Mapping[str, str]) -> ServingRow:
-    counts: dict[str, int | None] = {}
-    times: dict[str, float | None] = {}
-    faults = []
-    for name in COUNTS:
-        try:
-            counts[name] = _count(cells.get(name, ""))
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-    for name in FIGURES:
-        try:
-            times[name.replace("_ms", "_s")] = _time(cells.get(name, ""))
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
-    if not faults:
+def _row(file: str, row: CellRow) -> ServingRow:
+    if row.fault:
+        return ServingRow(file, row.number, fault=row.fault)
+    cells = Cells(row.cells)
+    fields = cells.texts(TEXTS)
+    counts = {name: cells.read(name, _count) for name in COUNTS}
+    times = {n.replace("_ms", "_s"): cells.read(n, _time) for n in FIGURES}
+    if not cells.faults:
         fields |= times
         fields |= {n: counts[n] for n in ("isl", "osl", "concurrency")}
         fields["pool"] = _workers(counts, "")
         fields |= {pool: _workers(counts, f"{pool}_") for pool in _POOLS}
         if fields["concurrency"] is None and not fields["mode"].startswith("dis"):
             fields["concurrency"] = _clients(fields["pool"])
-    return ServingRow(file, number, **fields, fault="; ".join(faults))
+    return ServingRow(file, row.number, **fields, fault="; ".join(cells.faults))
 
 
 def _workers(counts: Mapping[str, int | None], prefix: str) -> Workers:
@@ -214,24 +180,9 @@ def _clients(pool: Workers) -> int | None:
 
 
 def _count(cell: str) -> int | None:
-    if not cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1e9 or value != int(value):
-        raise ValueError(f"{cell[:40]!r} is not a whole number")
-    return int(value)
+    return whole(tokens(cell), cell, least=0)
 
 
 def _time(cell: str) -> float | None:
-    if not cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0.0):
-        raise ValueError(f"{cell[:40]!r} is not a time above zero")
-    return value * 1e-3
+    milliseconds = positive(number(cell), cell)
+    return None if milliseconds is None else milliseconds * 1e-3

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from hwsim.errors import SpecError
-from hwsim.specs.base import CatalogSpec, Count, Fraction, Name, Spec, Text
-from hwsim.specs.load import Catalog, load_spec
+from hwsim.specs.base import CatalogSpec, Count, Fraction, Name
+from hwsim.specs.load import Catalog
+from hwsim.specs.published import rules as shared
+from hwsim.specs.published.rules import SourceRule, Words, WordsCondition
 from hwsim.specs.published.serving import ServingRow
-from hwsim.specs.published.training_map import ANY, Words, contains
 
 Tokens = tuple[Count, ...]
-_CELLS = ("model", "device", "backend", "backend_version", "precision", "mode")
 
 
-class ServingCondition(Spec):
+class ServingCondition(WordsCondition):
     """When a rule holds: each field that is given must fit.
 
     Attributes
     ----------
-    model, device, backend, backend_version, precision, mode : tuple of str
+    backend, backend_version, precision, mode : tuple of str
         The row's cell contains one of these, case ignored.
-    blank : tuple of str
-        These cells are blank.
     own_attention : bool or None
         Whether attention is each device's own.
     isl, osl : tuple of int
@@ -41,13 +38,14 @@ class ServingCondition(Spec):
         that does not.
     """
 
-    model: Words = ()
-    device: Words = ()
+    word_fields: ClassVar[tuple[str, ...]] = (
+        "model", "device", "backend", "backend_version", "precision", "mode",
+    )  # fmt: skip
+
     backend: Words = ()
     backend_version: Words = ()
     precision: Words = ()
     mode: Words = ()
-    blank: Words = ()
     own_attention: bool | None = None
     isl: Tokens = ()
     osl: Tokens = ()
@@ -58,11 +56,7 @@ class ServingCondition(Spec):
 
     def holds(self, row: ServingRow, tp: int) -> bool:
         """Whether a row fits; ``tp`` is that of its servers."""
-        for name in _CELLS:
-            wanted = getattr(self, name)
-            if wanted and not contains(getattr(row, name), wanted):
-                return False
-        if any(getattr(row, name) not in (None, "") for name in self.blank):
+        if not self.words_hold(row):
             return False
         own = (row.pool.attention_dp or 1) > 1
         if self.own_attention not in (None, own):
@@ -80,13 +74,13 @@ def _within(value: int, first: int | None, below: int | None) -> bool:
     return (first is None or value >= first) and (below is None or value < below)
 
 
-class ServingRule(Spec):
+class ServingRule(SourceRule):
     """What holds for the rows that fit a condition; later rules win.
 
     Attributes
     ----------
-    engine, stack : str or None
-        Catalog names.
+    engine : str or None
+        Catalog name.
     kv_dtype : str or None
         Of the cache, where the row does not say.
     requests_per_client : float or None
@@ -100,23 +94,16 @@ class ServingRule(Spec):
         Tokens drafted in a round by the model's own layers.
     prompt_budget : bool or None
         The tokens of a step are raised to hold a prompt beside all clients.
-    unanswered : str or None
-        Why such a row cannot be expressed.
-    note : str or None
-        What is known or assumed, in words.
     """
 
     when: ServingCondition = ServingCondition()
     engine: Name | None = None
-    stack: Name | None = None
     kv_dtype: Name | None = None
     requests_per_client: Annotated[float, Field(gt=0.0, le=1e4)] | None = None
     shortest: Fraction | None = None
     limits: dict[Name, float] = Field(default_factory=dict)
     drafted: Annotated[int, Field(ge=0, le=16)] | None = None
     prompt_budget: bool | None = None
-    unanswered: Text | None = None
-    note: Text | None = None
 
 
 class ServingMap(CatalogSpec):
@@ -169,13 +156,7 @@ def load_serving_mappings() -> tuple[ServingMap, ...]:
     SpecError
         If there is no general one.
     """
-    paths = SERVING_MAPPINGS.paths()
-    if ANY not in paths:
-        raise SpecError(
-            "workloads/mappings/serving", f"has no {ANY}.toml", "install it"
-        )
-    names = sorted(paths, key=lambda name: (name != ANY, name))
-    return tuple(load_spec(SERVING_MAPPINGS, ServingMap, name) for name in names)
+    return shared.load_maps(SERVING_MAPPINGS, ServingMap)
 
 
 def mapped_serving(
@@ -191,19 +172,14 @@ def mapped_serving(
         limits |= rule.limits
     return MappedServing(
         maps=tuple(dict.fromkeys(name for name, _ in fitting)),
-        notes=tuple(rule.note for rule in rules if rule.note),
-        engine=_last(rules, "engine") or "vllm-v1",
-        stack=_last(rules, "stack"),
-        kv_dtype=row.kv_dtype or _last(rules, "kv_dtype"),
-        requests_per_client=_last(rules, "requests_per_client") or 10.0,
-        shortest=_last(rules, "shortest") or 1.0,
+        notes=shared.notes(rules),
+        engine=shared.last(rules, "engine") or "vllm-v1",
+        stack=shared.last(rules, "stack"),
+        kv_dtype=row.kv_dtype or shared.last(rules, "kv_dtype"),
+        requests_per_client=shared.last(rules, "requests_per_client") or 10.0,
+        shortest=shared.last(rules, "shortest") or 1.0,
         limits=limits,
-        prompt_budget=bool(_last(rules, "prompt_budget")),
-        unanswered=_last(rules, "unanswered") or "",
-        drafted=_last(rules, "drafted") or 0,
+        prompt_budget=bool(shared.last(rules, "prompt_budget")),
+        unanswered=shared.last(rules, "unanswered") or "",
+        drafted=shared.last(rules, "drafted") or 0,
     )
-
-
-def _last(rules: Sequence[ServingRule], name: str) -> Any:
-    found = [getattr(rule, name) for rule in rules if getattr(rule, name) is not None]
-    return found[-1] if found else None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hwsim.errors import SpecError, nearest
-from hwsim.specs.measurement.file import raw_table
-from hwsim.specs.measurement.table import BadRow
+from hwsim.specs.published.cells import CellRow, Cells, cell_rows, positive, whole
 from hwsim.specs.published.names import published_device
 from hwsim.specs.published.units import MOST_SEQUENCES, cell_number, headline
 
@@ -27,10 +25,10 @@ NUMBERS = (
     "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
     "tokens_per_s_per_device",
 )  # fmt: skip
-COLUMNS = (*TEXTS, *COUNTS, *NUMBERS, "zero_stage", "sequence_parallel")
 REQUIRED = ("model", "device", "num_devices")
 # What is compared, the first that is given: see ``PublishedRun.figure``.
 FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
+_FIGURES = (*FIGURES, "value")
 _WORDS = {
     "yes": True, "true": True, "1": True, "on": True,
     "no": False, "false": False, "0": False, "off": False,
@@ -144,68 +142,37 @@ def read_published(paths: Sequence[str | Path]) -> PublishedTable:
         If a file cannot be read or lacks the columns that name a run.
     """
     runs: list[PublishedRun] = []
-    for path in paths:
-        runs += _read(Path(path).expanduser())
+    for text in paths:
+        path = Path(text).expanduser()
+        rows = cell_rows(path, "published training runs", REQUIRED, _FIGURES)
+        runs += [_run(str(path), row) for row in rows]
     return PublishedTable(tuple(runs), tuple(str(path) for path in paths))
 
 
-def _read(path: Path) -> Iterator[PublishedRun]:
-    file, bad = str(path), list[BadRow]()
-    raw = raw_table(path, bad)
-    names = {name.strip().casefold(): name for name in raw.columns}
-    missing = [name for name in REQUIRED if name not in names]
-    if not any(name in names for name in (*FIGURES, "value")):
-        missing.append(FIGURES[0])
-    if missing:
-        close = nearest(missing[0], list(names))
-        hint = f"; is it {close[0]!r}?" if close else ""
-        raise SpecError(
-            file, f"has no column {missing[0]!r}{hint}",
-            "give the columns of a table of published training runs",
-        )  # fmt: skip
-    known = [name for name in COLUMNS if name in names]
-    columns = {name: raw.columns[names[name]] for name in known}
-    faulty = {fault.row: fault.reason for fault in bad}
-    place = {int(number): i for i, number in enumerate(raw.numbers)}
-    for number in sorted({*place, *faulty}):
-        if number in faulty:
-            yield PublishedRun(file, number, fault=faulty[number])
-        else:
-            i = place[number]
-            cells = {name: _text(values[i]) for name, values in columns.items()}
-            yield _run(file, number, cells)
-
-
-def _text(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    return str(cell).strip()
-
-
-def _run(file: str, number: int, cells: Mapping[str, str]) -> PublishedRun:
-    fields: dict[str, Any] = {name: cells.get(name, "") for name in TEXTS}
-    fields["ffn_words"] = cells.get("ffn", "")
-    faults: list[str] = []
-    spare: list[str] = []
+def _run(file: str, row: CellRow) -> PublishedRun:
+    if row.fault:
+        return PublishedRun(file, row.number, fault=row.fault)
+    cells = Cells(row.cells)
+    # "none" is an answer in these columns, not a blank.
+    fields: dict[str, Any] = {name: row.cells.get(name, "") for name in TEXTS}
+    fields["ffn_words"] = row.cells.get("ffn", "")
     for name in (*COUNTS, *NUMBERS, "zero_stage"):
-        try:
-            fields[name] = _number(name, cells.get(name, ""))
-        except ValueError as error:
-            fields[name] = None
-            (spare if name == "value" else faults).append(f"{name}: {error}")
+        if name != "value":
+            fields[name] = cells.read(name, functools.partial(_number, name))
+    fields["sequence_parallel"] = cells.read("sequence_parallel", _flag)
+    headline_cells = Cells(row.cells)
+    fields["value"] = headline_cells.read("value", functools.partial(_number, "value"))
     if not any(fields[name] for name in FIGURES):
-        faults += spare  # the headline alone says what was measured
-    try:
-        fields["sequence_parallel"] = _flag(cells.get("sequence_parallel", ""))
-    except ValueError as error:
-        faults.append(f"sequence_parallel: {error}")
-    if fields.get("global_batch"):
+        cells.faults += headline_cells.faults  # it alone says what was measured
+    if fields["global_batch"]:
         fields["global_batch"] = _in_sequences(
-            fields["global_batch"], cells["global_batch"], fields.get("seq_len")
+            fields["global_batch"], row.cells["global_batch"], fields["seq_len"]
         )
-    if not faults and not any(fields[name] for name in FIGURES):
+    if not cells.faults and not any(fields[name] for name in FIGURES):
         fields |= _headline(fields)
-    return PublishedRun(file, number, **{"fault": "; ".join(faults), **fields})
+    return PublishedRun(
+        file, row.number, **{"fault": "; ".join(cells.faults), **fields}
+    )
 
 
 def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,18 +190,10 @@ def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(name: str, cell: str) -> float | int | None:
-    """Return the first number of a cell; words after it are remarks."""
     value = cell_number(name, cell)
-    if value is None:
-        return None
-    least = 0 if name == "zero_stage" else 1
     if name in NUMBERS:
-        if not (math.isfinite(value) and value > 0.0):
-            raise ValueError(f"{cell!r} is not above zero")
-        return value
-    if not float(value).is_integer() or not least <= value <= 1e12:
-        raise ValueError(f"{cell!r} is not a whole number of at least {least}")
-    return int(value)
+        return positive(value, cell)
+    return whole(value, cell, least=0 if name == "zero_stage" else 1)
 
 
 def _in_sequences(batch: int, cell: str, seq_len: int | None) -> int:

@@ -6,13 +6,8 @@ import math
 import re
 from typing import NamedTuple
 
-_NUMBER = re.compile(
-    r"([-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([kKmMgGbBtT](?![A-Za-z0-9]))?"
-)
-_BLANK = {
-    "", "na", "n/a", "n.a.", "nan", "-", "–", "—", "none", "null", "nil", "unknown",
-    "?", "not stated", "not given", "not reported", "tbd", "auto",
-}  # fmt: skip
+from hwsim.specs.published.cells import number, tokens
+
 _SCALE = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _TIMES = {
     "us": 1e-6, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "s": 1.0, "sec": 1.0,
@@ -34,28 +29,6 @@ _PREFIX = {"": 1e-12, "k": 1e-9, "m": 1e-6, "g": 1e-3, "t": 1.0, "p": 1e3, "e": 
 MOST_SEQUENCES = 500_000
 
 
-def number(cell: str) -> float | None:
-    """Return the first number of a cell, suffix applied; words after are remarks.
-
-    Raises
-    ------
-    ValueError
-        If the cell does not begin with a number.
-
-    Examples
-    --------
-    >>> number("1,024 sequences"), number("4M tokens"), number("n/a")
-    (1024.0, 4000000.0, None)
-    """
-    if cell.casefold() in _BLANK:
-        return None
-    found = _NUMBER.match(cell.lstrip("~≈ "))
-    if found is None:
-        raise ValueError(f"{cell!r} is not a number")
-    value = float(found[1].replace(",", "").replace("_", ""))
-    return value * _SCALE.get((found[2] or "").casefold(), 1.0)
-
-
 def cell_number(name: str, cell: str) -> float | None:
     """Return the number of a cell as its column means it.
 
@@ -75,10 +48,10 @@ def cell_number(name: str, cell: str) -> float | None:
     (7.0, 0.35)
     """
     value = number(cell)
-    if value is None or not math.isfinite(value):
+    if value is None:
         return value
-    if name == "seq_len" and re.search(r"\d\s*[kK](?![A-Za-z])", cell):
-        return value * 1.024 if value % 1000 == 0 else value
+    if name == "seq_len":
+        return tokens(cell)
     if name == "params_b":
         return value / 1e9 if value >= 1e5 else value
     if name == "mfu":

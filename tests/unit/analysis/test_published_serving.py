@@ -83,7 +83,7 @@ def test_what_cannot_be_answered_is_kept_with_its_reason(tmp_path: Path) -> None
     reasons = " ".join(data["unanswered_reasons"])
     assert "tp 7 does not divide the 64 heads" in reasons
     assert "unknown device 'z900'" in reasons
-    assert "ttft_ms: 'fast' is not a time above zero" in reasons
+    assert "ttft_ms: 'fast' is not a number" in reasons
     assert "unknown model 'Nothing-900B'" in reasons
     assert "neither ttft_ms nor tpot_ms" in reasons
 

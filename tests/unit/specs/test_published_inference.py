@@ -190,3 +190,20 @@ def test_a_row_overrules_its_mapping() -> None:
         "vllm-v0",
         "dgx-h100",
     )
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("8k", 8192.0), ("1.5k", 1500.0), ("2,048", 2048.0), ("n/a", None)],
+)
+def test_lengths_in_thousands_are_not_read_as_ones(
+    cell: str, value: float | None
+) -> None:
+    assert inference_row("t.csv", 1, cells(isl=cell)).isl == value
+
+
+def test_a_rate_in_tokens_is_not_read_as_trillions() -> None:
+    found = inference_row(
+        "t.csv", 1, cells(metric="throughput", value="12 t/s", unit="t/s")
+    )
+    assert found.published == 12.0
