@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ PUBLISHED = Path(__file__).resolve().parent.parent / "workloads" / "published"
 BLIND = {
     "blind_first": "blind-training.csv", "blind_first_2": "blind-training-2.csv",
 }  # fmt: skip
+BLIND_INFERENCE = {"blind_inference_first": "blind-inference.csv"}
 STORE = Path(__file__).resolve().parent / "published_errors.json"
 KEYS = (
     "rows", "median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width",
@@ -85,11 +87,11 @@ def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
     return head + "\n".join(rows) + "\n"
 
 
-def blind() -> str:
-    """Return errors on the runs of the blind checks, at first look and now."""
+def blind(checks: Mapping[str, str]) -> str:
+    """Return errors on the runs of blind checks, at first look and now."""
     stored = json.loads(STORE.read_text("utf-8"))
     rows = []
-    for kind, file in BLIND.items():
+    for kind, file in checks.items():
         first = stored[kind]
         result = validate_published(PUBLISHED / file)
         now = {"all": result.summary, **result.by("source")}
@@ -117,7 +119,8 @@ def unanswered(kind: str, what: str = "row") -> str:
 
 
 PARTS = {
-    "blind": blind,
+    "blind": lambda: blind(BLIND),
+    "blind_inference": lambda: blind(BLIND_INFERENCE),
     "training_sources": lambda: table("training", "source"),
     "training_unanswered": lambda: unanswered("training"),
     "inference_sources": lambda: table("inference", "source"),
