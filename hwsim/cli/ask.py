@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import options, show
+from hwsim.cli import show
+from hwsim.cli import train_options as layout
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
     Dtype,
@@ -78,15 +79,15 @@ def train(
     devices: Annotated[
         int | None, typer.Option(help="Devices used.  [default: all of the system]")
     ] = None,
-    tp: Annotated[int, typer.Option(help="Tensor-parallel degree.")] = 1,
+    tp: layout.Tp = 1,
     dp: Annotated[
         int | None,
         typer.Option(help="Data-parallel degree.  [default: what the others leave]"),
     ] = None,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
     vpp: Annotated[int, typer.Option(help="Model chunks per pipeline rank.")] = 1,
-    cp: Annotated[int, typer.Option(help="Context-parallel degree.")] = 1,
-    ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
+    cp: layout.Cp = 1,
+    ep: layout.Ep = 1,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -98,56 +99,41 @@ def train(
         int | None,
         typer.Option(help="Sequences per step.  [default: micro-batch x dp]"),
     ] = None,
-    seq: Annotated[
-        int | None, typer.Option(help="Tokens per sequence.  [default: up to 2048]")
-    ] = None,
+    seq: layout.Seq = None,
     dtype: Dtype = None,
-    recompute: Annotated[
-        str, typer.Option(help="Activations: none, selective, operators or full.")
-    ] = "none",
-    optimizer: Annotated[
-        str, typer.Option(help="adamw, adam, lamb, adafactor, adam8bit, sgd, …")
-    ] = "adamw",
-    recompute_every: Annotated[
-        int, typer.Option(help="Recompute only every so many layers.")
-    ] = 1,
-    offload_optimizer: Annotated[
-        bool, typer.Option(help="Keep optimizer states in host memory.")
-    ] = False,
+    recompute: layout.Recompute = "none",
+    optimizer: layout.Optimizer = "adamw",
+    recompute_every: layout.RecomputeEvery = 1,
+    offload_optimizer: layout.OffloadOptimizer = False,
     offload_activations: Annotated[
         bool, typer.Option(help="Keep activations in host memory.")
     ] = False,
-    zero_stage: Annotated[
-        int,
-        typer.Option(help="Sharded over dp: 1 optimizer, 2 gradients, 3 parameters."),
-    ] = 0,
-    sequence_parallel: Annotated[
-        bool, typer.Option(help="Shard norms and dropout over tp.")
-    ] = False,
-    dp_shard: options.DpShard = None,
-    etp: options.Etp = None,
-    imbalance: options.Imbalance = 1.0,
-    capacity_factor: options.CapacityFactor = None,
-    cp_mode: options.CpMode = "ring",
-    stage_layers: options.StageLayers = None,
-    lora_rank: options.LoraRank = 0,
-    lora_targets: options.LoraTargets = "qkv,out",
+    zero_stage: layout.ZeroStage = 0,
+    sequence_parallel: layout.SequenceParallel = False,
+    dp_shard: layout.DpShard = None,
+    etp: layout.Etp = None,
+    imbalance: layout.Imbalance = 1.0,
+    capacity_factor: layout.CapacityFactor = None,
+    cp_mode: layout.CpMode = "ring",
+    stage_layers: layout.StageLayers = None,
+    lora_rank: layout.LoraRank = 0,
+    lora_targets: layout.LoraTargets = "qkv,out",
     stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
-    tokens: options.Tokens = None,
-    spares: options.Spares = None,
-    checkpoint_interval: options.CheckpointInterval = None,
-    device_mtbf: options.DeviceMtbf = None,
-    node_mtbf: options.NodeMtbf = None,
-    restart_time: options.RestartTime = None,
-    grid: options.Grid = "world",
-    price: options.Price = None,
-    pue: options.Pue = None,
-    seed: options.Seed = 0,
-    jitter: options.Jitter = 0.0,
-    slowdown: options.Slowdown = None,
-    replications: options.Replications = None,
-    resume: options.Resume = None,
+    tokens: layout.Tokens = None,
+    spares: layout.Spares = None,
+    checkpoint_interval: layout.CheckpointInterval = None,
+    device_mtbf: layout.DeviceMtbf = None,
+    node_mtbf: layout.NodeMtbf = None,
+    restart_time: layout.RestartTime = None,
+    grid: layout.Grid = "world",
+    price: layout.Price = None,
+    pue: layout.Pue = None,
+    seed: layout.Seed = 0,
+    jitter: layout.Jitter = 0.0,
+    slowdown: layout.Slowdown = None,
+    replications: layout.Replications = None,
+    resume: layout.Resume = None,
     set_: Set = None,
     json: Json = False,
     out: Out = None,

@@ -12,7 +12,7 @@ import typer
 
 from hwsim.cli import ask, serve
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Json, Set
+from hwsim.cli.options import Json, Pue, Set
 from hwsim.cli.output import check_outputs, end_if_interrupted, note, note_unread, save
 from hwsim.cli.progress import Meter
 from hwsim.cli.quantity import counts, factors, limits_of
@@ -189,9 +189,7 @@ def compare(
     price: Annotated[
         float | None, typer.Option(help="USD per device and hour, of all.")
     ] = None,
-    pue: Annotated[
-        float | None, typer.Option(help="Facility power over computer power.")
-    ] = None,
+    pue: Pue = None,
     grid: Annotated[str, typer.Option(help="Grid whose carbon counts.")] = "world",
     explain: Annotated[
         bool, typer.Option(help="Break differences down by mechanism.")

@@ -16,6 +16,7 @@ from hwsim.cli.options import (
     FidelityChoice,
     Json,
     KvDtype,
+    LinkLatency,
     Model,
     Out,
     Set,
@@ -23,9 +24,7 @@ from hwsim.cli.options import (
     WeightDtype,
 )
 from hwsim.cli.output import check_outputs, console, note_unread, save, table
-from hwsim.cli.quantity import time_of
-from hwsim.errors import InputError
-from hwsim.units import DIMENSIONS, parse_quantity
+from hwsim.cli.quantity import quantity_of, time_of
 
 if TYPE_CHECKING:
     from hwsim.analysis.mixing.mixed import MixedResult
@@ -66,9 +65,7 @@ def mixed(
         str | None,
         typer.Option(help="Between places: 100GB/s.  [default: 50 GB/s, assumed]"),
     ] = None,
-    link_latency: Annotated[
-        str | None, typer.Option(help="Of one message: 5us.")
-    ] = None,
+    link_latency: LinkLatency = None,
     batch: Annotated[int, typer.Option(help="Sequences served together.")] = 1,
     prompt: Annotated[int, typer.Option(help="Prompt tokens of each.")] = 1024,
     output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
@@ -90,7 +87,8 @@ def mixed(
     check_outputs(out)
     result = hwsim.mixed(
         model, _entries(stage), prefill=_entries(prefill), decode=_entries(decode),
-        kv_host=kv_host, embedding_host=embedding_host, link=bandwidth_of(link),
+        kv_host=kv_host, embedding_host=embedding_host,
+        link=quantity_of("link", link, "bandwidth"),
         link_latency=time_of("link_latency", link_latency), batch=batch, prompt=prompt,
         output=output, dtype=dtype, weight_dtype=weight_dtype, kv_dtype=kv_dtype,
         stack=stack, fidelity=fidelity.value, overrides=set_ or (),
@@ -105,16 +103,6 @@ def mixed(
 
 def _entries(texts: Places) -> list[dict[str, Any]] | None:
     return [entry_of(text) for text in texts] if texts else None
-
-
-def bandwidth_of(text: str | None) -> float | None:
-    """Return the bandwidth that --link says, if it is given. [B/s]"""
-    if text is None:
-        return None
-    try:
-        return parse_quantity(text, DIMENSIONS["bandwidth"])
-    except ValueError as error:
-        raise InputError(f"--link: {error}") from None
 
 
 def _answer(result: MixedResult) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,8 +20,12 @@ from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
 from hwsim.cli.settings import manners
 from hwsim.errors import InputError
+from hwsim.report.format import plural
 from hwsim.report.write import check_place, write_atomic
 from hwsim.sim.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INTERRUPTED = 130
 _FREE = 10_000  # width at which nothing wraps
@@ -192,9 +197,32 @@ def trace_text(result: Any) -> str:
     return trace_json(records, result=type(result).__name__)
 
 
-def check_parquet() -> None:
+def check_parquet(place: Path | None) -> None:
     """Refuse to promise a Parquet file that cannot be written."""
     from importlib.util import find_spec
 
-    if find_spec("pyarrow") is None:
-        raise InputError("--parquet needs pyarrow; pip install pyarrow, or use --csv")
+    if place is not None and find_spec("pyarrow") is None:
+        raise InputError(
+            f"{place} needs pyarrow to be written; pip install pyarrow, or write CSV"
+        )
+
+
+def save_table(
+    rows: pd.DataFrame, csv: Path | None, parquet: Path | None, what: str
+) -> None:
+    """Write a table where it was asked for.
+
+    Parameters
+    ----------
+    what : str
+        Word for one of its rows.
+    """
+    if csv is not None:
+        write_atomic(csv, rows.to_csv(index=False))
+    if parquet is not None:
+        buffer = io.BytesIO()
+        rows.to_parquet(buffer, index=False)
+        write_atomic(parquet, buffer.getvalue())
+    for place in (csv, parquet):
+        if place is not None:
+            note(f"wrote {place}: {plural(len(rows), what)}")

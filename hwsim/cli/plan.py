@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwsim.cli import plan_serve
+from hwsim.cli.bar import bar
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
+    Csv,
     Dtype,
     Fidelity,
     FidelityChoice,
     Json,
     Model,
     Out,
+    Parquet,
+    Price,
+    Pue,
     Set,
     Stack,
     Systems,
@@ -33,19 +34,25 @@ from hwsim.cli.output import (
     note,
     note_unread,
     save,
+    save_table,
     table,
 )
-from hwsim.cli.quantity import integers, time_of, token_count, whole_number
-from hwsim.cli.settings import manners
+from hwsim.cli.quantity import (
+    integers,
+    quantity_of,
+    time_of,
+    token_count,
+    whole_number,
+    words,
+)
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
-from hwsim.units import DIMENSIONS, format_quantity, parse_quantity
+from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
     from hwsim.analysis.plan_train.planner import TrainPlan
 
 _DEVICES = re.compile(r"^(\d+)-(\d+)(?:/(\d+))?$")
-_PATIENCE = 2.0  # a search shorter than this needs no progress bar [s]
 _LAYOUT = "Layout: hold parts of it to some values"
 _LIMITS = "Limits"
 
@@ -114,12 +121,8 @@ def train(
         str | None,
         typer.Option(help="Of the job at the wall: 10MW.", rich_help_panel=_LIMITS),
     ] = None,
-    price: Annotated[
-        float | None, typer.Option(help="USD per device and hour.")
-    ] = None,
-    pue: Annotated[
-        float | None, typer.Option(help="Facility power over computer power.")
-    ] = None,
+    price: Price = None,
+    pue: Pue = None,
     tp: Annotated[str | None, _some("Tensor-parallel degrees.")] = None,
     cp: Annotated[str | None, _some("Context-parallel degrees.")] = None,
     pp: Annotated[str | None, _some("Pipeline stages.")] = None,
@@ -148,12 +151,8 @@ def train(
     set_: Set = None,
     json: Json = False,
     out: Out = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write the whole ranking here as CSV.")
-    ] = None,
-    parquet: Annotated[
-        Path | None, typer.Option(help="Write it here as Parquet (needs pyarrow).")
-    ] = None,
+    csv: Csv = None,
+    parquet: Parquet = None,
 ) -> None:
     """Find the fastest (cheapest, …) layout among all valid ones.
 
@@ -162,35 +161,40 @@ def train(
     import hwsim.api.plan as api
 
     check_outputs(out, csv, parquet)
-    if parquet is not None:
-        check_parquet()
+    check_parquet(parquet)
     choices: dict[str, Any] = {
         "tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep, "dp": dp,
         "micro_batch": micro_batch, "zero_stage": zero_stage,
         "dp_shard": dp_shard,
     }  # fmt: skip
     choices = {name: integers(name, text) for name, text in choices.items()}
-    choices["recompute"] = _words(recompute)
-    choices["schedule"] = _words(schedule)
+    choices["recompute"] = None if recompute is None else words(recompute)
+    choices["schedule"] = None if schedule is None else words(schedule)
     for name in ("offload_optimizer", "offload_activations"):
         choices[name] = None if offload else (False,)
-    with _progress() as told:
+    with bar("layouts", _best) as told:
         plan = api.plan_train(
             model, system, devices=_counts(devices), global_batch=global_batch,
             seq=seq, dtype=dtype, optimizer=optimizer,
             sequence_parallel=sequence_parallel, objective=objective,  # type: ignore[arg-type]
-            memory=_quantity("memory", memory, "bytes"),
+            memory=quantity_of("memory", memory, "bytes"),
             step_time=time_of("step_time", step_time),
             tokens=None if tokens is None else token_count(tokens),
             deadline=time_of("deadline", deadline), budget=budget,
-            power=_quantity("power", power, "power"), price=price, pue=pue,
+            power=quantity_of("power", power, "power"), price=price, pue=pue,
             simulate=simulate, cluster=cluster, stack=stack, fidelity=fidelity.value,
             overrides=set_ or (), progress=told, **choices,
         )  # fmt: skip
     _answer(plan, json=json, top=top)
     note_unread(set_)
-    _save(plan, out, csv, parquet)
+    save(plan, out)
+    save_table(plan.table, csv, parquet, "layout")
     end_if_interrupted(plan.tally.interrupted, "the best of what was looked at so far")
+
+
+def _best(step: float) -> str:
+    """Return what stands beside the bar: the best step so far."""
+    return f"best step {fmt.seconds(step)}" if step < float("inf") else ""
 
 
 def _counts(text: str | None) -> list[int] | None:
@@ -213,63 +217,6 @@ def _counts(text: str | None) -> list[int] | None:
             found.append(low)
             low *= 2
     return found
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(w.strip() for w in text.split(","))
-
-
-def _quantity(name: str, text: str | None, dimension: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_quantity(text, DIMENSIONS[dimension])
-    except ValueError as error:
-        raise InputError(f"--{name}: {error}") from None
-
-
-class _Bar(AbstractContextManager["_Bar"]):
-    """A progress bar on stderr that shows itself once a search takes long."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __call__(self, done: int, whole: int, best: float) -> None:
-        """Show how far the search is."""
-        if self._bar is None:
-            if time.monotonic() - self._started < _PATIENCE:
-                return
-            self._open(whole)
-        text = f"best step {fmt.seconds(best)}" if best < float("inf") else ""
-        self._bar.update(self._task, completed=done, best=text)
-
-    def _open(self, whole: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        bar: Any = Progress(
-            TextColumn("layouts"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[best]}"), console=Console(stderr=True),
-            transient=True,
-        )  # fmt: skip
-        bar.start()
-        self._bar, self._task = bar, bar.add_task("search", total=whole, best="")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _progress() -> AbstractContextManager[Any]:
-    shown = sys.stderr.isatty() and not manners.quiet
-    return _Bar() if shown else nullcontext()
 
 
 def _answer(plan: TrainPlan, *, json: bool, top: int) -> None:
@@ -353,17 +300,3 @@ def _zero(row: dict[Any, Any]) -> str:
 
 def _known(value: float, shown: Any) -> str:
     return "–" if value != value else str(shown(value))
-
-
-def _save(
-    plan: TrainPlan, out: Path | None, csv: Path | None, parquet: Path | None
-) -> None:
-    from hwsim.report.write import write_atomic
-
-    save(plan, out)
-    if csv is not None:
-        write_atomic(csv, plan.table.to_csv(index=False))
-        note(f"wrote {csv}: {len(plan.table):,} layouts")
-    if parquet is not None:
-        plan.table.to_parquet(parquet, index=False)
-        note(f"wrote {parquet}: {len(plan.table):,} layouts")

@@ -10,11 +10,14 @@ import typer
 
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
+    Csv,
     Fidelity,
     FidelityChoice,
     Json,
     Model,
     Out,
+    Parquet,
+    Price,
     Set,
     Systems,
 )
@@ -26,10 +29,11 @@ from hwsim.cli.output import (
     note,
     note_unread,
     save,
+    save_table,
     table,
 )
 from hwsim.cli.progress import Meter
-from hwsim.cli.quantity import integers, limits_of
+from hwsim.cli.quantity import integers, limits_of, words
 from hwsim.report import format as fmt
 
 if TYPE_CHECKING:
@@ -111,9 +115,7 @@ def serve(
     margin: Annotated[
         float, typer.Option(help="Share of each limit to leave unused: 0.1.")
     ] = 0.0,
-    price: Annotated[
-        float | None, typer.Option(help="USD per device and hour.")
-    ] = None,
+    price: Price = None,
     simulate: Annotated[
         int, typer.Option(help="How many to simulate for each objective.")
     ] = 6,
@@ -132,12 +134,8 @@ def serve(
     set_: Set = None,
     json: Json = False,
     out: Out = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write confirmed deployments here as CSV.")
-    ] = None,
-    parquet: Annotated[
-        Path | None, typer.Option(help="Write them here as Parquet (needs pyarrow).")
-    ] = None,
+    csv: Csv = None,
+    parquet: Parquet = None,
 ) -> None:
     """Find the cheapest, fastest and most frugal deployment that meets limits.
 
@@ -146,8 +144,7 @@ def serve(
     import hwsim
 
     check_outputs(out, csv, parquet)
-    if parquet is not None:
-        check_parquet()
+    check_parquet(parquet)
     degrees: dict[str, Any] = {
         "tp": tp, "pp": pp, "ep": ep, "attention_dp": attention_dp,
         "max_num_seqs": max_num_seqs,
@@ -157,8 +154,8 @@ def serve(
         plan = hwsim.plan_serve(
             model, system, slo=limits_of(slo), rate=rate, trace=trace,
             input_len=input_len, output_len=output_len, arrival=arrival,
-            burstiness=burstiness, engine=_words(engine),
-            precision=None if precision is None else _words(precision),
+            burstiness=burstiness, engine=words(engine),
+            precision=None if precision is None else words(precision),
             router=router, margin=margin, max_replicas=max_replicas,
             simulate=simulate, requests=requests, price=price, fidelity=fidelity.value,
             seed=seed, cluster=cluster, overrides=set_ or (),
@@ -172,12 +169,9 @@ def serve(
     else:
         _answer(plan)
     note_unread(set_)
-    _save(plan, out, csv, parquet)
+    save(plan, out)
+    save_table(plan.table, csv, parquet, "deployment")
     end_if_interrupted(plan.interrupted, "the best of what was simulated so far")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
 
 
 def _answer(plan: ServePlan) -> None:
@@ -266,17 +260,3 @@ def _rejections(plan: ServePlan) -> list[str]:
     more = len(rows) - _SHOWN_REASONS
     tail = [f"and {more} more (--json has them)"] if more > 0 else []
     return rows[:_SHOWN_REASONS] + tail
-
-
-def _save(
-    plan: ServePlan, out: Path | None, csv: Path | None, parquet: Path | None
-) -> None:
-    from hwsim.report.write import write_atomic
-
-    save(plan, out)
-    if csv is not None:
-        write_atomic(csv, plan.table.to_csv(index=False))
-        note(f"wrote {csv}")
-    if parquet is not None:
-        plan.table.to_parquet(parquet, index=False)
-        note(f"wrote {parquet}")

@@ -50,10 +50,9 @@ def time_of(name: str, text: str | None) -> float | None:
     if text.strip().casefold() == "inf":
         return math.inf
     try:
-        return parse_quantity(text, DIMENSIONS["time"])
-    except ValueError as error:
-        option = name.replace("_", "-")
-        raise InputError(f"--{option}: {error}".replace("2.5 us", "5 h")) from None
+        return quantity_of(name, text, "time")
+    except InputError as error:
+        raise InputError(str(error).replace("2.5 us", "5 h")) from None
 
 
 def factors(name: str, text: str | None) -> tuple[float, ...]:
@@ -101,9 +100,22 @@ def limits_of(text: str | None) -> dict[str, float]:
     return found
 
 
-def bandwidth_of(option: str, text: str) -> float:
-    """Return bytes per second from text with a unit."""
+def quantity_of(name: str, text: str | None, dimension: str) -> float | None:
+    """Return an SI figure from text with a unit; None where nothing is given.
+
+    Parameters
+    ----------
+    dimension : str
+        Key of :data:`hwsim.units.DIMENSIONS`.
+    """
+    if text is None:
+        return None
     try:
-        return parse_quantity(text, DIMENSIONS["bandwidth"])
+        return parse_quantity(text, DIMENSIONS[dimension])
     except ValueError as error:
-        raise InputError(f"--{option}: {error}") from None
+        raise InputError(f"--{name.replace('_', '-')}: {error}") from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return words with commas between."""
+    return tuple(word.strip() for word in text.split(","))

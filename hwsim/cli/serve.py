@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +23,14 @@ from hwsim.cli.options import (
 from hwsim.cli.output import (
     INTERRUPTED,
     check_outputs,
+    check_parquet,
     note,
     note_unread,
     save,
     save_outputs,
+    save_table,
 )
-from hwsim.cli.quantity import bandwidth_of, limits_of, time_of
+from hwsim.cli.quantity import limits_of, quantity_of, time_of
 from hwsim.cli.serve_options import (
     Acceptance,
     Draft,
@@ -298,7 +299,10 @@ def serve(
     if out is not None and out.suffix.casefold() == ".json":
         save(result, out)
     elif out is not None:
-        _write_table(result, out)
+        csv = out.suffix.casefold() == ".csv"
+        save_table(
+            result.requests, out if csv else None, None if csv else out, "request"
+        )
     save_outputs(result, out=None, trace=None, report=report)
     if not result.complete:
         raise typer.Exit(INTERRUPTED)
@@ -310,7 +314,7 @@ def _prefill(bandwidth: str | None, **asked: Any) -> dict[str, Any] | None:
     """Return the replicas for prompts; None where there are none."""
     given = {name: value for name, value in asked.items() if value is not None}
     if bandwidth is not None:
-        given["kv_bandwidth"] = bandwidth_of("kv-bandwidth", bandwidth)
+        given["kv_bandwidth"] = quantity_of("kv-bandwidth", bandwidth, "bandwidth")
     if not given:
         return None
     if "replicas" not in given:
@@ -340,13 +344,7 @@ def _check_table(out: Path | None) -> None:
         raise InputError(
             f"--out {out}: write .json (the result) or .csv or .parquet (requests)"
         )
-    if suffix == ".parquet":
-        try:
-            importlib.import_module("pyarrow")
-        except ImportError:
-            raise InputError(
-                f"--out {out}: parquet needs pyarrow; install it, or write .csv"
-            ) from None
+    check_parquet(out if suffix == ".parquet" else None)
 
 
 def _write_trace(result: ServeResult, out: Path, seconds: float) -> None:
@@ -361,18 +359,3 @@ def _write_trace(result: ServeResult, out: Path, seconds: float) -> None:
     )  # fmt: skip
     write_atomic(out, text)
     note(f"wrote {out}: open it in ui.perfetto.dev")
-
-
-def _write_table(result: ServeResult, out: Path) -> None:
-    import io
-
-    from hwsim.report.write import write_atomic
-
-    frame = result.requests
-    if out.suffix.casefold() == ".parquet":
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        write_atomic(out, buffer.getvalue())
-    else:
-        write_atomic(out, frame.to_csv(index=False))
-    note(f"wrote {out}: {len(frame):,} requests")

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from hwsim.cli import options
+from hwsim.cli import train_options as layout
 from hwsim.cli.compare import entry_of
 from hwsim.cli.examples import examples
-from hwsim.cli.mixed import bandwidth_of
 from hwsim.cli.options import (
     Dtype,
     Fidelity,
     FidelityChoice,
     Json,
+    LinkLatency,
     Model,
     Out,
+    Pue,
     Report,
     Set,
     Stack,
     Trace,
 )
 from hwsim.cli.output import check_outputs, console, note_unread, save_outputs, table
-from hwsim.cli.quantity import counts, time_of
+from hwsim.cli.quantity import counts, quantity_of, time_of
 
 if TYPE_CHECKING:
     from hwsim.analysis.mixing.train_result import MixedTrainResult
@@ -64,9 +65,7 @@ def train_mixed(
             "slower of their networks]"
         ),
     ] = None,
-    link_latency: Annotated[
-        str | None, typer.Option(help="Of one message: 5us.")
-    ] = None,
+    link_latency: LinkLatency = None,
     schedule: Annotated[str, typer.Option(help="1f1b, gpipe or zero_bubble.")] = "1f1b",
     micro_batch: Annotated[
         int, typer.Option(help="Sequences per rank and pass, in the first stage.")
@@ -75,39 +74,22 @@ def train_mixed(
         int | None,
         typer.Option(help="Sequences per step.  [default: a pass for each stage]"),
     ] = None,
-    seq: Annotated[
-        int | None, typer.Option(help="Tokens per sequence.  [default: up to 2048]")
-    ] = None,
-    cp: Annotated[int, typer.Option(help="Context-parallel degree.")] = 1,
-    ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
+    seq: layout.Seq = None,
+    cp: layout.Cp = 1,
+    ep: layout.Ep = 1,
     dtype: Dtype = None,
-    recompute: Annotated[
-        str, typer.Option(help="Activations: none, selective, operators or full.")
-    ] = "none",
-    recompute_every: Annotated[
-        int, typer.Option(help="Recompute only every so many layers.")
-    ] = 1,
-    optimizer: Annotated[
-        str, typer.Option(help="adamw, adam, lamb, adafactor, adam8bit, sgd, …")
-    ] = "adamw",
-    offload_optimizer: Annotated[
-        bool, typer.Option(help="Keep optimizer states in host memory.")
-    ] = False,
-    zero_stage: Annotated[
-        int,
-        typer.Option(help="Sharded over dp: 1 optimizer, 2 gradients, 3 parameters."),
-    ] = 0,
-    sequence_parallel: Annotated[
-        bool, typer.Option(help="Shard norms and dropout over tp.")
-    ] = False,
-    pue: Annotated[
-        float | None, typer.Option(help="Facility power over computer power.")
-    ] = None,
+    recompute: layout.Recompute = "none",
+    recompute_every: layout.RecomputeEvery = 1,
+    optimizer: layout.Optimizer = "adamw",
+    offload_optimizer: layout.OffloadOptimizer = False,
+    zero_stage: layout.ZeroStage = 0,
+    sequence_parallel: layout.SequenceParallel = False,
+    pue: Pue = None,
     stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
-    etp: options.Etp = None,
-    imbalance: options.Imbalance = 1.0,
-    capacity_factor: options.CapacityFactor = None,
+    etp: layout.Etp = None,
+    imbalance: layout.Imbalance = 1.0,
+    capacity_factor: layout.CapacityFactor = None,
     set_: Set = None,
     json: Json = False,
     out: Out = None,
@@ -119,7 +101,8 @@ def train_mixed(
 
     check_outputs(out, trace, report)
     result = hwsim.train_mixed(
-        model, [entry_of(text) for text in stage], link=bandwidth_of(link),
+        model, [entry_of(text) for text in stage],
+        link=quantity_of("link", link, "bandwidth"),
         link_latency=time_of("link_latency", link_latency),
         stage_layers=counts("stage-layers", stage_layers), schedule=schedule,
         micro_batch=micro_batch, global_batch=global_batch, seq=seq, cp=cp, ep=ep,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from hwsim.cli.bar import bar
 from hwsim.cli.output import console, end_if_interrupted, note, save_outputs, table
-from hwsim.cli.rows_bar import rows_bar
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
@@ -49,7 +49,7 @@ def validate_runs(
             "whole runs; validate them one after the other"
         )
     chosen: Any = fidelity or "auto"
-    with rows_bar() as told:
+    with bar() as told:
         result = validate_published(
             list(published),
             fidelity=chosen,

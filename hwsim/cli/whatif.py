@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from hwsim.cli.compare import task_options, with_task_options
 from hwsim.cli.examples import examples
-from hwsim.cli.options import Json, Set
+from hwsim.cli.options import Json, Price, Pue, Set
 from hwsim.cli.output import (
     check_outputs,
     console,
@@ -93,12 +93,8 @@ def whatif(
     stack: Stack = None,
     dtype: Dtype = None,
     fidelity: Fidelity = None,
-    price: Annotated[
-        float | None, typer.Option(help="USD per device and hour.")
-    ] = None,
-    pue: Annotated[
-        float | None, typer.Option(help="Facility power over computer power.")
-    ] = None,
+    price: Price = None,
+    pue: Pue = None,
     grid: Annotated[str, typer.Option(help="Grid whose carbon counts.")] = "world",
     set_: Set = None,
     json: Json = False,
