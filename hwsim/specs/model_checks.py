@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hwsim.specs.model_parts import PATTERN, MlaSpec, SsmSpec
 
 if TYPE_CHECKING:
-    from hwsim.specs.model import ModelSpec
+    from hwsim.specs.model_shape import ModelShape
 
 
 def default_fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _without_attention(filled: dict[str, Any]) -> None:
         filled.setdefault("ffn", filled.get("hidden"))
 
 
-def check_model(model: ModelSpec) -> None:
+def check_model(model: ModelShape) -> None:
     """Raise ValueError if fields do not go together."""
     _check_stacks(model)
     _check_attention(model)
@@ -67,7 +67,7 @@ def _default_head_dim(hidden: object, heads: object, mla: object) -> int | None:
     return hidden // heads
 
 
-def _check_stacks(model: ModelSpec) -> None:
+def _check_stacks(model: ModelShape) -> None:
     both = model.kind == "encoder_decoder"
     if both != (model.encoder_layers > 0):
         raise ValueError(
@@ -86,7 +86,7 @@ def _check_stacks(model: ModelSpec) -> None:
         raise ValueError("head_bias is set but output_head is false")
 
 
-def _check_attention(model: ModelSpec) -> None:
+def _check_attention(model: ModelShape) -> None:
     if model.heads % model.kv_heads:
         raise ValueError(
             f"heads ({model.heads}) is not a multiple of kv_heads "
@@ -106,7 +106,7 @@ def _check_attention(model: ModelSpec) -> None:
         raise ValueError("mla with attention_sinks or qk_norm is not supported")
 
 
-def _check_positions(model: ModelSpec) -> None:
+def _check_positions(model: ModelShape) -> None:
     learned = model.position == "learned"
     if learned != (model.position_rows > 0):
         raise ValueError(
@@ -127,7 +127,7 @@ def _check_positions(model: ModelSpec) -> None:
         )
 
 
-def _check_windows(model: ModelSpec) -> None:
+def _check_windows(model: ModelShape) -> None:
     patterned = model.full_attention_every or model.full_attention_layers
     if patterned and model.sliding_window is None:
         raise ValueError("a full-attention pattern is given but no sliding_window")
@@ -138,7 +138,7 @@ def _check_windows(model: ModelSpec) -> None:
         )
 
 
-def _check_pattern(model: ModelSpec) -> None:
+def _check_pattern(model: ModelShape) -> None:
     pattern = model.pattern
     unknown = sorted(set(pattern) - set(PATTERN))
     if unknown:
@@ -165,7 +165,7 @@ def _check_pattern(model: ModelSpec) -> None:
         raise ValueError("pattern has layers E but there is no moe")
 
 
-def _check_full_attention(model: ModelSpec) -> None:
+def _check_full_attention(model: ModelShape) -> None:
     wide = model.full_attention
     if wide is None:
         return

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hwsim.specs.model import ModelSpec
     from hwsim.specs.model_parts import HeadShape, LayerKind
+    from hwsim.specs.model_shape import ModelShape
 
 
 def linear_parameters(inputs: int, outputs: int, bias: bool) -> int:
@@ -24,12 +24,12 @@ def linear_parameters(inputs: int, outputs: int, bias: bool) -> int:
     return inputs * outputs + (outputs if bias else 0)
 
 
-def norm_parameters(model: ModelSpec, width: int | None = None) -> int:
+def norm_parameters(model: ModelShape, width: int | None = None) -> int:
     """Return the parameters of one norm over ``width`` (the hidden size)."""
     return (model.hidden if width is None else width) * (1 + model.norm_bias)
 
 
-def attention_parameters(model: ModelSpec, kind: LayerKind) -> int:
+def attention_parameters(model: ModelShape, kind: LayerKind) -> int:
     """Return the parameters of one attention block, norms before it excluded."""
     if model.mla is not None:
         return _latent_attention_parameters(model)
@@ -41,7 +41,7 @@ def attention_parameters(model: ModelSpec, kind: LayerKind) -> int:
     return count + _qk_norm_parameters(model, shape)
 
 
-def _qk_norm_parameters(model: ModelSpec, shape: HeadShape) -> int:
+def _qk_norm_parameters(model: ModelShape, shape: HeadShape) -> int:
     if model.qk_norm == "head":
         return 2 * norm_parameters(model, shape.head_dim)
     if model.qk_norm == "full":
@@ -49,7 +49,7 @@ def _qk_norm_parameters(model: ModelSpec, shape: HeadShape) -> int:
     return 0
 
 
-def ssm_parameters(model: ModelSpec) -> int:
+def ssm_parameters(model: ModelShape) -> int:
     """Return the parameters of one state-space block, the norm before it excluded.
 
     Projections in and out, the convolution, three values for each head (decay,
@@ -74,7 +74,7 @@ def ssm_parameters(model: ModelSpec) -> int:
     return count + linear_parameters(ssm.inner, model.hidden, ssm.proj_bias)
 
 
-def _latent_attention_parameters(model: ModelSpec) -> int:
+def _latent_attention_parameters(model: ModelShape) -> int:
     mla = model.mla
     if mla is None:
         return 0
@@ -93,7 +93,7 @@ def _latent_attention_parameters(model: ModelSpec) -> int:
     return count + linear_parameters(heads * mla.v_head_dim, hidden, model.out_bias)
 
 
-def ffn_parameters(model: ModelSpec) -> int:
+def ffn_parameters(model: ModelShape) -> int:
     """Return the parameters of one dense feed-forward block."""
     return _ffn(model.hidden, model.ffn, model.gated_ffn, model.ffn_bias)
 
@@ -103,12 +103,12 @@ def _ffn(hidden: int, width: int, gated: bool, bias: bool) -> int:
     return entering + linear_parameters(width, hidden, bias)
 
 
-def moe_parameters(model: ModelSpec, *, active: bool = False) -> int:
+def moe_parameters(model: ModelShape, *, active: bool = False) -> int:
     """Return the parameters of one mixture-of-experts block.
 
     Parameters
     ----------
-    model : ModelSpec
+    model : ModelShape
         Zero is returned if it has no experts.
     active : bool
         Count only the experts that one token visits.
@@ -128,7 +128,9 @@ def moe_parameters(model: ModelSpec, *, active: bool = False) -> int:
     return count + (model.hidden if moe.shared_gate else 0)
 
 
-def layer_parameters(model: ModelSpec, kind: LayerKind, *, active: bool = False) -> int:
+def layer_parameters(
+    model: ModelShape, kind: LayerKind, *, active: bool = False
+) -> int:
     """Return the parameters of one layer of the given kind."""
     count = model.norms_at(kind) * norm_parameters(model)
     if kind.mixer == "attention":
@@ -144,7 +146,7 @@ def layer_parameters(model: ModelSpec, kind: LayerKind, *, active: bool = False)
     return count
 
 
-def embedding_parameters(model: ModelSpec) -> int:
+def embedding_parameters(model: ModelShape) -> int:
     """Return the rows of all lookup tables: tokens, positions, token types."""
     tokens = model.vocab * model.embedding_width
     positions = 0
@@ -153,7 +155,7 @@ def embedding_parameters(model: ModelSpec) -> int:
     return tokens + positions + model.token_types * model.hidden
 
 
-def head_parameters(model: ModelSpec) -> int:
+def head_parameters(model: ModelShape) -> int:
     """Return what the output projection adds to the (tied) embedding table."""
     if not model.output_head:
         return 0
@@ -161,7 +163,7 @@ def head_parameters(model: ModelSpec) -> int:
     return own + (model.vocab if model.head_bias else 0)
 
 
-def outer_parameters(model: ModelSpec) -> int:
+def outer_parameters(model: ModelShape) -> int:
     """Return what stands outside layers, lookup tables and output projection."""
     norms = int(model.final_norm) + int(model.embedding_norm)
     count = model.stacks * norms * norm_parameters(model)
@@ -174,7 +176,7 @@ def outer_parameters(model: ModelSpec) -> int:
     return count
 
 
-def total_parameters(model: ModelSpec, *, active: bool = False) -> int:
+def total_parameters(model: ModelShape, *, active: bool = False) -> int:
     """Return the parameters of the whole model, or those one token visits."""
     layers = sum(
         count * layer_parameters(model, kind, active=active)
