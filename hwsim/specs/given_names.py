@@ -108,7 +108,7 @@ def given_dtypes(
     word = canonical_dtype(text or "auto").replace("_block", "")
     dtype = wide if word in _BY_CHECKPOINT else word
     name = model.casefold()
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPE_BYTES or dtype == "int4":
         # Not a dtype but a format, as methods of quantisation are called.
         dtype, name = wide, f"-{word}" if "fp8" not in word else "fp8"
         if not any(re.search(words, name) for words, _, _ in _FORMATS):

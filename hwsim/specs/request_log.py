@@ -10,6 +10,7 @@ own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ _NO = {
     "disabled",
 }
 _SLACK = 1.02  # of sums of rounded times
+_LATEST = 1e11  # as seconds since 1970 in the year 5138: larger times are not in s
+_REPEATED = 0.5  # share of requests whose names come again in files of several runs
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class LoggedRun:
         known. [s]
     queue, ttft, tpot, latency : ndarray of float, shape (n,)
         NaN where not known. [s]
+    run : int
+        How many runs of the same settings come before it in the file.
     """
 
     source: str
@@ -99,6 +104,7 @@ class LoggedRun:
     tpot: FloatArray
     latency: FloatArray
     front: float = math.nan
+    run: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,6 +115,7 @@ class LoggedRun:
         degrees = [f"tp {self.tp or 1}", *(f"dp {self.dp}" for _ in "x" if self.dp)]
         if self.expert_parallel:
             degrees.append("ep")
+        degrees += [f"run {self.run + 1}"] if self.run else []
         what = f"{self.model} on {self.device}, {' '.join(degrees)}"
         return f"{self.source}: {what}" if self.source else what
 
@@ -174,6 +181,11 @@ def _reason(bad: BadRow) -> str:
 
 def _check_columns(file: str, names: Mapping[str, str]) -> None:
     missing = [n for n in REQUIRED if n not in names]
+    other = next((c for c in ";\t|" if any(c in name for name in names)), None)
+    if missing and other:
+        raise SpecError(
+            file, f"has its columns separated by {other!r}", "separate them by commas"
+        )
     if missing == ["arrival_s"] and "queued_s" in names:
         missing = []
     if not missing and not set(names) & {"ttft_us", "tpot_us", "latency_us"}:
@@ -219,7 +231,7 @@ def _row(cells: Mapping[str, str]) -> dict[str, Any]:
         if value is None:
             raise _FaultError(name, "is blank")
         found[name] = value
-    arrival, queued = (_time(n, cells.get(n, "")) for n in ("arrival_s", "queued_s"))
+    arrival, queued = (_moment(n, cells.get(n, "")) for n in ("arrival_s", "queued_s"))
     if arrival is None and queued is None:
         raise _FaultError("arrival_s", "is blank")
     found |= {"arrival_s": arrival, "queued_s": queued}
@@ -274,6 +286,13 @@ def _time(name: str, cell: str, least: float = -math.inf) -> float | None:
     return value
 
 
+def _moment(name: str, cell: str) -> float | None:
+    value = _time(name, cell)
+    if value is not None and abs(value) > _LATEST:
+        raise _FaultError(name, f"{cell[:40]!r} is no time in seconds")
+    return value
+
+
 def _flag(cell: str) -> bool:
     word = cell.casefold()
     if word in _YES:
@@ -290,22 +309,36 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _unique(
     file: str, rows: Sequence[dict[str, Any]], bad: list[BadRow]
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows; a request that a run has already joins the bad ones."""
-    seen: set[tuple[Any, ...]] = set()
+    """Yield rows with the run of their settings that they are of.
+
+    A server that was measured several times repeats its requests' names: the
+    second of each is of the second run. Where only few come again, or the same
+    figures do, they join the bad ones.
+    """
+    times: Counter[tuple[Any, ...]] = Counter()
+    figures: set[tuple[Any, ...]] = set()
     for row in rows:
         name = (*_key(row), row["request"])
-        if row["request"] and name in seen:
+        row["run"] = times[name] if row["request"] else 0
+        figure = (*name, row["arrival_s"], row["queued_s"], *(row[n] for n in TIMES))
+        row["same"] = bool(row["request"]) and figure in figures
+        figures.add(figure)
+        times[name] += not row["same"]
+    again = Counter(_key(r) for r in rows if r["run"] == 1 and not r["same"])
+    names = Counter(_key(r) for r in rows if r["request"] and not r["run"])
+    for row in rows:
+        few = again[_key(row)] < _REPEATED * names[_key(row)]
+        if row["same"] or (row["run"] and few):
             reason = f"{row['request'][:40]!r} is in this run already"
             bad.append(BadRow(file, row["row"], "request", reason))
-            continue
-        seen.add(name)
-        yield row
+        else:
+            yield row
 
 
 def _runs(rows: Sequence[dict[str, Any]]) -> Iterator[LoggedRun]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(_key(row), []).append(row)
+        groups.setdefault((*_key(row), row["run"]), []).append(row)
     for group in groups.values():
         yield _run(group)
 
@@ -335,4 +368,5 @@ def _run(group: list[dict[str, Any]]) -> LoggedRun:
         inputs=np.array([r["input_tokens"] for r in group])[order],
         outputs=np.array([r["output_tokens"] for r in group])[order],
         arrival=start[order], handover=behind[order], front=front,
+        run=group[0]["run"],
     )  # fmt: skip

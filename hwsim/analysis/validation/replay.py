@@ -36,6 +36,8 @@ _DEFAULT_ENGINE = "vllm-v1"
 # processes (assumed; transport and tokenising come before a log's arrival). [s]
 _FRONT, _LONGEST_FRONT = 1e-3, 0.05
 _SAME = 1e-6  # times closer than this are the same. [s]
+# Steps are captured up to twice the sequences (VllmConfig._set_cudagraph_sizes).
+_CAPTURED = 512
 _LARGE = 70 * 2**30  # memory of devices that vLLM gives larger steps. [B]
 _FEW, _MOST = 8, 1000  # requests that tell, and that are looked at
 _TICK = 1e-3  # queue times below this do not tell what a time counts from. [s]
@@ -158,6 +160,10 @@ def _engine(run: LoggedRun, device: DeviceSpec, notes: list[str]) -> EngineSpec:
             notes.append(f"{name} = {asked.get(name, getattr(engine, name))}")
         else:
             asked[name] = value
+    if run.max_num_seqs is None and "max_num_seqs" in asked:
+        asked["max_num_seqs"] = min(asked.values())
+    if engine.id == _DEFAULT_ENGINE:
+        asked["captured_tokens"] = min(_CAPTURED, 2 * asked["max_num_seqs"])
     return engine.model_copy(update=asked)
 
 

@@ -36,7 +36,7 @@ def served(
     } | changes  # fmt: skip
     engine = load_engine("vllm-v1").model_copy(
         update={"max_num_seqs": slots, "max_num_batched_tokens": 512,
-                "request_overhead": front}
+                "request_overhead": front, "captured_tokens": min(2 * slots, 512)}
     )  # fmt: skip
     traffic = Traffic(
         load[0], rate=load[1], inputs=Lengths("lognormal", 500.0, 0.8),
@@ -190,3 +190,20 @@ def test_a_server_has_the_edition_for_servers(
     path.write_text(text, encoding="utf-8")
     found = validate_request_log(path).to_dict()["by_run"][0]["simulated"]
     assert found["device"] == f"rtx-pro-6000-blackwell-{edition}"
+
+
+def test_blank_limits_are_those_a_server_starts_with(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.csv", served())
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(",8,512,", ",,512,"), encoding="utf-8")
+    replay = validate_request_log(path).runs[0].replay
+    assert replay is not None
+    engine = replay.result.engine
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens) == (512, 512)
+    assert engine.captured_tokens == 512
+    path.write_text(text.replace(",8,512,", ",16,,"), encoding="utf-8")
+    replay = validate_request_log(path).runs[0].replay
+    assert replay is not None
+    engine = replay.result.engine
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens) == (16, 8192)
+    assert engine.captured_tokens == 32

@@ -139,3 +139,27 @@ def test_the_least_time_to_the_queue_is_kept(tmp_path: Path) -> None:
     rows = [row("a", "1000.0", "7.0"), row("b", "1001.0", "8.5")]
     assert read(tmp_path, *rows).runs[0].front == pytest.approx(-993.0)
     assert np.isnan(read(tmp_path, row("a", "1000.0", "")).runs[0].front)
+
+
+def test_runs_of_the_same_settings_are_told_apart_by_names(tmp_path: Path) -> None:
+    first = [row(str(i), f"{i}.0", f"{i}.001") for i in range(4)]
+    second = [row(str(i), f"{2 * i}.5", f"{2 * i}.502") for i in range(4)]
+    found = read(tmp_path, *first, *second)
+    assert [(len(r), r.run) for r in found.runs] == [(4, 0), (4, 1)]
+    assert found.runs[1].arrival.tolist() == [0.0, 2.0, 4.0, 6.0]
+    assert found.runs[1].name == f"{found.runs[0].name} run 2"
+    assert len({r.name for r in found.runs}) == 2
+    with pytest.raises(SpecError, match="row 5: request: '0' is in this run already"):
+        read(tmp_path, *first, second[0])
+
+
+def test_times_in_other_units_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="arrival_s: '1700000000000' is no time in"):
+        read(tmp_path, row("a", "1700000000000"))
+
+
+def test_other_separators_are_named(tmp_path: Path) -> None:
+    path = log(tmp_path / "log.csv", row("a").replace(",", ";"),
+               head=HEAD.replace(",", ";"))  # fmt: skip
+    with pytest.raises(SpecError, match="columns separated by ';'"):
+        read_request_log(path)
