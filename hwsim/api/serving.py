@@ -117,7 +117,8 @@ def serve(
     replicas : int
         Replicas behind the router.
     router : str
-        ``round_robin``, ``least_outstanding``, ``power_of_two`` or ``session``.
+        ``round_robin``, ``least_outstanding``, ``power_of_two``, ``session`` or
+        ``longest_prefix``.
     prefill : mapping or None
         Replicas that run prompts only, the others then decode: ``replicas``,
         ``tp``, ``pp``, ``ep``, ``attention_dp``, ``router``, ``system``,

@@ -181,7 +181,8 @@ def serve(
     router: Annotated[
         str,
         typer.Option(
-            help="round_robin, least_outstanding, power_of_two or session.",
+            help="round_robin, least_outstanding, power_of_two, session or "
+            "longest_prefix.",
             rich_help_panel=_ENGINE,
         ),
     ] = "round_robin",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from hwsim.schedule.batching import POLICIES
 from hwsim.sim.serving.batch import Limits
+from hwsim.sim.serving.plan import SAME_TIME
 from hwsim.sim.serving.prefixes import Prefixes
 from tests.property.test_serving import COSTS, agree
 from tests.strategies.serving import AffineCost, fast_serve, scenarios
@@ -83,3 +85,68 @@ def test_a_session_stays_where_it_was():
         if before >= 0:
             assert requests.replica[request] == requests.replica[before]
     assert len(set(requests.replica)) == 3
+
+
+def common(names, unit, tokens, one, other):
+    """Return the tokens that two prompts begin with in common, in whole units."""
+    count = 0
+    while (
+        (count + 1) * unit <= min(tokens[one], tokens[other])
+        and names(one, count) is not None
+        and names(one, count) == names(other, count)
+    ):
+        count += 1
+    return count * unit
+
+
+@settings(max_examples=200, deadline=None)
+@given(prefix_scenarios(), COSTS)
+def test_prompts_go_where_most_of_them_went_before(drawn, cost):
+    scenario, prefixes, names, unit = drawn
+    # Histories are remembered by token, chains by unit.
+    step = 1 if prefixes.chains is None else unit
+    inputs, _, ready = scenario[:3]
+    requests, _ = fast_caching_serve(
+        scenario, cost, prefixes, replicas=3, router="longest_prefix"
+    )
+    for one in range(len(inputs)):
+        at = ready[one] - SAME_TIME
+        before = [j for j in range(one) if requests.replica[j] >= 0]
+        loads = [
+            sum(requests.replica[j] == i and requests.finish[j] >= at for j in before)
+            for i in range(3)
+        ]
+        known = [
+            max((common(names, step, inputs, one, j) for j in before
+                 if requests.replica[j] == i), default=0)
+            for i in range(3)
+        ]  # fmt: skip
+        choice = [i for i in range(3) if known[i] == max(known)]
+        if max(known) <= 0.3 * inputs[one]:
+            choice = [0, 1, 2]
+        assert requests.replica[one] == min(choice, key=lambda i: loads[i])
+
+
+@settings(max_examples=100, deadline=None)
+@given(prefix_scenarios(), COSTS)
+def test_each_replica_behind_a_router_serves_as_single_steps_do(drawn, cost):
+    (inputs, outputs, ready, policy, limits), prefixes, names, unit = drawn
+    requests, _ = fast_caching_serve(
+        (inputs, outputs, ready, policy, limits), cost, prefixes,
+        replicas=2, router="longest_prefix",
+    )  # fmt: skip
+    for index in range(2):
+        own = [i for i in range(len(inputs)) if requests.replica[i] == index]
+        if not own:
+            continue
+        part = [[column[i] for i in own] for column in (inputs, outputs, ready)]
+        plain, engine = plain_caching_serve(
+            (*part, policy, limits),
+            cost,
+            lambda r, at, own=own: names(own[r], at),
+            unit,
+        )
+        finish = [requests.finish[i] for i in own]
+        assert finish == pytest.approx([r.times[-1] for r in plain], rel=1e-9)
+        hits = [engine.hits.get(i, 0) for i in range(len(own))]
+        assert [requests.cached[i] for i in own] == hits

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from hwsim.schedule.batching import POLICIES
 from hwsim.sim.serving.batch import Limits
-from hwsim.sim.serving.cluster import Cluster, router_named
+from hwsim.sim.serving.cluster import Cluster
 from hwsim.sim.serving.joint import JointReplica
 from hwsim.sim.serving.records import Requests, StepLog
 from hwsim.sim.serving.replica import Replica
+from hwsim.sim.serving.routers import router_named
 from hwsim.sim.serving.service import Fleet, Rules, Service
 
 SAME_TIME = 1e-9

@@ -8,10 +8,11 @@ import numpy as np
 import simpy
 from hypothesis import strategies as st
 
-from hwsim.sim.serving.cluster import Cluster, router_named
+from hwsim.sim.serving.cluster import Cluster
 from hwsim.sim.serving.prefix import CachingReplica
 from hwsim.sim.serving.prefixes import Prefixes
 from hwsim.sim.serving.records import Requests, StepLog
+from hwsim.sim.serving.routers import router_named
 from tests.strategies.serving import One, PlainEngine, scenarios
 
 

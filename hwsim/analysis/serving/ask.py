@@ -13,7 +13,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.serving.arrivals import Arrivals
-from hwsim.sim.serving.cluster import router_named
+from hwsim.sim.serving.routers import router_named
 from hwsim.sim.serving.service import Rules
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec

@@ -18,12 +18,12 @@ from hwsim.graph.precision import resolve
 from hwsim.schedule.batching import policy_named
 from hwsim.sim.serving.arrivals import Arrivals
 from hwsim.sim.serving.batch import Limits
-from hwsim.sim.serving.cluster import Engine
 from hwsim.sim.serving.cost import StepCost
 from hwsim.sim.serving.joint import JointReplica
 from hwsim.sim.serving.prefix import CachingReplica
 from hwsim.sim.serving.records import Requests, StepLog, StepPower
 from hwsim.sim.serving.replica import Replica
+from hwsim.sim.serving.routers import Engine
 from hwsim.specs.engine import EngineSpec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec

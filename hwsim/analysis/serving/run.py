@@ -18,9 +18,10 @@ from hwsim.analysis.serving.handover import Before
 from hwsim.analysis.serving.pool import Capacity, Pool
 from hwsim.analysis.serving.watch import Snapshot, Watcher
 from hwsim.sim.serving.arrivals import Arrivals
-from hwsim.sim.serving.cluster import Cluster, Engine, router_named
+from hwsim.sim.serving.cluster import Cluster
 from hwsim.sim.serving.fleet import Autoscaler, failures
 from hwsim.sim.serving.records import Requests, StepSums
+from hwsim.sim.serving.routers import Engine, router_named
 from hwsim.sim.serving.service import LOST, Fleet, Service
 from hwsim.specs.operations import Operations
 from hwsim.specs.traffic import Traffic

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwsim.sim.serving.cluster import Engine
 from hwsim.sim.serving.joint import JointReplica
 from hwsim.sim.serving.records import Requests
+from hwsim.sim.serving.routers import Engine
 
 _EVERY = 0.2  # s of a watcher's time between two looks
 

@@ -16,85 +16,12 @@ from typing import Any
 
 import simpy
 
-from hwsim.errors import UnknownNameError
 from hwsim.sim.serving.joint import JointReplica
 from hwsim.sim.serving.plan import SAME_TIME
 from hwsim.sim.serving.records import Requests
-from hwsim.sim.serving.replica import Replica
+from hwsim.sim.serving.routers import Engine, Router, round_robin
 
-#: What routers choose among.
-Engine = Replica | JointReplica
-Router = Callable[[Sequence[Engine], int], Engine]
-_WORD = 0xFFFFFFFFFFFFFFFF
 _WINDOWS = 200  # how often replicas that do not meet are brought level
-
-
-def round_robin(replicas: Sequence[Engine], request: int) -> Engine:
-    """Return the replicas in turn."""
-    return replicas[request % len(replicas)]
-
-
-def least_outstanding(replicas: Sequence[Engine], request: int) -> Engine:  # noqa: ARG001
-    """Return the replica with the fewest requests, the first of equals."""
-    return min(replicas, key=_outstanding)
-
-
-def power_of_two(replicas: Sequence[Engine], request: int) -> Engine:
-    """Return the one with fewer requests of two that the request's number draws.
-
-    References
-    ----------
-    .. [1] M. Mitzenmacher, "The power of two choices in randomized load
-       balancing", IEEE TPDS 12(10), 2001, doi:10.1109/71.963420.
-    """
-    count = len(replicas)
-    if count == 1:
-        return replicas[0]
-    # Mixed as SplitMix64 does, so that neighbours draw apart and runs repeat.
-    z = (request + 1) * 0x9E3779B97F4A7C15 & _WORD
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & _WORD
-    z ^= z >> 31
-    first = (z & 0xFFFFFFFF) % count
-    second = (first + 1 + (z >> 32) % (count - 1)) % count
-    return min(replicas[first], replicas[second], key=_outstanding)
-
-
-def session(replicas: Sequence[Engine], request: int) -> Engine:
-    """Return who served the session's last request; else the one with the fewest."""
-    requests = replicas[0].requests
-    previous = -1 if requests.prefixes is None else requests.prefixes.previous[request]
-    if previous >= 0 and not requests.status[previous]:
-        last = requests.replica[previous]
-        for replica in replicas:
-            if replica.index == last:
-                return replica
-    return least_outstanding(replicas, request)
-
-
-def _outstanding(replica: Engine) -> int:
-    return replica.outstanding + replica.coming
-
-
-ROUTERS: dict[str, Router] = {
-    "round_robin": round_robin,
-    "least_outstanding": least_outstanding,
-    "power_of_two": power_of_two,
-    "session": session,
-}
-
-
-def router_named(name: str) -> Router:
-    """Return a router by name.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is none of that name.
-    """
-    if name not in ROUTERS:
-        raise UnknownNameError("router", name, ROUTERS)
-    return ROUTERS[name]
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from hwsim.sim.serving.cluster import Engine
+from hwsim.sim.serving.routers import Engine
 from hwsim.sim.serving.service import Service
 
 

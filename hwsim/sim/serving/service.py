@@ -17,9 +17,9 @@ from typing import Any
 import simpy
 
 from hwsim.sim.links import FairLink
-from hwsim.sim.serving.cluster import Engine, Router
 from hwsim.sim.serving.plan import SAME_TIME
 from hwsim.sim.serving.records import Requests
+from hwsim.sim.serving.routers import Engine, Router
 
 _WINDOWS = 200
 REJECTED, TIMED_OUT, FAILED = 1, 2, 3

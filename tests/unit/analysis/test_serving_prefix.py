@@ -43,6 +43,25 @@ def test_sessions_that_stay_hit_more_than_those_that_move():
     assert stay > asked(router="round_robin", **common).run.prefix_hit_rate
 
 
+def test_prompts_find_what_was_sent_before_without_a_session(tmp_path):
+    """Sixteen documents, asked about again and again by nobody in particular."""
+    path = tmp_path / "t.jsonl"
+    rows = [
+        {"timestamp": 150 * i, "input_length": 1100, "output_length": 40,
+         "hash_ids": [3 * (i * 7 % 16), 3 * (i * 7 % 16) + 1, 1000 + i]}
+        for i in range(96)
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    common = {"rate": None, "requests": None, "trace": path, "prefix_caching": True,
+              "replicas": 3}  # fmt: skip
+    found = {
+        router: asked(router=router, **common).run.prefix_hit_rate
+        for router in ("round_robin", "longest_prefix")
+    }
+    assert found["longest_prefix"] == pytest.approx(80 / 96 * 1024 / 1100, abs=0.01)
+    assert found["longest_prefix"] > 1.5 * found["round_robin"]
+
+
 def test_prompts_apart_keep_prefixes_too():
     apart = {"replicas": 1, "kv_bandwidth": 5e10}
     result = asked(turns=3, prefix_caching=True, prefill=apart)

@@ -9,9 +9,9 @@ from hwsim.errors import InputError, UnknownNameError
 from hwsim.schedule.batching import POLICIES
 from hwsim.sim.serving.arrivals import draw_requests, read_trace
 from hwsim.sim.serving.batch import Limits
-from hwsim.sim.serving.cluster import router_named
 from hwsim.sim.serving.memory import Pages
 from hwsim.sim.serving.records import StepLog, gap_quantiles
+from hwsim.sim.serving.routers import router_named
 from hwsim.specs.traffic import Traffic, parse_lengths
 from tests.strategies.serving import AffineCost, fast_serve
 
