@@ -41,6 +41,7 @@ class Dimension:
         return hash(self.name)
 
 
+_TIMES = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 _FLOP = {"FLOP/s": 1.0, "FLOPS": 1.0, "OP/s": 1.0, "OPS": 1.0}
 DIMENSIONS: dict[str, Dimension] = {
     d.name: d
@@ -50,9 +51,7 @@ DIMENSIONS: dict[str, Dimension] = {
             "bandwidth", "B/s", {"B/s": 1.0, "bit/s": 0.125}, 1e6, 1e18, "3.35 TB/s"
         ),
         Dimension("rate", "FLOP/s", _FLOP, 1e6, 1e20, "989.4 TFLOP/s"),
-        Dimension(
-            "time", "s", {"s": 1.0, "h": 3600.0, "day": 86400.0}, 0.0, 1e12, "2.5 us"
-        ),
+        Dimension("time", "s", _TIMES, 0.0, 1e12, "2.5 us"),
         Dimension("frequency", "Hz", {"Hz": 1.0}, 1e6, 2e10, "1.83 GHz"),
         Dimension("power", "W", {"W": 1.0}, 0.0, 1e8, "700 W"),
         Dimension("energy", "J", {"J": 1.0, "Wh": 3600.0}, 0.0, 1e18, "5 pJ"),
@@ -62,6 +61,7 @@ DIMENSIONS: dict[str, Dimension] = {
 }
 
 
+_WHOLE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z/]+)$")
 _EXPONENT = re.compile(r"([+-]?\d+\.?\d*[eE][+-]?\d+)\s*([a-zA-Z].*)")
 
 
@@ -121,10 +121,17 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     factor = dimension.spellings.get(unit)
     if factor is None:
         raise ValueError(
-            f"{text!r} has unit {unit!r}, expected "
+            f"{text!r} has unit {_as_written(cleaned, unit)!r}, expected "
             f"{' or '.join(dimension.spellings)}; write it as {dimension.example!r}"
         )
     return check_magnitude(value * factor, dimension, text)
+
+
+def _as_written(text: str, unit: str) -> str:
+    """Return an unknown unit whole where its first letter passed for a prefix."""
+    known = any(unit in dimension.spellings for dimension in DIMENSIONS.values())
+    eaten = text.removesuffix(unit)[-1:]
+    return eaten + unit if eaten.islower() and not known else unit
 
 
 def _split(text: str, dimension: Dimension) -> tuple[float, str]:
@@ -134,6 +141,10 @@ def _split(text: str, dimension: Dimension) -> tuple[float, str]:
             return float(number), ""
         except ValueError:
             pass
+    # A unit that starts like a prefix: 5 min are no milli-"in".
+    whole = _WHOLE.match(text)
+    if whole and whole[2] in dimension.spellings:
+        return float(whole[1]), whole[2]
     # quantiphy takes no prefix after an exponent: it reads the unit of 1, and the
     # number in front is multiplied in. Binary prefixes are read only on request.
     power = _EXPONENT.match(text)

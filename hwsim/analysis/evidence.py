@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from hwsim.analysis.case import Case
 
 _ORIGINS = {
-    "generation": "another device of the same generation was measured",
-    "kind": "other devices of the same kind were measured, none of this generation",
-    "assumed": "no device of this kind was measured",
+    "generation": "another device of the same generation was measured; the interval is "
+    "as wide as its predictions needed",
+    "kind": "other devices of the same kind were measured, none of this generation; "
+    "the interval is as wide as predictions across generations needed",
+    "assumed": "how far predictions of unmeasured devices of this kind are off is not "
+    "known; the interval is assumed, half as wide again as across generations of GPUs",
 }
 
 
@@ -72,7 +75,7 @@ def _family(device: DeviceSpec, family: str, basis: str) -> dict[str, Any]:
         row["note"] = "a cost model of the stack's own, whose error nobody told hwsim"
     elif basis != "roofline":
         origin = calibration_for(device).origin
-        row["note"] = f"{_ORIGINS[origin]}; the interval is as wide as theirs"
+        row["note"] = _ORIGINS[origin]
     else:
         row["note"] = "a lower bound from the datasheet, not a prediction"
     return row

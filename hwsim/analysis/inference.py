@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PROMPT = 1024
+DEFAULT_OUTPUT = 128
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class InferResult(Result):
         where nothing is generated). [1/s]
     parts : dict of str to float
         Breakdown of ``latency_s``. [s]
+    notes : tuple of str
+        What was asked and could not be taken as it was.
     """
 
     model: ModelSpec
@@ -83,6 +86,7 @@ class InferResult(Result):
     footprint: Footprint
     memory: MemoryFit
     parts: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     kind = "infer"
 
@@ -217,6 +221,7 @@ class InferResult(Result):
             "breakdown": dict(self.parts),
             "bound": self.bound,
             "mfu": self.mfu,
+            "notes": list(self.notes),
         }
 
     def details(self) -> dict[str, Any]:
@@ -251,7 +256,7 @@ def run_inference(
     *,
     batch: int,
     prompt: int | None,
-    output: int,
+    output: int | None,
     tp: int,
     dtype: str,
     weight_dtype: str | None = None,
@@ -300,8 +305,17 @@ def run_inference(
     )
     return InferResult(
         model, group, stack, config, resolved_fidelity(system.device, fidelity),
-        prefill, decode, steps, tpot, footprint, memory, parts,
+        prefill, decode, steps, tpot, footprint, memory, parts, _notes(model, output),
     )  # fmt: skip
+
+
+def _notes(model: ModelSpec, output: int | None) -> tuple[str, ...]:
+    if model.kind != "encoder" or not output:
+        return ()
+    return (
+        f"{model.id} is an encoder and generates nothing: output {output} was taken "
+        "as 0",
+    )
 
 
 def _simpson(values: list[float]) -> float:
@@ -321,6 +335,7 @@ def _checked(
     kv_dtype: str | None,
 ) -> InferConfig:
     batch, tp = positive_int("batch", batch), positive_int("tp", tp)
+    output = DEFAULT_OUTPUT if output is None else output
     output = positive_int("output", output, minimum=0)
     if prompt is None:
         prompt = _default_prompt(model, output)

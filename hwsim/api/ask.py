@@ -43,7 +43,7 @@ def infer(
     *,
     batch: int = 1,
     prompt: int | None = None,
-    output: int = 128,
+    output: int | None = None,
     tp: int = 1,
     dtype: str | None = None,
     weight_dtype: str | None = None,
@@ -61,9 +61,9 @@ def infer(
         Names, paths or loaded specs.
     batch : int
         Sequences served together.
-    prompt, output : int
+    prompt, output : int or None
         Tokens of each sequence; 1024 prompt tokens by default, fewer where the
-        model's context is shorter.
+        model's context is shorter, and 128 output tokens, none of an encoder.
     tp : int
         Tensor-parallel devices.
     dtype, weight_dtype, kv_dtype : str or None

@@ -25,8 +25,8 @@ from hwsim.cli.options import (
     Trace,
     WeightDtype,
 )
-from hwsim.cli.output import check_outputs, note_unread, save, save_outputs
-from hwsim.cli.quantity import counts, factors, time_of, token_count
+from hwsim.cli.output import check_outputs, note, note_unread, save, save_outputs
+from hwsim.cli.quantity import counts, factors, size_of, time_of, token_count
 from hwsim.errors import InputError
 
 
@@ -46,7 +46,10 @@ def infer(
         int | None,
         typer.Option(help="Prompt tokens of each.  [default: 1024, or what fits]"),
     ] = None,
-    output: Annotated[int, typer.Option(help="Tokens generated for each.")] = 128,
+    output: Annotated[
+        int | None,
+        typer.Option(help="Tokens generated for each.  [default: 128; encoders: 0]"),
+    ] = None,
     tp: Annotated[int, typer.Option(help="Tensor-parallel devices.")] = 1,
     dtype: Dtype = None,
     weight_dtype: WeightDtype = None,
@@ -69,6 +72,8 @@ def infer(
         fidelity=fidelity.value, overrides=set_ or (),
     )  # fmt: skip
     show.answer(result, json=json)
+    for said in result.notes:
+        note(f"note: {said}")
     note_unread(set_)
     save_outputs(result, out=out, trace=trace, report=report)
 
@@ -210,7 +215,10 @@ def op(
     experts: Annotated[float | None, typer.Option(help="Experts in all.")] = None,
     topk: Annotated[float | None, typer.Option(help="Experts per token.")] = None,
     nbytes: Annotated[
-        float | None, typer.Option("--bytes", help="Collective: whole buffer. [B]")
+        str | None,
+        typer.Option(
+            "--bytes", metavar="SIZE", help="Collective: whole buffer: 64MiB, 1e9."
+        ),
     ] = None,
     group: Annotated[float | None, typer.Option(help="Collective: devices.")] = None,
     dtype: Dtype = None,
@@ -240,7 +248,8 @@ def op(
     shapes: dict[str, Any] = {
         "m": m, "n": n, "k": k, "batch": batch, "heads": heads, "kv_heads": kv_heads,
         "head_dim": head_dim, "seq_q": seq_q, "seq_kv": seq_kv, "window": window,
-        "experts": experts, "topk": topk, "bytes": nbytes, "group": group,
+        "experts": experts, "topk": topk, "bytes": size_of("bytes", nbytes),
+        "group": group,
         "weight_dtype": weight_dtype, "kv_dtype": kv_dtype, "tp": tp, "ep": ep,
         "inputs": inputs, "causal": causal, "gated": gated,
     }  # fmt: skip

@@ -132,7 +132,9 @@ def train(
     micro_batch: Annotated[str | None, _some("Sequences per pass.")] = None,
     zero_stage: Annotated[str | None, _some("0, 1, 2, 3.")] = None,
     dp_shard: Annotated[str | None, _some("HSDP: ranks that share states out.")] = None,
-    recompute: Annotated[str | None, _some("none, selective, full.")] = None,
+    recompute: Annotated[
+        str | None, _some("none, selective, full; operators if asked.")
+    ] = None,
     schedule: Annotated[str | None, _some("1f1b, interleaved, …")] = None,
     offload: Annotated[
         bool, typer.Option(help="Try host offloading too.", rich_help_panel=_LAYOUT)

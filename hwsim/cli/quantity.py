@@ -116,6 +116,20 @@ def quantity_of(name: str, text: str | None, dimension: str) -> float | None:
         raise InputError(f"--{name.replace('_', '-')}: {error}") from None
 
 
+def size_of(name: str, text: str | None) -> float | None:
+    """Return bytes from text with a unit, or of a number of them.
+
+    Examples
+    --------
+    >>> size_of("bytes", "1 MiB"), size_of("bytes", "1e6")
+    (1048576.0, 1000000.0)
+    """
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return quantity_of(name, text, "bytes")
+
+
 def words(text: str) -> tuple[str, ...]:
     """Return words with commas between."""
     return tuple(word.strip() for word in text.split(","))

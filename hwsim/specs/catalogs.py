@@ -32,6 +32,8 @@ MODELS = Catalog("model", ModelSpec, "workloads", "models/*.toml")
 STACKS = Catalog("stack", StackSpec, "workloads", "stacks/*.toml")
 # Keys that only files of systems have.
 _OF_SYSTEMS = {"device", "node", "devices_per_node", "nodes", "networks", "host"}
+# What no organisation's name starts with: such a name means a place on this disk.
+_ROOTED = ("/", "./", "../", "~")
 S = TypeVar("S", bound=Spec)
 
 
@@ -92,6 +94,10 @@ def load_model(name: str) -> ModelSpec:
     path = _existing(name)
     if path is not None and looks_like_path(name):
         return _model_file(path)
+    if path is None and isinstance(name, str) and name.startswith(_ROOTED):
+        raise SpecError(
+            name, "does not exist", "name a .toml, a config.json or its folder"
+        )
     short = name
     if isinstance(name, str) and not name.endswith((".toml", ".json")):
         short = name.rsplit("/", 1)[-1] or name

@@ -22,7 +22,7 @@ class InferQuestion(Spec):
 
     batch: Count = 1
     prompt: Size | None = None
-    output: Size = 128
+    output: Size | None = None
     tp: Count = 1
     dtype: Name | None = None
     weight_dtype: Name | None = None

@@ -8,7 +8,9 @@ from typing import Any
 from hwsim.errors import InputError
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective", "operators", "full")
+# What is tried unless asked for: few frameworks recompute by operator.
+USUAL_RECOMPUTE = ("none", "selective", "full")
 DEGREES = ("tp", "cp", "pp", "vpp", "ep", "dp", "micro_batch")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
 from hwsim.analysis.economy import Economy, Limits, front
-from hwsim.analysis.plan_train.choices import Choices
+from hwsim.analysis.plan_train.choices import RECOMPUTE, Choices
 from hwsim.analysis.plan_train.reasons import Reasons, reasons
 from hwsim.analysis.plan_train.rows import layout_of, rows_of
 from hwsim.analysis.plan_train.search import (
@@ -148,7 +148,7 @@ class TrainPlan(Result):
         if name == "schedule":
             return np.array(self.batches[0].space.schedules, dtype=object)[column]
         if name == "recompute":
-            return np.array(("none", "selective", "full"), dtype=object)[column]
+            return np.array(RECOMPUTE, dtype=object)[column]
         return column.astype(bool) if name.startswith("offload") else column
 
     @property

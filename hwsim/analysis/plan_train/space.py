@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.analysis.plan_train import choices as known
 from hwsim.analysis.plan_train.choices import DEGREES, RECOMPUTE, Choices
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.partition import even_parts
@@ -370,7 +371,7 @@ class _Maker:
 
     def _recompute(self) -> list[int]:
         # Fused attention keeps no scores: selective recomputation does nothing.
-        every = ("none", "full") if self.fused else RECOMPUTE
+        every = ("none", "full") if self.fused else known.USUAL_RECOMPUTE
         return [RECOMPUTE.index(name) for name in self.choices.recompute or every]
 
     def _offload(self, name: str) -> Sequence[int]:

@@ -19,7 +19,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.schedule.pipeline.time import pipeline_time
 
-_SELECTIVE = RECOMPUTE.index("selective")
+_FULL, _NONE = RECOMPUTE.index("full"), RECOMPUTE.index("none")
 _KEYS_AT_ONCE = 64
 
 
@@ -60,12 +60,13 @@ class TimeModel:
 
     def _units(self, space: Space) -> tuple[UnitTable, Any]:
         """Cost the layers that have not been seen before."""
-        selective = (space["recompute"] == _SELECTIVE).astype(np.int32)
+        # In full a layer runs again as it is: it is built as without recomputation.
+        again = np.where(space["recompute"] == _FULL, _NONE, space["recompute"])
         marked = Space(
             space.devices, space.global_batch, space.schedules,
-            {**space.columns, "selective": selective}, space.invalid,
+            {**space.columns, "again": again}, space.invalid,
         )  # fmt: skip
-        keys, place = keyed(marked, "tp", "cp", "ep", "micro_batch", "selective")
+        keys, place = keyed(marked, "tp", "cp", "ep", "micro_batch", "again")
         new: list[Any] = [key for key in keys if key not in self._rows]
         for start in range(0, len(new), _KEYS_AT_ONCE):
             some = new[start : start + _KEYS_AT_ONCE]

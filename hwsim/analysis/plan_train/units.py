@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsim.analysis.launches import launch_times
+from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_ops
 from hwsim.graph.opgraph import COMPUTE, Block
@@ -30,7 +31,7 @@ BUSY = ("compute", "memory", "overhead")
 _PASSES = ("forward", "backward", "inputs", "weights")
 
 
-Key = tuple[int, int, int, int, int]  # tp, cp, ep, micro_batch, selective
+Key = tuple[int, int, int, int, int]  # tp, cp, ep, micro_batch, place in RECOMPUTE
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class UnitCoster:
         self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
 
     def table(self, keys: Sequence[Key]) -> UnitTable:
-        """Return the costs for each (tp, cp, ep, micro_batch, selective)."""
+        """Return the costs for each (tp, cp, ep, micro_batch, recompute)."""
         lacking = {_alone(k) for k in keys} - set(keys) - set(self._whole)
         rows = [*keys, *sorted(lacking)]
         placed: list[tuple[int, int, int]] = []  # pass, key, unit
@@ -141,7 +142,7 @@ class UnitCoster:
         return key != _alone(key) and self.first_moe is not None
 
     def _units(self, key: Key) -> list[Unit]:
-        asked, (tp, cp, ep, micro_batch, selective) = self.asked, key
+        asked, (tp, cp, ep, micro_batch, again) = self.asked, key
         options = asked.plan_options(tp, cp, ep)
         layers: Sequence[int] = range(len(asked.model.layer_kinds))
         some = self._partial(key)
@@ -150,7 +151,7 @@ class UnitCoster:
         plan = training_plan(
             asked.model, layers, first=not some, final=not some, dp=ep, pp=2,
             micro_batch=micro_batch, zero_stage=0, last=True, stack=asked.stack,
-            recompute="selective" if selective else "none", grad_dtype=None,
+            recompute=RECOMPUTE[again], grad_dtype=None,
             decoder_seq=None, dropout=None, **options,  # type: ignore[arg-type]
         )  # fmt: skip
         return units(plan)

@@ -24,7 +24,7 @@ from hwsim.analysis.result import Result
 from hwsim.analysis.validation.metrics import ErrorSummary, grouped, summarise
 from hwsim.analysis.validation.workers import predict_rows
 from hwsim.cost.evaluate import Fidelity
-from hwsim.errors import InputError
+from hwsim.errors import InputError, nearest
 from hwsim.specs.published.training import PublishedTable
 
 if TYPE_CHECKING:
@@ -186,9 +186,26 @@ def validate_published(
     files, everything = _opened(tables, fidelity)
     rows = selected(everything, device)
     if not rows:
-        raise InputError(f"{', '.join(files) or 'no table'}: no row to compare")
+        raise InputError(_nothing(files, everything, device))
     records, complete = predict_rows(rows, jobs, progress)
     return PublishedValidation(tuple(records), files, fidelity, complete)
+
+
+def _nothing(
+    files: Sequence[str],
+    everything: Sequence[tuple[TablePredictor, Any]],
+    device: Sequence[str] | None,
+) -> str:
+    """Return why no row is left."""
+    where = ", ".join(files) or "no table"
+    known = Counter(str(row.device) for _, row in everything if row.device)
+    if not known or not device:
+        return f"{where}: no row to compare"
+    close = nearest(device[0], known) or [name for name, _ in known.most_common(6)]
+    return (
+        f"{where}: no row of device {' or '.join(map(repr, device))}; there are rows "
+        f"of {', '.join(close)}" + (", …" if len(known) > len(close) else "")
+    )
 
 
 def _opened(

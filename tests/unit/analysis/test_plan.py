@@ -142,6 +142,21 @@ def test_closed_form_ranks_as_the_simulator(name, request):
     assert np.median(np.abs(times[places] / exact - 1.0)) <= 0.03
 
 
+def test_recomputation_by_operator_is_a_choice_that_has_to_be_asked_for(dense):
+    usual = dense.space(tp=2, **NO_OFFLOAD)
+    assert {usual.row(i)["recompute"] for i in range(len(usual))} == {"none", "full"}
+    space = dense.space(tp=(1, 2), cp=1, vpp=1, recompute="operators", **NO_OFFLOAD)
+    needed, times = dense.memory.needed(space), dense.times(space)
+    places = random.Random(11).sample(range(len(space)), 12)
+    for index in places:
+        row = space.row(index)
+        config = checked_config(dense.model, dense.system, **dense.asked(row))
+        exact = step_memory(dense.model, dense.stack, config).footprint.total
+        assert needed[index] == pytest.approx(exact, rel=1e-9), row
+    exact = [dense.simulated(space.row(i)) for i in places]
+    assert np.median(np.abs(times[places] / exact - 1.0)) <= 0.03
+
+
 @pytest.mark.parametrize("name", ["dense", "experts"])
 def test_hybrid_sharding_is_a_choice(name, request):
     """Closed forms of memory and time are those of the step, copies and all."""

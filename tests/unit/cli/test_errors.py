@@ -180,3 +180,32 @@ def test_an_interrupted_plan_says_so_and_ends_with_130(hwsim_cli, monkeypatch):
     assert done.code == 130
     assert "interrupted: the best of what was looked at so far" in done.err
     assert json.loads(done.out)["kind"] == "train_plan"
+
+
+def test_an_encoder_generates_nothing_and_says_so(hwsim_cli):
+    asked = ["infer", "bert-large", "-s", "a100-80gb-sxm", "--json"]
+    plain, told = hwsim_cli(*asked), hwsim_cli(*asked, "--output", "5")
+    assert json.loads(plain.out)["notes"] == []
+    note = "bert-large is an encoder and generates nothing: output 5 was taken as 0"
+    assert json.loads(told.out)["notes"] == [note]
+    assert told.err == f"note: {note}\n"
+
+
+def test_a_model_on_this_disk_that_is_not_there(hwsim_cli):
+    for name in ("/abs/missing", "./llama-3.1-8b", "../gpt2"):
+        done = hwsim_cli("infer", name, "-s", "h100")
+        assert done.code == 2
+        assert done.err.startswith(f"hwsim: {name}: does not exist; name a .toml")
+
+
+def test_a_buffer_is_told_in_bytes_or_with_a_unit(hwsim_cli):
+    def time(size):
+        done = hwsim_cli(
+            "op", "all_reduce", "--bytes", size, "--group", "8", "-s", "dgx-h100",
+            "--json",
+        )  # fmt: skip
+        return json.loads(done.out)["time_s"] if done.code == 0 else done.err
+
+    assert time("1 MiB") == time("1048576")
+    assert "'1 GB/s' has unit 'B/s', expected B" in time("1 GB/s")
+    assert "--bytes: 'lots' is not a quantity" in time("lots")

@@ -42,3 +42,10 @@ def test_command_takes_one_sort_of_table(hwsim_cli: Any, runs_csv: Path) -> None
     assert done.code == 2
     assert "--published" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_device_without_rows_is_named(hwsim_cli: Any, runs_csv: Path) -> None:
+    done = hwsim_cli("validate", "--published", runs_csv, "--device", "Z99")
+    assert done.code == 2
+    told = "no row of device 'Z99'; there are rows of A100-80GB-SXM, T4"
+    assert told in done.err

@@ -56,6 +56,8 @@ def test_quantity_text_gives_si(text: str, dimension: str, value: float) -> None
         ("400 Gb/s", "bandwidth", "has unit 'b/s'"),
         ("80 gb", "bytes", "has unit 'gb'"),
         ("2 hours", "time", "has unit 'hours'"),
+        ("3 furlongs", "time", "has unit 'furlongs', expected s or min"),
+        ("3 parsecs", "bandwidth", "has unit 'parsecs'"),
         ("-5 GB", "bytes", "'-5 GB' is negative"),
         ("nan GB", "bytes", "'nan GB' is not finite"),
         ("inf GB", "bytes", "'inf GB' is not finite"),
@@ -82,6 +84,11 @@ def test_wrong_text_says_what_to_write(text: str, dimension: str, fault: str) ->
 def test_numbers_are_checked_like_text(value: float) -> None:
     with pytest.raises(ValueError, match=r"write a value like|check the prefix"):
         check_magnitude(value, DIMENSIONS["bytes"])
+
+
+def test_minutes_are_no_thousandths() -> None:
+    assert parse_quantity("1.5 min", DIMENSIONS["time"]) == 90.0
+    assert parse_quantity("2e1min", DIMENSIONS["time"]) == 1200.0
 
 
 def test_every_example_is_well_formed() -> None:
