@@ -27,7 +27,8 @@ def gradient_writes(w: Writer, numel: float) -> Operand:
 
 def gradient_reads(w: Writer, numel: float) -> tuple[Operand, ...]:
     """Gradients of earlier microbatches, which new ones are added to."""
-    return (gradient_writes(w, numel),) if w.setting.accumulate else ()
+    added = w.setting.accumulate and w.setting.fusion.accumulate
+    return (gradient_writes(w, numel),) if added else ()
 
 
 def input_gradient(w: Writer, op: Matmul) -> Matmul:

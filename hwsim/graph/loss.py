@@ -18,6 +18,8 @@ def cross_entropy(w: Writer, logits: int, rows: float) -> tuple[int, int]:
     _metrics(w, logits, rows, columns)
     if w.setting.fusion.cross_entropy:
         return _fused(w, logits, rows, columns)
+    if w.setting.fusion.loss == "vocab_parallel":
+        return _vocab_parallel(w, logits, rows, columns)
     return _unfused(w, logits, rows, columns)
 
 
@@ -69,6 +71,36 @@ def _fused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, in
     loss = _reductions(w, loss, rows, "maximum", "sum")
     gradient = kernel("cross_entropy_gradient", "backward", w.act(rows * columns))
     return loss, w.node_of[_put(w, gradient, loss)]
+
+
+# Passes over fp32 logits, and whether each writes them; ranks sum after some.
+_PASSES: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+    ("maximum", False, ("maximum",)), ("subtract", True, ()), ("exp", True, ()),
+    ("sum", False, ("sum", "target")), ("divide", True, ()),
+)  # fmt: skip
+
+
+def _vocab_parallel(
+    w: Writer, logits: int, rows: float, columns: float
+) -> tuple[int, int]:
+    """Append Megatron's loss over a vocabulary shared out, in place and in fp32.
+
+    References
+    ----------
+    .. [1] Megatron-LM, megatron/core/tensor_parallel/cross_entropy.py. Compiled
+       (fused_cross_entropy.py) it moves as much: updates in place beside a sum are
+       written twice.
+    """
+    numel = rows * columns
+    wide, narrow = _wide(numel), w.act(numel)
+    x = _put(w, _pass(w, "logits_cast", numel, narrow, wide), logits)
+    for name, writes, sums in _PASSES:
+        made = _pass(w, name, numel, wide, wide if writes else _wide(rows))
+        x = _reductions(w, _put(w, made, x), rows, *sums)
+    loss = _put(w, _pass(w, "loss", rows, _wide(rows), _wide(rows)), x)
+    x = _put(w, _pass(w, "loss_gradient", numel, wide, wide, "backward"), loss)
+    cast = _pass(w, "logits_cast_gradient", numel, wide, narrow, "backward")
+    return loss, w.node_of[_put(w, cast, x)]
 
 
 def _unfused(w: Writer, logits: int, rows: float, columns: float) -> tuple[int, int]:

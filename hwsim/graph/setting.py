@@ -40,6 +40,13 @@ class Setting:
     lora: Lora | None = None
 
     @property
+    def added_apart(self) -> str | None:
+        """Dtype of fresh gradients that kernels of their own add to earlier ones."""
+        if self.fusion.accumulate:
+            return None
+        return self.precision.grad if self.precision.autocast else self.precision.act
+
+    @property
     def fusion(self) -> Fusion:
         """What the stack runs as one kernel."""
         return self.stack.fusion

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hwsim.graph.op import Elementwise, Matmul, MoeExperts, Op
+from hwsim.graph.op import Elementwise, Matmul, MoeExperts, Op, Operand
 from hwsim.graph.opgraph import COMPUTE, Block, Node
+from hwsim.specs.base import DTYPE_BYTES
 
 
-def accumulating(block: Block) -> Block:
+def accumulating(block: Block, apart: str | None = None) -> Block:
     """Return the block with gradients added to those in memory.
 
     What writes a parameter's gradient reads the one that is there.
+
+    Parameters
+    ----------
+    apart : str, optional
+        Dtype of fresh gradients that kernels of their own add at the end.
     """
+    if apart is not None:
+        return _added_apart(block, apart)
     nodes = [
         replace(node, op=_adding(node.op)) if node.op.phase == "backward" else node
         for node in block.nodes
@@ -26,6 +34,51 @@ def _adding(op: Op) -> Op:
     if not stored:
         return op
     return replace(op, reads=(*op.reads, *stored))
+
+
+def _added_apart(block: Block, dtype: str) -> Block:
+    """Return the block with the additions of its gradients at its end.
+
+    The framework's own engine issues them: the host spends one launch on all.
+    """
+    kept = [
+        o for n in block.nodes if n.op.phase == "backward"
+        for o in n.op.writes if o.role == "gradient"
+    ]  # fmt: skip
+    if not kept:
+        return block
+    numel = sum(o.nbytes / DTYPE_BYTES[o.dtype] for o in kept)
+    fresh = Operand("gradient", numel * DTYPE_BYTES[dtype], dtype)
+    total = Operand("gradient", sum(o.nbytes for o in kept), kept[0].dtype)
+    op = Elementwise(
+        name="accumulate_gradients",
+        dtype="fp32",
+        numel=numel,
+        function="add",
+        reads=(fresh, total),
+        writes=(total,),
+        phase="backward",
+        kernels=1,
+    )
+    nodes = [replace(n, op=_fresh(n.op, dtype)) for n in block.nodes]
+    last = max(i for i, n in enumerate(nodes) if n.stream == COMPUTE)
+    nodes.append(Node(op, (last,)))
+    return Block(block.name, tuple(nodes), block.repeat, block.output_index)
+
+
+def _fresh(op: Op, dtype: str) -> Op:
+    """Return the operator with gradients of parameters in a dtype."""
+    if op.phase != "backward" or not any(o.role == "gradient" for o in op.writes):
+        return op
+    width = DTYPE_BYTES[dtype]
+    writes = tuple(
+        Operand(o.role, o.nbytes / DTYPE_BYTES[o.dtype] * width, dtype)
+        if o.role == "gradient" else o
+        for o in op.writes
+    )  # fmt: skip
+    if isinstance(op, Matmul):
+        return replace(op, writes=writes, c_bytes=width)
+    return replace(op, writes=writes)
 
 
 def divided(block: Block) -> tuple[Block | None, Block | None]:

@@ -64,8 +64,9 @@ class StageGraphs:
     def backward(self) -> OpGraph:
         """Backward that adds to the gradients of earlier microbatches."""
         again = replace(self.plan, last=False)
+        apart = self.plan.setting.added_apart
         found = [
-            replace(u, backward=accumulating(u.backward)) if u.backward else u
+            replace(u, backward=accumulating(u.backward, apart)) if u.backward else u
             for u in self._units
         ]
         return self._graph("backward", backward_blocks(again, found))

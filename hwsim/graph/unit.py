@@ -24,6 +24,7 @@ from hwsim.graph.parameters import (
     stage_parameters,
 )
 from hwsim.graph.setting import Pass, Setting
+from hwsim.graph.split import accumulating
 from hwsim.graph.transformer import layer
 from hwsim.graph.writer import Writer
 from hwsim.specs.model import LayerKind, ModelSpec
@@ -214,11 +215,19 @@ def _unit(
     if plan.setting.lora is not None and name in {"embedding", "norm"}:
         # No adapter stands before it in its stack: no gradient goes further.
         return Unit(name, forward, None, held, NOTHING)
-    backward = Block(f"{name}_backward", tuple(nodes), repeat, end)
+    backward = _added(
+        plan.setting, Block(f"{name}_backward", tuple(nodes), repeat, end)
+    )
     trained = _trained(w, held)
     if plan.setting.lora is not None:
         held = Held(held.dense + trained.dense, held.expert)
     return Unit(name, forward, backward, held, trained, full, again)
+
+
+def _added(setting: Setting, backward: Block) -> Block:
+    """Return the block with its gradients added to earlier ones, if that is apart."""
+    apart = setting.added_apart if setting.accumulate else None
+    return backward if apart is None else accumulating(backward, apart)
 
 
 def _light(w: Writer, nodes: Sequence[Node]) -> list[Node]:
@@ -298,7 +307,9 @@ def _head_unit(plan: Plan, p: Pass) -> Unit:
         replace(n, deps=tuple(d - head.cut for d in n.deps if d >= head.cut))
         for n in head.nodes[head.cut :]
     )
-    backward = Block("head_backward", later, 1, max(head.end - head.cut, 0))
+    backward = _added(
+        plan.setting, Block("head_backward", later, 1, max(head.end - head.cut, 0))
+    )
     trained = _trained(w, held)
     if plan.setting.lora is not None:
         held = Held(dense + trained.dense, held.expert)

@@ -82,6 +82,13 @@ class Fusion(Spec):
         Biases are added in the product's epilogue; dropout with the residual.
     cross_entropy, optimizer : bool
         Loss from logits in one kernel; all parameters' update in one pass.
+    accumulate : bool
+        Products of weight gradients add to what earlier microbatches left; else
+        each gradient is written by itself and added by a kernel of its own.
+    loss : str
+        Cross-entropy that is not one kernel: ``framework``, cast, log-softmax and
+        gather; ``vocab_parallel``, Megatron's for a vocabulary that is shared out,
+        in place and one kernel an operation.
     quantize : bool
         The operator before a product writes its quantised input; gradients are
         cast by kernels of their own.
@@ -111,6 +118,8 @@ class Fusion(Spec):
     bias: bool = True
     cross_entropy: bool = False
     optimizer: bool = True
+    accumulate: bool = True
+    loss: Literal["framework", "vocab_parallel"] = "framework"
     quantize: bool = False
     experts: Literal["fused", "library", "each"] = "fused"
     exchange: Literal["all_to_all", "once"] = "all_to_all"

@@ -17,6 +17,7 @@ from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity, OpCosts, cost_ops
 from hwsim.graph.opgraph import COMPUTE, Block
+from hwsim.graph.precision import resolve
 from hwsim.graph.split import accumulating, divided
 from hwsim.graph.training import training_plan
 from hwsim.graph.unit import Unit, units
@@ -91,6 +92,9 @@ class UnitCoster:
         self.shared = [i for i in range(len(self.kinds) + 2) if i not in moe]
         self._whole: dict[Key, FloatArray] = {}
         self.fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
+        self._apart = (
+            None if asked.stack.fusion.accumulate else resolve(asked.dtype).act
+        )
         self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
 
     def table(self, keys: Sequence[Key]) -> UnitTable:
@@ -165,7 +169,7 @@ class UnitCoster:
         found = [] if unit.forward is None else [(0, unit.forward)]
         if unit.backward is None:
             return found
-        back = accumulating(unit.backward)
+        back = accumulating(unit.backward, self._apart)
         found.append((1, back))
         if self.split:
             now, later = divided(back)

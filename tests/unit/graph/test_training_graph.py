@@ -169,6 +169,70 @@ def test_accumulating_microbatches_read_gradients_and_do_not_update() -> None:
     assert read == 2 * (model.num_parameters - 32000 * 4096 + rows)
 
 
+def _moved(graph: OpGraph, *, name: str = "", role: str = "") -> tuple[float, float]:
+    """Bytes read and written, of nodes by name or of operands by role."""
+    found = [
+        sum(
+            o.nbytes * repeat
+            for _, _, node, repeat in graph.distinct()
+            if node.op.name.startswith(name)
+            for o in (node.op.reads if way == "reads" else node.op.writes)
+            if not role or o.role == role
+        )
+        for way in ("reads", "writes")
+    ]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("gradients", [None, "fp32"])
+def test_gradients_added_apart_move_what_a_sum_of_two_moves(
+    gradients: str | None,
+) -> None:
+    model = load_model("llama-2-7b")
+    fused = load_stack("default-training").fusion
+    apart = fused.model_copy(update={"accumulate": False})
+    stack = load_stack("default-training").model_copy(
+        update={"fusion": apart, "gradients": gradients}
+    )
+    graph = train(model, stack=stack, last=False)
+    width = 4 if gradients else 2
+    values = model.num_parameters - 32000 * 4096 + 1024 * 4096  # rows of the table
+    read, written = _moved(graph, name="accumulate_gradients")
+    assert written == pytest.approx(width * values)
+    assert read == pytest.approx((2 + width) * values)
+    # Products write what is fresh, in the activations' dtype, and read no gradient.
+    made = _moved(graph, role="gradient")[1] - written
+    assert made == pytest.approx(2 * values)
+    assert _moved(graph, role="gradient")[0] == pytest.approx(read)
+    assert "accumulate_gradients" not in {
+        n.op.name for _, _, n, _ in train(model, stack=stack).distinct()
+    }
+
+
+def test_megatrons_loss_passes_over_wide_logits() -> None:
+    model = load_model("llama-2-7b")
+    stack = load_stack("default-training")
+    stack = stack.model_copy(
+        update={"fusion": stack.fusion.model_copy(update={"loss": "vocab_parallel"})}
+    )
+    graph = train(model, stack=stack, tp=2)
+    names = {
+        "logits_cast", "maximum", "subtract", "exp", "sum", "divide",
+        "loss_gradient", "logits_cast_gradient",
+    }  # fmt: skip
+    moved = sum(
+        o.nbytes
+        for _, _, node, _ in graph.distinct()
+        if node.op.name in names
+        for o in (*node.op.reads, *node.op.writes)
+    )
+    logits = 1024 * 32000 / 2
+    assert moved == pytest.approx(52 * logits, rel=1e-3)
+    sums = [n.op for _, _, n, _ in graph.distinct() if n.op.name.startswith("loss_")]
+    sums = [op for op in sums if op.kind == "collective"]
+    assert [op.name for op in sums] == ["loss_maximum", "loss_sum", "loss_target"]
+
+
 def test_gradients_are_reduced_layer_by_layer_beside_compute() -> None:
     model = load_model("llama-2-7b")
     graph = train(model, dp=8, tp=2)
