@@ -155,7 +155,9 @@ def train(
         Tokens per sequence; the model's context up to 2048 by default.
     recompute, recompute_every
         ``none``, ``selective`` (attention only), ``operators`` (all but products
-        and attention) or ``full``; of every so many layers.
+        and attention) or ``full``; or modules of Megatron-Core joined by ``+``:
+        ``core_attn``, ``layernorm``, ``mla_up_proj``, ``mlp``, ``moe``,
+        ``moe_act``, ``shared_experts``. Of every so many layers.
     optimizer : str
         ``adamw``, ``adam``, ``lamb``, ``adafactor``, ``adam8bit``, ``sgd``, …
     zero_stage : int

@@ -14,7 +14,11 @@ Seq = Annotated[
     int | None, typer.Option(help="Tokens per sequence.  [default: up to 2048]")
 ]
 Recompute = Annotated[
-    str, typer.Option(help="Activations: none, selective, operators or full.")
+    str,
+    typer.Option(
+        help="Activations: none, selective, operators or full; or modules of "
+        "Megatron-Core: layernorm+moe_act, …"
+    ),
 ]
 RecomputeEvery = Annotated[
     int, typer.Option(help="Recompute only every so many layers.")

@@ -11,6 +11,7 @@ from hwsim.cost.footprint_parts import Footprint
 from hwsim.errors import InputError
 from hwsim.graph.activation import Kept
 from hwsim.graph.lora import Lora
+from hwsim.graph.modules import modules_of, scores_again
 from hwsim.graph.optimizer import OFFLOAD_PIECES, Update, optimizer_named
 from hwsim.graph.parameters import Held, embedding_parameters, layer_held
 from hwsim.graph.partition import activation_message
@@ -146,7 +147,7 @@ def stage_footprint(
         plan.setting,
         plan.passes,
         flash=flash,
-        selective=recompute in {"selective", "operators"},
+        selective=scores_again(recompute),
     )
     return _Stage(plan, kept, optimizer, float(in_flight), offload_optimizer).total()
 
@@ -229,21 +230,30 @@ class _Stage:
         """Return what microbatches in flight keep, and one layer's rest. [B]"""
         plan, total, widest = self.plan, 0.0, 0.0
         for (kind, again), count in plan.groups():
-            less = again and plan.recompute in {"operators", "full"}
             size = self._layer(kind, again=again)
             total += count * size
             # Recomputed, one layer's activations live during its backward.
-            widest = max(widest, self.kept.layer(kind) if less else 0.0)
+            widest = max(widest, self._remade(kind, size) if again else 0.0)
         if plan.offload:
             # One layer's activations come or go while another's are in use.
             sizes = [self._layer(k, again=a) for (k, a), _ in plan.groups()]
             total = min(total, 2 * max(sizes, default=0.0) / self.in_flight)
         return self.in_flight * (total + self._ends()) + widest + self._logits()
 
+    def _remade(self, kind: LayerKind, size: float) -> float:
+        recompute = self.plan.recompute
+        whole = self.kept.layer(kind)
+        if modules_of(recompute):
+            return whole - size
+        return whole if recompute in {"operators", "full"} else 0.0
+
     def _layer(self, kind: LayerKind, *, again: bool) -> float:
         full = again and self.plan.recompute == "full"
         light = again and self.plan.recompute == "operators"
-        return self.kept.layer(kind, full=full, again=again, operators=light)
+        return self.kept.layer(
+            kind, full=full, again=again, operators=light,
+            modules=modules_of(self.plan.recompute),
+        )  # fmt: skip
 
     def _tokens(self, index: int) -> float:
         p = self.plan.passes[index]

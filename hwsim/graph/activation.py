@@ -61,12 +61,13 @@ class Kept:
 
     def layer(
         self, kind: LayerKind, *, full: bool = False, again: bool = True,
-        operators: bool = False,
+        operators: bool = False, modules: frozenset[str] = frozenset(),
     ) -> float:  # fmt: skip
         """Return what one layer keeps; recomputed in full, its input. [B]
 
         ``again``: recomputation as chosen reaches this layer. ``operators``: only
-        its input and the results of products and attention are kept.
+        its input and the results of products and attention are kept; ``modules``:
+        what lies within those is not.
         """
         if self.selective and not again:
             return replace(self, selective=False).layer(kind)
@@ -76,7 +77,33 @@ class Kept:
             return setting.outer(self.stream * self.batch * seq * hidden)
         if operators:
             return self._products(kind, seq)
-        return self._whole(kind, seq)
+        dropped = self._inside(kind, seq, modules) if again and modules else 0.0
+        return self._whole(kind, seq) - dropped
+
+    def _inside(self, kind: LayerKind, seq: int, modules: frozenset[str]) -> float:
+        """Return what a layer need not keep where modules are run again. [B]"""
+        setting, model, tokens = self.setting, self.setting.model, self.batch * seq
+        total, mla, moe = 0.0, model.mla, model.moe
+        if "layernorm" in modules:
+            norms = min(model.norms_at(kind), kind.branches)
+            total += setting.outer(self.feed * tokens * model.hidden * norms)
+        if "mla_up_proj" in modules and mla is not None and kind.mixer == "attention":
+            heads = setting.shard.heads
+            total += self.act * tokens * heads * (2 * model.head_dim + mla.v_head_dim)
+        if not kind.feed:
+            return total
+        if ("moe" if kind.moe else "mlp") in modules:
+            return total + tokens * self._feed_forward(kind)
+        if kind.moe and moe is not None:
+            pairs = moe.experts_per_token * setting.layout.load
+            if "moe_act" in modules:
+                width = pairs * moe.expert_ffn / setting.shard.tp
+                total += self.feed * tokens * width
+            if "shared_experts" in modules:
+                entering = 2 if moe.gated else 1
+                wide = entering * self.act + self.feed
+                total += tokens * setting.shard.shared_ffn * wide
+        return total
 
     def _products(self, kind: LayerKind, seq: int) -> float:
         """Return the layer's input, and what its products and attention give. [B]"""

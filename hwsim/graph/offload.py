@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hwsim.graph.activation import Kept
+from hwsim.graph.modules import modules_of
 from hwsim.graph.op import Copy, Operand
 from hwsim.graph.opgraph import COMPUTE, Block, Node
 from hwsim.graph.unit import Plan, Unit
@@ -20,12 +21,13 @@ def kept_bytes(plan: Plan, unit: Unit) -> float:
     setting = plan.setting
     kept = Kept.of(
         setting, plan.passes, flash=setting.fusion.attention == "fused",
-        selective=plan.recompute in {"selective", "operators"},
+        selective=plan.scores_again,
     )  # fmt: skip
     light = unit.again and plan.recompute == "operators"
     return kept.layer(
-        unit.kind, full=unit.recomputed, again=unit.again, operators=light
-    )
+        unit.kind, full=unit.recomputed, again=unit.again, operators=light,
+        modules=modules_of(plan.recompute),
+    )  # fmt: skip
 
 
 def _copy(plan: Plan, nbytes: float, *, back: bool) -> Copy:

@@ -16,7 +16,7 @@ from hwsim.graph.partition import activation_message, layers_per_stage
 from hwsim.graph.reduce import reduced_at_end
 from hwsim.graph.split import accumulating, divided
 from hwsim.graph.step import backward_blocks, forward_blocks, trained
-from hwsim.graph.training import Recompute, training_plan
+from hwsim.graph.training import training_plan
 from hwsim.graph.unit import Plan, Unit, roles, units
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
@@ -180,7 +180,7 @@ def stage_graphs(
     dp: int = 1,
     pp: int | None = None,
     dtype: str = "bf16",
-    recompute: Recompute = "none",
+    recompute: str = "none",
     recompute_every: int = 1,
     optimizer: str = "adamw",
     zero_stage: int = 0,

@@ -9,6 +9,7 @@ from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.inference import check_context
 from hwsim.graph.layout import Layout, layout_of, local_sequence
 from hwsim.graph.lora import Lora
+from hwsim.graph.modules import MODULES, modules_of
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.optimizer import Update, optimizer_blocks, optimizer_named
 from hwsim.graph.parameters import Held
@@ -34,7 +35,7 @@ def training_graph(
     tp: int = 1,
     dp: int = 1,
     dtype: str = "bf16",
-    recompute: Recompute = "none",
+    recompute: str = "none",
     optimizer: str = "adamw",
     zero_stage: int = 0,
     sequence_parallel: bool = False,
@@ -61,7 +62,8 @@ def training_graph(
         fp32 master weights.
     recompute : str
         ``selective`` recomputes unfused attention, ``operators`` all but products
-        and fused attention, ``full`` each layer.
+        and fused attention, ``full`` each layer; names of modules joined by
+        ``+`` (``layernorm+moe_act``): see :mod:`hwsim.graph.modules`.
     zero_stage : int
         0 to 3: what data-parallel devices share out (optimizer states,
         gradients, parameters).
@@ -208,8 +210,9 @@ def check_stage(zero_stage: int) -> None:
 
 def check_recompute(recompute: str) -> None:
     """Raise UnknownNameError unless it is a kind of recomputation."""
-    if recompute not in get_args(Recompute):
-        raise UnknownNameError("recompute", str(recompute), get_args(Recompute))
+    if recompute not in get_args(Recompute) and not modules_of(str(recompute)):
+        known = (*get_args(Recompute), *MODULES)
+        raise UnknownNameError("recompute", str(recompute), known)
 
 
 def check_split(seq: int, tp: int, sequence_parallel: bool) -> None:

@@ -13,6 +13,7 @@ from hwsim.graph import outer
 from hwsim.graph.backward import INCOMING, Backward
 from hwsim.graph.lora import ROW_PARALLEL
 from hwsim.graph.loss import cross_entropy
+from hwsim.graph.modules import modules_of, rerun, scores_again
 from hwsim.graph.op import Elementwise, Matmul, Norm, Op
 from hwsim.graph.opgraph import Block, Node
 from hwsim.graph.parameters import (
@@ -96,6 +97,11 @@ class Plan:
         found = Counter((kinds[i], again and i % every == 0) for i in self.layers)
         return list(found.items())
 
+    @property
+    def scores_again(self) -> bool:
+        """Whether an unfused attention core is run again before its backward."""
+        return scores_again(self.recompute)
+
     def starts(self, role: str) -> bool:
         """Whether the embedding of a stack of layers is here."""
         return (
@@ -168,8 +174,7 @@ def units(plan: Plan) -> list[Unit]:
             if kind.role == role:
                 held = layer_held(model, setting.shard, setting.layout, kind)
                 body = partial(layer, kind=kind)
-                unit = _unit(plan, p, role, body, held, count, again=again)
-                found.append(replace(unit, kind=kind))
+                found.append(_unit(plan, p, role, body, held, count, again, kind))
         ends = role == "encoder" and model.encoder_layers - 1 in plan.layers
         if p is not plan.passes[-1] and model.final_norm and ends:
             found.append(_unit(plan, p, "norm", _norm, NOTHING))
@@ -196,20 +201,17 @@ def _unit(
     body: Body,
     held: Held,
     repeat: int = 1,
-    *,
     again: bool = False,
+    kind: LayerKind | None = None,
 ) -> Unit:
     w = Writer(plan.setting, p.tokens, p.batch * p.memory)
     outputs = body(w, p)
     forward = w.block(name, outputs[0], repeat)
     full = again and plan.recompute == "full"
-    nodes = [_recomputed(n) for n in forward.nodes] if full else []
-    light = again and plan.recompute == "operators"
-    if light:
-        nodes = _light(w, forward.nodes)
+    nodes = _again(plan, w, forward.nodes, kind) if again else []
     pass_back = Backward(
         w, nodes, dict.fromkeys(outputs, INCOMING),
-        selective=light or (again and plan.recompute == "selective"),
+        selective=again and plan.scores_again,
     )  # fmt: skip
     end = pass_back.run()
     if plan.setting.lora is not None and name in {"embedding", "norm"}:
@@ -221,7 +223,19 @@ def _unit(
     trained = _trained(w, held)
     if plan.setting.lora is not None:
         held = Held(held.dense + trained.dense, held.expert)
-    return Unit(name, forward, backward, held, trained, full, again)
+    return Unit(name, forward, backward, held, trained, full, again, kind)
+
+
+def _again(
+    plan: Plan, w: Writer, nodes: Sequence[Node], kind: LayerKind | None
+) -> list[Node]:
+    """Return forward's kernels that backward begins with."""
+    if plan.recompute == "full":
+        return [_recomputed(node) for node in nodes]
+    if plan.recompute == "operators":
+        return _light(w, nodes)
+    modules = modules_of(plan.recompute)
+    return rerun(w, nodes, modules, kind) if modules and kind is not None else []
 
 
 def _added(setting: Setting, backward: Block) -> Block:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hwsim.analysis.training.config import TrainConfig
 from hwsim.errors import InputError
+from hwsim.graph.modules import JOIN, MODULES
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.model import ModelSpec
@@ -227,6 +228,10 @@ def _recompute(run: PublishedRun) -> Iterable[str]:
     word = run.recompute.strip().casefold()
     if not word:
         return RECOMPUTE
+    named = frozenset(re.findall(r"[a-z_]+", word)) - {"selective"}
+    alone = named <= {"mlp", "moe"} and JOIN not in word  # said in general words
+    if named and not alone and named <= frozenset(MODULES):
+        return (JOIN.join(sorted(named)),)
     for known in reversed(RECOMPUTE):
         if word.startswith(known):
             return (known,)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwsim.analysis.published.filled import (
-    RECOMPUTE,
     completed,
     layouts,
     open_choices,
@@ -20,6 +19,7 @@ from hwsim.analysis.published.flop import (
     figure_scale,
     measured_figure,
 )
+from hwsim.analysis.training.config import recompute_extent
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError, UnknownNameError
@@ -198,7 +198,7 @@ class RunPredictor:
         sharded = 3 if run.zero_stage is None and (run.dp or 1) > 1 else run.zero_stage
         least = dataclasses.replace(run, zero_stage=sharded)
         choices = list(open_choices(least, model, choose_vpp=False))
-        options = max(choices, key=lambda o: (RECOMPUTE.index(o["recompute"]),
+        options = max(choices, key=lambda o: (recompute_extent(o["recompute"]),
                                               -o["micro_batch"]))  # fmt: skip
         return self._run(model, system, stack, run_options(least, options)).fits
 

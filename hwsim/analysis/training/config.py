@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
 from hwsim.errors import InputError, UnknownNameError
 from hwsim.graph.layout import layout_of
 from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
+from hwsim.graph.modules import JOIN, MODULES, modules_of
 from hwsim.graph.optimizer import OPTIMIZERS
 from hwsim.graph.partition import layers_per_stage
 from hwsim.schedule.pipeline.schedules import check_pipeline, pipeline_schedule
@@ -55,7 +56,7 @@ class TrainConfig:
     global_batch: int
     seq: int
     dtype: str
-    recompute: Recompute
+    recompute: str
     optimizer: str
     zero_stage: int
     sequence_parallel: bool
@@ -173,7 +174,7 @@ def checked_config(
             ("ep", ep), ("recompute_every", recompute_every),
         )
     }  # fmt: skip
-    _choice("recompute", recompute, RECOMPUTE)
+    recompute = _recomputed(recompute)
     if optimizer not in OPTIMIZERS:
         raise UnknownNameError("optimizer", str(optimizer), OPTIMIZERS)
     if zero_stage not in range(4):
@@ -187,7 +188,7 @@ def checked_config(
     _enough_layers(model, degrees)
     config = TrainConfig(
         dp=dp, micro_batch=micro_batch, global_batch=batch,
-        seq=_sequence(model, seq), dtype=dtype, recompute=cast("Recompute", recompute),
+        seq=_sequence(model, seq), dtype=dtype, recompute=recompute,
         optimizer=optimizer, zero_stage=zero_stage,
         sequence_parallel=sequence_parallel, schedule=chosen,
         offload_optimizer=offload_optimizer, offload_activations=offload_activations,
@@ -235,6 +236,21 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{name} {value!r} is unknown; choose {', '.join(known)}")
+
+
+def _recomputed(recompute: str) -> str:
+    """Return a kind of recomputation, or names of modules in one order."""
+    words = recompute.replace(",", JOIN).replace(" ", "")
+    modules = modules_of(words)
+    if not modules:
+        _choice("recompute", recompute, (*RECOMPUTE, *MODULES))
+    return JOIN.join(sorted(modules)) if modules else recompute
+
+
+def recompute_extent(recompute: str) -> int:
+    """Return where a kind stands among ``RECOMPUTE``, which recompute ever more."""
+    known = "selective" if modules_of(recompute) else recompute
+    return [str(kind) for kind in RECOMPUTE].index(known)
 
 
 def _trainable(system: SystemSpec, dtype: str) -> None:

@@ -8,7 +8,11 @@ from functools import partial
 from typing import Any
 
 from hwsim.analysis.memory_fit import MemoryFit, memory_fit
-from hwsim.analysis.training.config import RECOMPUTE, TrainConfig
+from hwsim.analysis.training.config import (
+    RECOMPUTE,
+    TrainConfig,
+    recompute_extent,
+)
 from hwsim.cost.footprint import Footprint
 from hwsim.cost.footprint_training import stage_footprint
 from hwsim.schedule.pipeline.check import in_flight
@@ -129,7 +133,7 @@ def _changes(
     def after(**changed: Any) -> Callable[[], float]:
         return partial(_total, model, stack, config, changed)
 
-    for name in RECOMPUTE[RECOMPUTE.index(config.recompute) + 1 :]:
+    for name in RECOMPUTE[recompute_extent(config.recompute) + 1 :]:
         if name == "operators":  # few frameworks have it
             continue
         yield f"recompute {name}", after(recompute=name)
