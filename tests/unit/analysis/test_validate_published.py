@@ -311,7 +311,7 @@ def test_a_step_of_one_micro_batch_is_its_own_batch() -> None:
         ("minimal_flash", {"none"}), ("save_dot_except_mlp", {"none"}),
         ("disabled", {"none"}), ("save_qkv_proj", {"full"}), ("AC", {"full"}),
         ("gradient checkpointing", {"full"}), ("every 4 layers", {"full"}),
-        ("layernorm, moe_act", {"selective"}), ("attention", {"selective"}),
+        ("layernorm, moe_act", {"layernorm+moe_act"}), ("attention", {"selective"}),
         ("n/a", {"none", "selective", "full"}), ("", {"none", "selective", "full"}),
     ],
 )  # fmt: skip
