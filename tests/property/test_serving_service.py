@@ -51,7 +51,7 @@ def test_pools_apart_give_what_single_steps_give(
             [inputs[i] for i in numbers], [1] * len(numbers),
             [ready[i] for i in numbers], cost, policy, limits,
         )  # fmt: skip
-        ended = [requests.first[i] for i in numbers]
+        ended = [first.finish[i] for i in numbers]
         assert ended == pytest.approx([r.times[0] for r in plain], rel=1e-9)
         assert service.engines[index].log.flush().steps == steps
     moved = [i for i, o in enumerate(outputs) if o > 1]
@@ -61,6 +61,8 @@ def test_pools_apart_give_what_single_steps_give(
         ended = [requests.finish[i] for i in numbers]
         expected = [plain[i].times[-1] for i in numbers]
         assert ended == pytest.approx(expected, rel=1e-9)
+        begun = [requests.first[i] for i in numbers]
+        assert begun == pytest.approx([plain[i].times[0] for i in numbers], rel=1e-9)
         sums = service.engines[prompts + index].log.flush()
         assert sums.steps == engine.steps
         assert sums.gaps.sum() == sum(outputs[i] - 1 for i in numbers)
@@ -71,7 +73,7 @@ def test_pools_apart_give_what_single_steps_give(
     for i in moved:
         alone = per_token * inputs[i] + latency
         assert requests.moving[i] >= alone * (1 - 1e-9)
-        begun = requests.first[i] + requests.moving[i]
+        begun = first.finish[i] + requests.moving[i]
         assert requests.ready[i] == pytest.approx(begun, rel=1e-9, abs=1e-9)
     assert all(requests.moving[i] == 0 for i in range(len(outputs)) if outputs[i] == 1)
     assert not np.isnan(np.array(requests.finish)).any()

@@ -184,6 +184,8 @@ class PlainEngine:
             if r.handed:
                 if r.handed == 2:
                     self.swapped(r)
+                else:
+                    r.times.append(self.now)
                 r.handed, r.decoding = 0, True
                 budget -= mixed
                 continue
@@ -364,7 +366,6 @@ def plain_answers(numbers, scenario, cost, requests):
     everyone = {}
     for i in numbers:
         one = One(i, inputs[i], outputs[i], requests.ready[i], generated=1, handed=1)
-        one.times.append(requests.first[i])
         everyone[i] = one
     engine = PlainEngine(list(everyone.values()), cost, policy, limits)
     while engine.coming or engine.waiting or engine.running:

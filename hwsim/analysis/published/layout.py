@@ -105,12 +105,15 @@ class Pools(NamedTuple):
         Tokens drafted in a round; 0 is no speculation.
     recipes : int
         Published recipes that fit the row.
+    slots : int or None
+        Requests that each batch of answers holds at most; None: not given.
     """
 
     prompts: Degrees
     answers: Degrees
     drafted: int = 0
     recipes: int = 0
+    slots: int | None = None
 
 
 def pools_of(
@@ -140,8 +143,9 @@ def pools_of(
         if others:
             assumed.append("or, as likely: " + "; ".join(str(r) for r in others))
         return Pools(
-            _stated(taken.prefill), _stated(taken.decode), taken.drafted, len(recipes)
-        )
+            _stated(taken.prefill), _stated(taken.decode), taken.drafted,
+            len(recipes), taken.decode.batch_size,
+        )  # fmt: skip
     first = degrees_of(row.prefill, model, device, assumed)
     second = degrees_of(row.decode, model, device, assumed)
     clients = row.concurrency or 1

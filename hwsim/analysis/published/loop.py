@@ -150,9 +150,10 @@ def loop_of(
     device, model = given_device(row.device), given_model(row.model)
     assumed: list[str] = []
     row = _clients(row, assumed)
-    first, drafted, recipes = None, 0, 0
+    pools, first = None, None
     if row.disaggregated:
-        first, degrees, drafted, recipes = pools_of(row, model, device, assumed)
+        pools = pools_of(row, model, device, assumed)
+        first, degrees = pools.prompts, pools.answers
         model = with_copies(model, (first.ep, degrees.ep), assumed)
     else:
         degrees = degrees_of(row.pool, model, device, assumed, row.concurrency)
@@ -163,7 +164,7 @@ def loop_of(
     dtypes = _dtypes(row, model, found, assumed)
     prompts, outputs = _lengths(isl, found.shortest), _lengths(osl, found.shortest)
     groups = degrees.attention_dp * degrees.replicas
-    engine = _engine(found, isl, -(-clients // groups))
+    engine = _engine(found, isl, -(-clients // groups), pools.slots if pools else None)
     asked = max(round(found.requests_per_client * clients), 1)
     requests = min(asked, max(_MOST_REQUESTS, _ROUNDS * clients))
     assumed += [f"{name} = {value:g}" for name, value in found.limits.items()]
@@ -177,7 +178,8 @@ def loop_of(
         load_stack(found.stack or engine.stack), engine, dtypes, degrees, clients,
         requests, prompts, outputs, found.maps, (*assumed, *found.notes), first,
         None if first is None else _prompt_engine(engine, isl),
-        speculation_by(drafted or found.drafted), asked, recipes,
+        speculation_by((pools.drafted if pools else 0) or found.drafted), asked,
+        pools.recipes if pools else 0,
     )  # fmt: skip
 
 
@@ -237,10 +239,13 @@ def _lengths(longest: int, shortest: float) -> Lengths:
     return Lengths("uniform", float(max(int(longest * shortest), 1)), float(longest))
 
 
-def _engine(found: MappedServing, isl: int, clients: int) -> EngineSpec:
+def _engine(
+    found: MappedServing, isl: int, clients: int, most: int | None
+) -> EngineSpec:
     """Return the engine as it was started, for so many clients of a group.
 
-    Twice as many slots leave room where requests are not spread evenly.
+    Twice as many slots leave room where requests are not spread evenly; a recipe
+    may allow fewer.
     """
     engine = load_engine(found.engine)
     changes: dict[str, Any] = {}
@@ -256,7 +261,7 @@ def _engine(found: MappedServing, isl: int, clients: int) -> EngineSpec:
     if found.prompt_budget:
         # What the launch scripts compute: room for a prompt beside all clients.
         budget = max(budget, -(-(clients + isl + 64) // 64) * 64)
-    slots = min(slots, max(2 * clients, 4))
+    slots = min(slots, most or max(2 * clients, 4))
     budget = max(budget, slots)
     return engine.model_copy(
         update={"max_num_batched_tokens": budget, "max_num_seqs": slots}

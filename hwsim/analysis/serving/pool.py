@@ -162,7 +162,6 @@ class Pool:
         if handed:
             for request in range(take.size):
                 requests.generated[request] = requests.handed[request] = 1
-                requests.first[request] = 0.0
         replica = self.engine_of(requests)
         replica.preload(range(take.size))
         replica.advance(math.inf)

@@ -119,14 +119,12 @@ def series_of(result: Served, bins: int = BINS) -> dict[str, Any] | None:
     origin = float(run.arrival.min())
     edges = np.linspace(0.0, run.duration, bins + 1)
     arrival, first, finish = (c - origin for c in (run.arrival, run.first, run.finish))
-    held = first + run.moving
     # Half of a request's last block is empty in the mean.
     slack = (result.capacity.block_size - 1) / 2
     start_tokens: FloatArray = np.asarray(run.inputs, float) + slack
-    span = np.maximum(finish - held, 0.0)
+    span = np.maximum(finish - first, 0.0)
     growth = np.divide(run.outputs, span, out=np.zeros_like(span), where=span > 0)
-    held = np.minimum(held, finish)
-    tokens = mean_present(held, finish, edges, start_tokens, growth)
+    tokens = mean_present(first, finish, edges, start_tokens, growth)
     room = run.pools[0].groups * result.capacity.tokens
     return {
         "begin_s": origin,
@@ -136,14 +134,14 @@ def series_of(result: Served, bins: int = BINS) -> dict[str, Any] | None:
         "kv_needed": None
         if result.engine.policy == "static"
         else _short(tokens / room),
-        "replica_busy": _replicas(result, arrival, held, finish, edges),
+        "replica_busy": _replicas(result, arrival, first, finish, edges),
     }
 
 
 def _replicas(
     result: Served,
     arrival: FloatArray,
-    held: FloatArray,
+    first: FloatArray,
     finish: FloatArray,
     edges: FloatArray,
 ) -> list[list[float]] | None:
@@ -155,7 +153,7 @@ def _replicas(
         return None
     start, here = arrival + result.engine.request_overhead, np.isfinite(finish)
     if len(run.pools) > 1:
-        start, here = held, run.outputs > 1
+        start, here = first, run.outputs > 1
     rows = []
     for replica in range(count):
         own = here & (run.replica == replica)

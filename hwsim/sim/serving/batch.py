@@ -136,12 +136,14 @@ class Batch:
         pages.held -= pages.blocks(context)
         if requests.handed[request] == 2:
             self._swapped(request)
+        else:
+            # Its first token came with its keys and values, and goes out now.
+            requests.first[request] = self._lost[request] = self.now
         requests.handed[request] = 0
         active = pages.count - self._done
         if active and not self._marks:
             self._marks.append([self.now, active])
-        since = self._lost.pop(request, requests.first[request])
-        self._marks.append([since, 1])
+        self._marks.append([self._lost.pop(request), 1])
         self._decode(request, context, requests.outputs[request] - had)
 
     def _decode(self, request: int, context: int, left: int) -> None:

@@ -325,9 +325,8 @@ class Service:
     def _moves(self, request: int, time: float) -> bool:
         """Start a prompt's transfer; a request of one token is done."""
         requests = self.requests
-        requests.first[request] = time
         if requests.outputs[request] == 1:
-            requests.finish[request] = time
+            requests.first[request] = requests.finish[request] = time
             return False
         self.at(time, self._start_move, request)
         return True

@@ -23,6 +23,7 @@ _SHARING = r"(?:tp|tep|dep|dp)[1-9]\d*"
 _LINE = re.compile(
     r"(?P<isl>\d+)/(?P<osl>\d+) mtp(?P<drafted>\d+) (?P<clients>\d+(?:,\d+)*) "
     rf"(?P<prompts>\d+)p (?P<answers>\d+)x(?P<sharing>{_SHARING})"
+    r"(?: b(?P<batch>[1-9]\d*))?"
 )
 Sharing = Annotated[str, StringConstraints(pattern=f"^{_SHARING}$")]
 
@@ -40,7 +41,8 @@ class Recipe:
     drafted : int
         Tokens drafted in a round; 0 is no speculation.
     prefill, decode : Workers
-        Servers for prompts and for answers; all degrees are given.
+        Servers for prompts and for answers; all degrees are given, and the batch of
+        the second where the recipe limits it.
     """
 
     isl: int
@@ -74,9 +76,10 @@ def _words(servers: Workers) -> str:
     own = (servers.attention_dp or 1) > 1
     experts = "shared out" if (servers.moe_ep or 1) > 1 else "split"
     attention = "own" if own else "split"
+    most = f", at most {servers.batch_size} requests" if servers.batch_size else ""
     return (
         f"{servers.num_workers} x {servers.tp} devices (attention {attention}, "
-        f"experts {experts})"
+        f"experts {experts}{most})"
     )
 
 
@@ -96,7 +99,9 @@ class RecipeGroup(Spec):
     per_server : bool
         Some runs count clients of each server for answers.
     recipes : tuple of str
-        Lines ``isl/osl mtpN clients,… Pp DxSHARING``.
+        Lines ``isl/osl mtpN clients,… Pp DxSHARING``, and at the end `` bN`` where a
+        server for answers, or each of its devices with attention of its own, runs
+        at most N requests.
     """
 
     model: Name
@@ -113,7 +118,7 @@ class RecipeGroup(Spec):
             if _LINE.fullmatch(line) is None:
                 raise ValueError(
                     f"{line!r} is no recipe; write for example "
-                    "'1024/1024 mtp0 64,128 1p 5xtep8'"
+                    "'1024/1024 mtp0 64,128 1p 5xtep8 b32'"
                 )
         return self
 
@@ -129,18 +134,18 @@ class RecipeGroup(Spec):
             yield Recipe(
                 int(found["isl"]), int(found["osl"]), tuple(clients),
                 int(found["drafted"]), _servers(int(found["prompts"]), self.prefill),
-                _servers(answers, found["sharing"]),
+                _servers(answers, found["sharing"], found["batch"]),
             )  # fmt: skip
 
 
-def _servers(count: int, sharing: str) -> Workers:
+def _servers(count: int, sharing: str, batch: str | None = None) -> Workers:
     kind, width = re.fullmatch(r"([a-z]+)(\d+)", sharing).groups()  # type: ignore[union-attr]
     size = int(width)
     shared = size if kind in {"tep", "dep"} else 1
     own = size if kind in {"dep", "dp"} else 1
     return Workers(
-        num_workers=count, tp=size, attention_dp=own, moe_tp=size // shared,
-        moe_ep=shared,
+        num_workers=count, batch_size=None if batch is None else int(batch), tp=size,
+        attention_dp=own, moe_tp=size // shared, moe_ep=shared,
     )  # fmt: skip
 
 

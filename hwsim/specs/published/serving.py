@@ -39,7 +39,8 @@ class Workers:
     Attributes
     ----------
     num_workers, batch_size : int or None
-        Servers; requests that one of them runs.
+        Servers; requests that one of them runs, or each of its devices with
+        attention of its own.
     tp, pp, attention_dp, moe_tp, moe_ep : int or None
         Degrees inside one.
     """

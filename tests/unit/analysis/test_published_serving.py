@@ -175,7 +175,7 @@ def test_servers_that_are_not_given_are_assumed_and_said() -> None:
     pool = Workers(tp=8, moe_tp=2, moe_ep=4)
     row = ServingRow("a", 1, mode="disagg", concurrency=16, prefill=pool, decode=pool)
     assumed: list[str] = []
-    first, second, drafted, _ = pools_of(row, model, device, assumed)
+    first, second, drafted, *_ = pools_of(row, model, device, assumed)
     assert (first.replicas, first.attention_dp, first.ep) == (1, 8, 8)
     assert (second.replicas, second.tp, second.attention_dp) == (5, 8, 1)
     assert any("not given" in note for note in assumed)
@@ -205,6 +205,14 @@ def test_recipes_tell_servers_and_speculation_by_the_number_of_clients() -> None
     plain = pools_of(recipe_row(450), model, device, [])
     assert plain.answers == Degrees(8, ep=8, replicas=6)
     assert plain.drafted == 0
+
+
+def test_a_recipe_limits_the_batch_of_answers() -> None:
+    loop = loop_of(recipe_row(1214), load_serving_mappings())
+    assert loop.engine.max_num_seqs == 64
+    assert any("at most 64 requests" in note for note in loop.assumed)
+    free = loop_of(recipe_row(1214, device="h200_sxm"), load_serving_mappings())
+    assert free.engine.max_num_seqs > 64
 
 
 def test_of_two_recipes_the_one_without_drafts_is_taken_and_the_other_named() -> None:

@@ -354,7 +354,6 @@ def apart(**changed):
 
 
 def test_prompts_apart_keep_gaps_short_and_move_what_they_should():
-    # Of more than 100 gaps, the one in which a request moves is beyond the 99th.
     length = {"output_len": "fixed:150"}
     together = apart(replicas=4, prefill=None, **length)
     found = apart(prefill={"replicas": 2, "kv_bandwidth": 10e9}, **length)
@@ -371,6 +370,24 @@ def test_prompts_apart_keep_gaps_short_and_move_what_they_should():
     own = apart()  # over NVLink
     assert own.prefill_pool["kv_transfer_s"]["p50"] < 0.2 * alone
     assert together.prefill_pool is None
+
+
+def test_clients_have_the_first_token_when_the_other_pool_takes_a_request():
+    length = {"input_len": "fixed:1000", "output_len": "fixed:50"}
+    calm = {"rate": 0.5, "requests": 40}
+    quick, slow = (
+        apart(prefill={"replicas": 2, "kv_bandwidth": speed}, **length | calm)
+        for speed in (10e9, 0.5e9)
+    )
+    waited = slow.run.moving.mean() - quick.run.moving.mean()
+    assert waited > 0.1
+    later = slow.ttft_s["mean"] - quick.ttft_s["mean"]
+    assert later == pytest.approx(waited, rel=0.05)
+    assert slow.tpot_s["mean"] == pytest.approx(quick.tpot_s["mean"], rel=0.02)
+    few = apart(prefill={"replicas": 2}, max_num_seqs=1, rate=None, concurrency=8)
+    many = apart(prefill={"replicas": 2}, max_num_seqs=8, rate=None, concurrency=8)
+    assert few.ttft_s["p50"] > 5 * many.ttft_s["p50"]  # waits for a slot
+    assert few.tpot_s["p50"] < many.tpot_s["p50"]
 
 
 def test_pools_apart_are_as_strong_as_the_weaker():

@@ -25,6 +25,14 @@ def test_a_line_says_lengths_clients_servers_and_how_devices_share() -> None:
     assert "attention own" in str(found)
 
 
+def test_a_line_may_say_the_most_requests_of_a_batch() -> None:
+    lines = ("1024/1024 mtp0 64 3p 5xdep8 b16", "1024/1024 mtp0 64 3p 5xdep8")
+    limited, free = RecipeGroup(**GROUP, recipes=lines).read()
+    assert (limited.decode.batch_size, free.decode.batch_size) == (16, None)
+    assert "at most 16 requests" in str(limited)
+    assert "at most" not in str(free)
+
+
 def test_clients_of_each_server_are_known_by_their_products_too() -> None:
     lines = ("1024/1024 mtp0 16 1p 9xtp8",)
     (found,) = RecipeGroup(**GROUP, per_server=True, recipes=lines).read()
@@ -33,7 +41,8 @@ def test_clients_of_each_server_are_known_by_their_products_too() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["1024/1024 64 1p 5xtep8", "1024/1024 mtp0 64 1p 5xcp8", "", "1/1 mtp0 1 1p"],
+    ["1024/1024 64 1p 5xtep8", "1024/1024 mtp0 64 1p 5xcp8", "", "1/1 mtp0 1 1p",
+     "1024/1024 mtp0 64 1p 5xtep8 b0"],
 )
 def test_what_is_no_recipe_is_refused(line: str) -> None:
     with pytest.raises(ValidationError, match="is no recipe"):
