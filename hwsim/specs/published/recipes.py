@@ -25,6 +25,7 @@ _LINE = re.compile(
     rf"(?P<prompts>\d+)p (?P<answers>\d+)x(?P<sharing>{_SHARING})"
     r"(?: b(?P<batch>[1-9]\d*))?"
 )
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Sharing = Annotated[str, StringConstraints(pattern=f"^{_SHARING}$")]
 
 
@@ -98,6 +99,9 @@ class RecipeGroup(Spec):
         How the devices of a server for prompts share the model.
     per_server : bool
         Some runs count clients of each server for answers.
+    measured : tuple of str
+        Days of the runs, where others of the same device and engine were run on
+        other days. Empty: any day.
     recipes : tuple of str
         Lines ``isl/osl mtpN clients,… Pp DxSHARING``, and at the end `` bN`` where a
         server for answers, or each of its devices with attention of its own, runs
@@ -110,6 +114,7 @@ class RecipeGroup(Spec):
     precision: Name
     prefill: Sharing
     per_server: bool = False
+    measured: tuple[Day, ...] = ()
     recipes: Annotated[tuple[str, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -167,20 +172,30 @@ def _groups() -> tuple[RecipeGroup, ...]:
 def fitting_recipes(row: ServingRow, model: str, device: str) -> tuple[Recipe, ...]:
     """Return the distinct recipes that a row may be of, those without drafts first.
 
+    Recipes that were run on the row's day go before those of any day, those that
+    share experts out among servers for prompts as the row says before others.
+
     Parameters
     ----------
     model, device : str
         Catalog names of the row's.
     """
-    found: dict[Recipe, None] = {}
-    for group in _groups():
-        if (group.model, group.device) != (model, device):
-            continue
-        if contains(row.backend, group.backend) and contains(
-            row.precision, (group.precision,)
-        ):
-            found |= dict.fromkeys(r for r in group.read() if r.fits(row))
+    groups = [
+        g for g in _groups()
+        if (g.model, g.device) == (model, device)
+        and contains(row.backend, g.backend)
+        and contains(row.precision, (g.precision,))
+    ]  # fmt: skip
+    same_day = [g for g in groups if row.measured in g.measured]
+    any_day = [g for g in groups if not g.measured]
+    tries = (_fitting(row, some) for some in (same_day, any_day, groups))
+    found = next((recipes for recipes in tries if recipes), [])
+    told = [r for r in found if row.prefill.moe_ep == r.prefill.moe_ep]
     alike: dict[tuple[int, Workers, Workers], Recipe] = {}
-    for recipe in found:
+    for recipe in told or found:
         alike.setdefault((recipe.drafted, recipe.prefill, recipe.decode), recipe)
     return tuple(sorted(alike.values(), key=lambda r: r.drafted))
+
+
+def _fitting(row: ServingRow, groups: list[RecipeGroup]) -> list[Recipe]:
+    return [recipe for g in groups for recipe in g.read() if recipe.fits(row)]

@@ -41,8 +41,13 @@ def test_clients_of_each_server_are_known_by_their_products_too() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["1024/1024 64 1p 5xtep8", "1024/1024 mtp0 64 1p 5xcp8", "", "1/1 mtp0 1 1p",
-     "1024/1024 mtp0 64 1p 5xtep8 b0"],
+    [
+        "1024/1024 64 1p 5xtep8",
+        "1024/1024 mtp0 64 1p 5xcp8",
+        "",
+        "1/1 mtp0 1 1p",
+        "1024/1024 mtp0 64 1p 5xtep8 b0",
+    ],
 )
 def test_what_is_no_recipe_is_refused(line: str) -> None:
     with pytest.raises(ValidationError, match="is no recipe"):
