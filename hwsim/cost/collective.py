@@ -35,6 +35,7 @@ def collective_cost(
     stride: int = 1,
     direct: float = 0.0,
     fanout: int = 0,
+    within: bool = False,
 ) -> Cost:
     """Return the cost of one collective in one group.
 
@@ -61,6 +62,8 @@ def collective_cost(
         too large for them go to the library.
     fanout : int
         All-to-all only: see :class:`~hwsim.graph.op.Collective`.
+    within : bool
+        Other operators make its sums meanwhile.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def collective_cost(
     paths = paths_of(cast("CollectiveName", op), n, used, fanout)
     pace = system.device.compute.pace(parameters.reference_clock)
     fixed, rate, ramp = _choices(
-        cast("CollectiveName", op), n, used, parameters, paths, pace
+        cast("CollectiveName", op), n, used, parameters, paths, pace, within
     )
     grown = (size / parameters.ramp_bytes) ** parameters.ramp_exponent
     shape = (-1,) + (1,) * size.ndim
@@ -223,6 +226,7 @@ def _choices(
     p: CollectiveParameters,
     paths: list[Path],
     pace: float,
+    within: bool,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return fixed time, time per byte and ramp of every algorithm x protocol."""
     fixed, rate, ramp = [], [], []
@@ -234,9 +238,10 @@ def _choices(
                 for i, (count, span) in enumerate(zip(path.hops, used, strict=True))
             )
             times = [
-                load / (span.ring_bandwidth * sustained_share(p, span, path, i))
+                load * (1.0 if within else p.slower(op, span.network.kind))
+                / (span.ring_bandwidth * sustained_share(p, span, path, i))
                 for i, (load, span) in enumerate(zip(path.load, used, strict=True))
-            ]
+            ]  # fmt: skip
             spent = sum(times) if path.phased else max(times)
             fixed.append(pace * (p.start_time[op] + peers) + hops)
             rate.append(spent / protocol.bandwidth_ratio)

@@ -85,6 +85,7 @@ def group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
         name = "collective_bound" if fidelity == "roofline" else "collective"
         return (
             name, op.collective, op.group_size, op.stride, op.fanout, op.direct,
+            op.within,
         )  # fmt: skip
     if isinstance(op, Copy) and op.path != "device":
         return ("host_copy",)
@@ -229,7 +230,7 @@ def _collective(ops: Sequence[Op], context: Context) -> Cost:
     cost = collective_cost(
         first.collective, _column(ops, "message", context), first.group_size,
         system=context.system, calibration=context.calibration, stride=first.stride,
-        fanout=first.fanout,
+        fanout=first.fanout, within=first.within,
     )  # fmt: skip
     return collective_by(cost, context.stack)
 

@@ -346,7 +346,8 @@ class Collective(Op):
     the number of destinations that an all-to-all draws for each row, where rows
     go once to each rank or node; 0: every copy is sent. ``beside``: another
     microbatch computes meanwhile, and nothing of this one waits.
-    ``direct``: an engine's own kernel sums where that is faster.
+    ``direct``: an engine's own kernel sums where that is faster. ``within``: the
+    products beside it make its sums.
     """
 
     collective: CollectiveName
@@ -357,6 +358,7 @@ class Collective(Op):
     fanout: int = 0
     beside: bool = False
     direct: bool = False
+    within: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

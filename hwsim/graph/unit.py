@@ -9,12 +9,12 @@ from functools import partial
 from math import ceil
 from typing import NamedTuple
 
-from hwsim.graph import outer
+from hwsim.graph import outer, recompute
 from hwsim.graph.backward import INCOMING, Backward
 from hwsim.graph.lora import ROW_PARALLEL
 from hwsim.graph.loss import cross_entropy
 from hwsim.graph.modules import modules_of, rerun, scores_again
-from hwsim.graph.op import Elementwise, Matmul, Norm, Op
+from hwsim.graph.op import Matmul
 from hwsim.graph.opgraph import Block, Node
 from hwsim.graph.parameters import (
     Held,
@@ -27,6 +27,7 @@ from hwsim.graph.parameters import (
 from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.split import accumulating
 from hwsim.graph.transformer import layer
+from hwsim.graph.windows import windowed
 from hwsim.graph.writer import Writer
 from hwsim.specs.model import LayerKind, ModelSpec
 
@@ -206,9 +207,9 @@ def _unit(
 ) -> Unit:
     w = Writer(plan.setting, p.tokens, p.batch * p.memory)
     outputs = body(w, p)
-    forward = w.block(name, outputs[0], repeat)
+    forward = _cut_up(plan, w.block(name, outputs[0], repeat))
     full = again and plan.recompute == "full"
-    nodes = _again(plan, w, forward.nodes, kind) if again else []
+    nodes = _run_again(plan, w, forward.nodes, kind) if again else []
     pass_back = Backward(
         w, nodes, dict.fromkeys(outputs, INCOMING),
         selective=again and plan.scores_again,
@@ -217,25 +218,12 @@ def _unit(
     if plan.setting.lora is not None and name in {"embedding", "norm"}:
         # No adapter stands before it in its stack: no gradient goes further.
         return Unit(name, forward, None, held, NOTHING)
-    backward = _added(
-        plan.setting, Block(f"{name}_backward", tuple(nodes), repeat, end)
-    )
+    backward = Block(f"{name}_backward", tuple(nodes), repeat, end)
+    backward = _added(plan.setting, _cut_up(plan, backward))
     trained = _trained(w, held)
     if plan.setting.lora is not None:
         held = Held(held.dense + trained.dense, held.expert)
     return Unit(name, forward, backward, held, trained, full, again, kind)
-
-
-def _again(
-    plan: Plan, w: Writer, nodes: Sequence[Node], kind: LayerKind | None
-) -> list[Node]:
-    """Return forward's kernels that backward begins with."""
-    if plan.recompute == "full":
-        return [_recomputed(node) for node in nodes]
-    if plan.recompute == "operators":
-        return _light(w, nodes)
-    modules = modules_of(plan.recompute)
-    return rerun(w, nodes, modules, kind) if modules and kind is not None else []
 
 
 def _added(setting: Setting, backward: Block) -> Block:
@@ -244,27 +232,25 @@ def _added(setting: Setting, backward: Block) -> Block:
     return backward if apart is None else accumulating(backward, apart)
 
 
-def _light(w: Writer, nodes: Sequence[Node]) -> list[Node]:
-    """Return forward's kernels between products, to be run again.
-
-    Products, fused attention and scans keep their results, and what collectives
-    bring is kept too; an unfused attention core is run again by itself.
-    """
-    cores = {id(step.op) for step in w.steps if step.core}
-    found: list[Node] = []
-    place: dict[int, int] = {}
-    for index, node in enumerate(nodes):
-        if not isinstance(node.op, Elementwise | Norm) or id(node.op) in cores:
-            continue
-        place[index] = len(found)
-        deps = tuple(place[d] for d in node.deps if d in place)
-        found.append(replace(_recomputed(node), deps=deps))
-    return found
+def _cut_up(plan: Plan, block: Block) -> Block:
+    """Return a block as a stack that cuts up products runs it."""
+    if not plan.setting.stack.overlap.windows:
+        return block
+    return replace(block, nodes=tuple(windowed(block.nodes)))
 
 
-def _recomputed(node: Node) -> Node:
-    op: Op = replace(node.op, phase="recompute")
-    return Node(op, node.deps, node.stream)
+def _run_again(
+    plan: Plan, w: Writer, nodes: Sequence[Node], kind: LayerKind | None
+) -> list[Node]:
+    """Return forward's kernels that backward begins with."""
+    if plan.recompute == "full":
+        if plan.setting.stack.recompute == "needed":
+            return recompute.needed(w, nodes)
+        return recompute.whole(nodes)
+    if plan.recompute == "operators":
+        return recompute.light(w, nodes)
+    modules = modules_of(plan.recompute)
+    return rerun(w, nodes, modules, kind) if modules and kind is not None else []
 
 
 def _trained(w: Writer, held: Held) -> Held:

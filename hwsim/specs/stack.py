@@ -134,6 +134,9 @@ class Overlap(Spec):
         Gradient reduction and parameter gathering of data parallelism.
     tp : bool
         Tensor-parallel collectives, cut up beside their products.
+    windows : bool
+        Products go part by part beside the tensor-parallel gathers before them as
+        well, forward and backward, and add up the sums after them (XLA).
     backward_prefetch : bool
         Sharded parameters of a layer are fetched while the backward of the one
         before it runs, not after it (FSDP: BACKWARD_PRE against POST). After it
@@ -147,6 +150,7 @@ class Overlap(Spec):
 
     dp: bool = True
     tp: bool = False
+    windows: bool = False
     backward_prefetch: bool = True
     ep: Fraction = 0.0
 
@@ -193,6 +197,10 @@ class StackSpec(CatalogSpec):
     gradients : str or None
         ``fp32``: gradients are accumulated, and reduced among data-parallel
         devices, in fp32; None: in the dtype of the parameters.
+    recompute : str
+        Layers recomputed in full: ``whole``, the forward pass runs again; ``needed``,
+        a compiler leaves out what backward does not read, as the last product
+        before a residual sum.
     loss_metrics : int
         Training metrics that read all logits at each microbatch beside the loss,
         each a softmax that is not fused.
@@ -223,6 +231,7 @@ class StackSpec(CatalogSpec):
     overlap: Overlap = Overlap()
     autocast: bool = False
     gradients: Literal["fp32"] | None = None
+    recompute: Literal["whole", "needed"] = "whole"
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     tensor_scales: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

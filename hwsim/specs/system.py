@@ -211,6 +211,34 @@ class SystemSpec(Spec):
         grown = replace(outer, size=max(outer.size, wanted))
         return self._with(nodes=nodes, networks=(*self.networks[:-1], grown))
 
+    def in_slices(self, slices: int, num_devices: int) -> SystemSpec:
+        """Return equal parts of this system, joined by its outermost network alone.
+
+        Parameters
+        ----------
+        slices : int
+            Parts, as slices of TPU pods that are far from each other.
+        num_devices : int
+            Devices of all parts together.
+
+        Raises
+        ------
+        InputError
+            If nothing joins parts of this system, or there is no such part.
+        """
+        outer = self.networks[-1] if self.networks else None
+        if outer is None or outer.kind != "dcn" or num_devices % slices:
+            raise InputError(
+                f"system {self.id} has no {slices} equal slices of {num_devices} "
+                "devices in all on a data-centre network; name one that has"
+            )
+        part = self.subsystem(num_devices // slices)
+        return part._with(
+            id=f"{self.id}-{slices}-slices",
+            nodes=part.nodes * slices,
+            networks=(*part.networks, replace(outer, size=num_devices)),
+        )
+
     def _with(self, **changes: Any) -> SystemSpec:
         return SystemSpec(**{**dict(self), **changes})
 

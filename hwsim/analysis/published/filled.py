@@ -88,9 +88,13 @@ def completed(
         # Too many expert ranks for data parallelism alone: tensor ranks share too.
         etp = 1
         notes.append("etp = 1")
+    shard = run.dp_shard
+    if shard is None and run.slices > 1 and dp % run.slices == 0 and run.zero_stage:
+        shard = dp // run.slices
+        notes.append(f"dp_shard = {shard}: a slice")
     return dataclasses.replace(
         run, tp=degrees["tp"], pp=degrees["pp"], cp=degrees["cp"], dp=dp,
-        seq_len=seq, global_batch=batch, etp=etp, vpp=vpp,
+        seq_len=seq, global_batch=batch, etp=etp, vpp=vpp, dp_shard=shard,
     ), tuple(notes)  # fmt: skip
 
 
@@ -214,8 +218,8 @@ def open_choices(
 # keeps, ``minimal`` is every product; modules beside the products are cheap.
 _RECOMPUTE_WORDS = (
     (r"^(n/?a|-+|\?|unknown|not (stated|given|said)|unstated|custom|mixed|auto)$", ""),
-    (r"^(no|not|false|off|0|n|disabled|without|minimal|save_dots?)\b|^minimal|^save_dot",
-     "none"),
+    (r"^(no|not|false|off|0|n|disabled|without)\b", "none"),
+    (r"^(minimal|save_dot)", "operators"),
     (r"selective|partial|norm|moe_act|activation_func|up_proj|core_attn"
      r"|^(attention|attn|sdpa|moe|mlp|op)\b", "selective"),
     (r"yes|true|\bon\b|^(y|1|enabled|ac)$|checkpoint|ckpt|recompute|remat|block|uniform"

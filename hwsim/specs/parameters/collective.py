@@ -80,6 +80,9 @@ class CollectiveParameters(Spec):
         The library takes the fastest for the size at hand.
     efficiency : dict of network kind to float
         Sustained over quoted link bandwidth for large messages. [1]
+    reduce_ratio : dict of network kind to float
+        Rate at which members add up what passes them, over that of passing it on;
+        1 where a kind is not named. An all-reduce does one, then the other. [1]
     in_network_efficiency : float
         The same where switches add up the data; a member moves (1 + 1/n)
         times its buffer each way. [1]
@@ -112,6 +115,7 @@ class CollectiveParameters(Spec):
     peer_time: Seconds
     protocols: dict[Name, Protocol]
     efficiency: dict[NetworkKind, Share]
+    reduce_ratio: dict[NetworkKind, Share] = {}
     in_network_efficiency: Share
     in_network_step_time: Seconds
     copy_efficiency: Share
@@ -122,6 +126,11 @@ class CollectiveParameters(Spec):
     host_bounce_contention: Exponent
     reference_clock: Hertz | None = None
     direct: DirectParameters | None = None
+
+    def slower(self, op: CollectiveName, kind: NetworkKind) -> float:
+        """Return how much longer an operation takes than if data only passed by."""
+        adding = 1.0 / self.reduce_ratio.get(kind, 1.0)
+        return {"reduce_scatter": adding, "all_reduce": (1.0 + adding) / 2.0}.get(op, 1)
 
     @model_validator(mode="after")
     def _complete(self) -> CollectiveParameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,12 @@ class PublishedRun:
     def device_id(self) -> str:
         """The catalog's id of the device; the cell itself where it has none."""
         return published_device(self.device)
+
+    @property
+    def slices(self) -> int:
+        """Parts of a TPU cluster that the data-centre network joins, of the remarks."""
+        found = re.search(r"\b(\d{1,4})\s+slices?\b", self.notes.casefold())
+        return max(int(found[1]), 1) if found else 1
 
     @property
     def figure(self) -> str:

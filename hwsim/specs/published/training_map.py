@@ -156,12 +156,15 @@ class PublishedMap(SourceMap):
 
     Attributes
     ----------
+    slices : dict of str to str
+        As ``systems``, of runs on several slices: for the network that joins them.
     rules : tuple of Rule
         In order.
     families : tuple of Family
         In order, the first that fits.
     """
 
+    slices: dict[Name, Name] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     families: tuple[Family, ...] = ()
 
@@ -208,7 +211,7 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
     fitting = [m for m in mappings if m.fits(run.source)]
     rules = [r for m in fitting for r in m.rules if r.when.holds(run)]
     filled, assumed = shared.filled(run, rules)
-    system = shared.last(rules, "system")
+    system = shared.last(rules, "system") or _usual_system(run, fitting)
     return MappedRun(
         run=filled,
         maps=tuple(m.id for m in fitting),
@@ -219,11 +222,19 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         mean_seq=shared.last(rules, "mean_seq"),
         family=_family(run, fitting),
         stack=run.stack or shared.last(rules, "stack"),
-        system=run.system or system or shared.system_of(fitting, fold(run.device_id)),
+        system=run.system or system,
         model=shared.last(rules, "model"),
         convention=shared.last(rules, "convention") or "model",
         unanswered=shared.last(rules, "unanswered") or "",
     )
+
+
+def _usual_system(run: PublishedRun, fitting: list[PublishedMap]) -> str | None:
+    device = fold(run.device_id)
+    if run.slices == 1:
+        return shared.system_of(fitting, device)
+    found = [m.slices[device] for m in fitting if device in m.slices]
+    return found[-1] if found else None
 
 
 def _family(run: PublishedRun, fitting: list[PublishedMap]) -> Family | None:
