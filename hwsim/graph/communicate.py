@@ -80,7 +80,7 @@ class Communicator(Recorder):
             "reduce_scatter" if setting.sequence_parallel else "all_reduce"
         )
         out = self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
-        if setting.stack.overlap.tp:
+        if setting.stack.overlap.tp and not setting.stack.overlap.windows:
             self._beside_product(self.node_of[out])
         return out
 

@@ -18,7 +18,13 @@ DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
 
 
 def stack_with(
-    *, dp: bool = True, tp: bool = False, autocast: bool = False, **fusion: Any
+    *,
+    dp: bool = True,
+    tp: bool = False,
+    autocast: bool = False,
+    windows: bool = False,
+    recompute: str = "whole",
+    **fusion: Any,
 ) -> StackSpec:
     """A stack with the given fusion flags; the rest as they are by default."""
     return StackSpec.model_validate(
@@ -27,8 +33,9 @@ def stack_with(
             "name": "drawn",
             "sources": (SOURCE,),
             "fusion": Fusion(**fusion),
-            "overlap": Overlap(dp=dp, tp=tp),
+            "overlap": Overlap(dp=dp, tp=tp, windows=windows),
             "autocast": autocast,
+            "recompute": recompute,
         }
     )
 
@@ -44,6 +51,8 @@ stacks = st.builds(
     dp=st.booleans(),
     tp=st.booleans(),
     autocast=st.booleans(),
+    windows=st.booleans(),
+    recompute=st.sampled_from(["whole", "needed"]),
     attention=st.sampled_from(["fused", "unfused"]),
     experts=st.sampled_from(get_args(Fusion.model_fields["experts"].annotation)),
     **{

@@ -215,11 +215,11 @@ def open_choices(
 
 
 # What sources call recomputation, the first pattern that is found. Of what XLA
-# keeps, ``minimal`` is every product; modules beside the products are cheap.
+# keeps, ``minimal`` is every product: what stands between is run again.
 _RECOMPUTE_WORDS = (
     (r"^(n/?a|-+|\?|unknown|not (stated|given|said)|unstated|custom|mixed|auto)$", ""),
     (r"^(no|not|false|off|0|n|disabled|without)\b", "none"),
-    (r"^(minimal|save_dot)", "operators"),
+    (r"^(minimal|save_dot(?!s?_except_mlp))", "operators"),
     (r"selective|partial|norm|moe_act|activation_func|up_proj|core_attn"
      r"|^(attention|attn|sdpa|moe|mlp|op)\b", "selective"),
     (r"yes|true|\bon\b|^(y|1|enabled|ac)$|checkpoint|ckpt|recompute|remat|block|uniform"

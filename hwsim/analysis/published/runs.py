@@ -259,6 +259,7 @@ def _train(
             micro_batch=micro_batch, global_batch=row.global_batch, seq=row.seq,
             dtype=row.dtype, recompute=row.recompute, optimizer="adamw",
             zero_stage=row.zero_stage, sequence_parallel=row.sequence_parallel,
+            dp_shard=row.dp_shard,
             fidelity=fidelity, engine=engine,
         )  # fmt: skip
         if result.fits:

@@ -89,6 +89,8 @@ class PublishedRow(Spec):
         Sequences per data-parallel rank and pass; None where not stated.
     weight_dtype : str or None
         Storage of weights, block formats (``q4_k_m``) included.
+    dp_shard : int or None
+        Data-parallel ranks that share states out where the others hold copies.
     metric, value
         What was measured, in SI: see ``METRIC_UNITS``.
     printed : str
@@ -111,6 +113,7 @@ class PublishedRow(Spec):
     cp: Count = 1
     ep: Count = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
+    dp_shard: Count | None = None
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "full"] = "none"
     global_batch: Count | None = None

@@ -308,7 +308,7 @@ def test_a_step_of_one_micro_batch_is_its_own_batch() -> None:
 @pytest.mark.parametrize(
     ("word", "extents"),
     [
-        ("minimal_flash", {"none"}), ("save_dot_except_mlp", {"none"}),
+        ("minimal_flash", {"operators"}), ("save_dot_except_mlp", {"full"}),
         ("disabled", {"none"}), ("save_qkv_proj", {"full"}), ("AC", {"full"}),
         ("gradient checkpointing", {"full"}), ("every 4 layers", {"full"}),
         ("layernorm, moe_act", {"layernorm+moe_act"}), ("attention", {"selective"}),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from hwsim.analysis.published.rows import RunPredictor
 from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
 from hwsim.specs.published.model import run_model
@@ -28,6 +30,8 @@ def test_every_name_in_the_mappings_is_in_a_catalog() -> None:
     for mapping in MAPPINGS:
         for name in mapping.systems.values():
             assert load_system(name).num_devices >= 1
+        for name in mapping.slices.values():
+            assert load_system(name).networks[-1].kind == "dcn"
         for rule in mapping.rules:
             if rule.stack:
                 load_stack(rule.stack)
@@ -150,6 +154,31 @@ def test_selective_recomputation_of_torchtitan_is_every_second_layer() -> None:
     cells = {"source": "torchtitan", "device": "H100", "recompute": "selective op"}
     found = mapped(run(**cells), MAPPINGS).run
     assert (found.recompute, found.recompute_every) == ("full", 2)
+
+
+@pytest.mark.parametrize(
+    ("notes", "slices"),
+    [
+        ("2 slice(s) of v4-128 (64 chips each)", 2), ("1 slice(s) of v5e-256", 1),
+        ("2 slices; per_device_batch_size 1", 2), ("per slice", 1), ("", 1),
+        ("0 slices", 1),
+    ],
+)  # fmt: skip
+def test_slices_said_in_words_are_joined_by_the_data_centre(
+    notes: str, slices: int
+) -> None:
+    row = run(device="TPU-v4", num_devices=128, notes=notes, source="maxtext")
+    assert row.slices == slices
+    found = RunPredictor().predict(mapped(replace(
+        row, model="MaxText-22B", global_batch=1664, tp=1, seq_len=2048, dtype="bf16",
+        recompute="full", tflops_per_device=150.0,
+    ), MAPPINGS))  # fmt: skip
+    assert found.result is not None
+    kinds = [network.kind for network in found.result.system.networks]
+    assert kinds == (["torus", "dcn"] if slices > 1 else ["torus"])
+    shard = 128 // slices if slices > 1 else None
+    assert found.result.config.dp_shard == shard
+    assert found.result.system.num_devices == 128
 
 
 def test_columns_of_the_row_win() -> None:

@@ -290,3 +290,23 @@ def test_a_system_may_say_how_many_share_a_port_of_the_host():
     own = node.model_copy(update={"devices_per_host_port": 1})
     assert own.host_sharers == 1
     assert own.subsystem(4).host_sharers == 1
+
+
+def test_slices_are_equal_parts_on_the_data_centre_network():
+    whole = load_system("tpu-v5e-256-x32")
+    found = whole.in_slices(4, 256)
+    assert found.num_devices == 256
+    assert [(n.kind, n.size) for n in found.networks] == [("torus", 64), ("dcn", 256)]
+    # A part of an axis has no ends to join; a whole one has.
+    assert not found.networks[0].wraparound
+    assert whole.in_slices(2, 512).networks[0].wraparound
+    assert whole.in_slices(2, 512).subsystem(512).num_devices == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "devices"),
+    [("tpu-v5e-256", 2, 128), ("tpu-v5e-256-x32", 3, 256), ("dgx-h100", 2, 8)],
+)
+def test_slices_that_nothing_joins_are_refused(name, slices, devices):
+    with pytest.raises(InputError, match=f"no {slices} equal slices of {devices}"):
+        load_system(name).in_slices(slices, devices)
