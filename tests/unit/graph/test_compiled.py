@@ -47,8 +47,9 @@ def test_what_only_the_next_layer_reads_is_not_run_again(name: str) -> None:
 
 
 def test_the_last_product_of_a_layer_is_dead() -> None:
-    made = {r: again(train(LLAMA, stack_with(recompute=r))) for r in ("whole", "needed")}
-    assert "ffn_down" in made["whole"] or "down" in made["whole"]
+    made = {
+        r: again(train(LLAMA, stack_with(recompute=r))) for r in ("whole", "needed")
+    }
     lost = set(made["whole"]) - set(made["needed"])
     assert {"down"} <= lost
     assert {"q", "out", "attention"} & set(made["needed"]) or "qkv" in made["needed"]
