@@ -22,7 +22,8 @@ ARCHITECTURES = {
     "blackwell", "blackwell-ultra", "blackwell-ultra-1400w", "blackwell-rtx", "cdna1",
     "cdna2", "cdna3", "cdna4", "apple-gpu",
     "tpu-v2", "tpu-v3", "tpu-v4", "tpu-v5", "tpu-v5p", "tpu-v6", "tpu-v7", "gaudi",
-    "trainium", "groq", "cerebras", "fpga-dsp", "x86-avx2", "x86-avx512", "x86-amx", "arm-neon",
+    "trainium", "groq", "cerebras", "fpga-dsp", "x86-avx2", "x86-avx512", "x86-amx",
+    "arm-neon",
     "arm-sve", "ada-geforce", "ampere-geforce", "blackwell-geforce", "hopper-cut",
     "turing-geforce", "rdna", "gcn5", "xe", "ascend",
 }  # fmt: skip
