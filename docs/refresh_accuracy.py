@@ -191,11 +191,16 @@ def elsewhere() -> str:
 
 def whole_runs() -> str:
     """Return what intervals of whole runs cover."""
-    names = {"train": "training", "infer": "inference", "every": "all published runs"}
+    names = {
+        "train": "training", "infer": "inference", "every": "all published runs",
+        "serve": "services",
+    }  # fmt: skip
+    known = load_intervals()
+    points = {f"serving points, {task}": end for task, end in known.serving.items()}
     rows = [
         [names.get(task, task), str(end.rows), str(end.sources),
          fmt.percent(end.coverage, 0), fmt.percent(end.width, 0)]
-        for task, end in load_intervals().end_to_end.items()
+        for task, end in (known.end_to_end | points).items()
     ]  # fmt: skip
     head = ("Work", "Rows", "Sources", "In 90 % interval", "Its width")
     return markdown(head, rows)

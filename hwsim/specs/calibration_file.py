@@ -226,7 +226,9 @@ class IntervalFile(Spec):
         ``generation``: another device of the generation was measured;
         ``kind``: devices of its kind were; ``assumed``: none.
     end_to_end : dict of task to EndToEnd
-        ``train``, ``infer``; ``every`` for the rest.
+        ``train``, ``infer``, ``serve``; ``every`` for the rest.
+    serving : dict of group and metric to EndToEnd
+        Of published serving points, whose clients and layouts are partly known.
     left_out : tuple of LeftOut
         Errors behind the tables, device by device.
     """
@@ -238,5 +240,6 @@ class IntervalFile(Spec):
     kinds: tuple[Name, ...]
     tables: dict[Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]]
     end_to_end: dict[Name, EndToEnd]
+    serving: dict[Name, EndToEnd] = {}
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[Text, ...] = ()

@@ -133,6 +133,14 @@ def test_intervals_of_whole_runs_cover_what_they_say():
         assert end.width <= 1.0, task
 
 
+def test_intervals_of_serving_points_cover_what_they_say():
+    known = load_intervals().serving
+    for metric in ("ttft", "tpot", "throughput"):
+        assert 0.85 <= known[f"aggregated {metric}"].coverage <= 0.95, metric
+        for group in ("one recipe", "several recipes"):
+            assert 0.82 <= known[f"{group} {metric}"].coverage <= 0.98, (group, metric)
+
+
 def test_runs_of_the_blind_checks_stay_within_budget():
     found = validate_published(sorted(PUBLISHED.glob("blind-training*.csv")))
     assert found.summary.rows == len(found.records) == 66

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hwsim.analysis.fitting.family import FitPlan
-from hwsim.analysis.fitting.outside import outside_rows, outside_terms, table_rows
+from hwsim.analysis.fitting.outside import (
+    outside_rows,
+    outside_terms,
+    serving_rows,
+    serving_terms,
+    table_rows,
+)
 from hwsim.analysis.fitting.transfer import spread_tables, transfers
 from hwsim.specs.calibration import FAMILIES
 from hwsim.specs.calibration_file import EndToEnd, IntervalFile
@@ -27,6 +33,7 @@ def make_intervals(
     devices: Sequence[str],
     *,
     published: Sequence[Path] = (),
+    serving: Sequence[Path] = (),
     plan: FitPlan | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> IntervalFile:
@@ -41,6 +48,8 @@ def make_intervals(
     published : sequence of path
         Tables of published inference, for the terms of inference and services
         beside the runs that ship.
+    serving : sequence of path
+        Tables of published serving points, for their terms.
     plan : FitPlan, optional
         How the fits to all devices but one are made.
     progress : callable, optional
@@ -56,7 +65,8 @@ def make_intervals(
         generations=_generations({spec.architecture for spec in specs}),
         kinds=tuple(sorted({spec.kind for spec in specs})),
         tables=spread_tables(made, FAMILIES),
-        end_to_end=_end_to_end(published),
+        end_to_end=whole_terms(published),
+        serving=serving_terms(serving_rows(serving)),
         left_out=tuple(error for one in made for error in one.errors()),
         notes=(
             "generation: devices predicted by a fit to another of their generation; "
@@ -66,7 +76,20 @@ def make_intervals(
     )
 
 
-def _end_to_end(published: Sequence[Path]) -> dict[str, EndToEnd]:
+def with_terms(
+    file: IntervalFile, published: Sequence[Path] = (), serving: Sequence[Path] = ()
+) -> IntervalFile:
+    """Return a file with the terms of whole runs and services made again."""
+    changes: dict[str, object] = {
+        "end_to_end": whole_terms(published) if published else file.end_to_end,
+        "hwsim_version": __version__, "date": dt.datetime.now(tz=dt.UTC).date(),
+    }  # fmt: skip
+    if serving:
+        changes["serving"] = serving_terms(serving_rows(serving))
+    return file.model_copy(update=changes)
+
+
+def whole_terms(published: Sequence[Path]) -> dict[str, EndToEnd]:
     """Return the terms of published runs, of inference with the tables given."""
     own = outside_rows()
     terms = outside_terms(own)

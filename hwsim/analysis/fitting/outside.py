@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from hwsim.analysis.inference import InferResult
 from hwsim.analysis.published.inference import InferencePredictor
-from hwsim.analysis.published.load import QUEUED_WIDER
 from hwsim.analysis.published.runs import compare_row, published_result
+from hwsim.analysis.published.serving import ServingPredictor, source_of
 from hwsim.analysis.training.train import TrainResult
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -29,6 +29,7 @@ from hwsim.specs.published.runs import iter_rows, load_published
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3
+_MOVED = 0.5
 _PYTHON = frozenset({"huggingface-2021", "torchscript-2021", "pytorch-eager"})
 _OWN_SOURCES = {"train": 10, "infer": 10, "serve": 3}
 
@@ -85,8 +86,9 @@ def table_rows(
     A source is a document, of services one of its pages.
     Runs that Python modules drive are left out: hosts of one year differ by a
     factor of three, which no term for all stacks should hold.
-    Figures of queues stand for the steps behind them: their logarithms are
-    divided by what an interval of theirs is wider.
+    Figures of services stand for the steps behind them: their logarithms are
+    divided by how much more they move than the steps do. Those that hardly
+    move, since requests come at times of their own, are left out.
     """
     predictor, found = InferencePredictor(fidelity), []
     for path in paths:
@@ -96,15 +98,58 @@ def table_rows(
                 continue
             if figure.work.stack.id in _PYTHON:
                 continue
-            wider = QUEUED_WIDER if figure.op == "serve" and row.kind == "ttft" else 1.0
+            if figure.stretch < _MOVED:
+                continue
             served = figure.task == "serve"
             source = row.source if served else row.source.partition(".md")[0]
             found.append(
-                OutsideRow(figure.task, source, figure.ratio / wider, figure.inside)
+                OutsideRow(
+                    figure.task, source, figure.ratio / figure.stretch, figure.inside
+                )
             )
             if progress is not None:
                 progress(f"{source} row {row.row}: {np.expm1(-figure.ratio):+.1%}")
     return found
+
+
+def serving_rows(
+    paths: Sequence[Path],
+    fidelity: Fidelity = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> list[OutsideRow]:
+    """Predict tables of serving points; tasks are their groups and metrics.
+
+    A source is a backend of one version; points that cannot be predicted are
+    left out.
+    """
+    predictor, found = ServingPredictor(fidelity), []
+    for row in (row for path in paths for row in predictor.read(path)):
+        if row.fault:
+            continue
+        try:
+            served, measured = predictor.figures(row)
+        except HwsimError:
+            continue
+        for metric, value in served.values.items():
+            real = measured[metric]
+            if not real or not value or served.steps is None:
+                continue
+            ratio = float(np.log(real / value))
+            rate = metric == "throughput"
+            inside = served.steps.inverse() if rate else served.steps
+            task = f"{served.loop.group} {metric}"
+            found.append(OutsideRow(task, source_of(row), ratio, inside))
+        if progress is not None:
+            progress(f"{source_of(row)} row {row.row}")
+    return found
+
+
+def serving_terms(rows: Sequence[OutsideRow]) -> dict[str, EndToEnd]:
+    """Return the term of each task of serving points."""
+    tasks: dict[str, list[OutsideRow]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return {task: _term(some) for task, some in sorted(tasks.items())}
 
 
 def operators(result: TrainResult | InferResult, task: str) -> LogInterval | None:

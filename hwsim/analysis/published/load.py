@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
 from hwsim.analysis.published.work import Figure, Work, lengths
-from hwsim.analysis.serving.interval import operator_interval
+from hwsim.analysis.serving.interval import operator_interval, service_steps
 from hwsim.analysis.serving.mean_request import request_runs
+from hwsim.analysis.serving.run import Run
 from hwsim.analysis.serving.serve import ServeResult
 from hwsim.cost.interval import LogInterval, beside
 from hwsim.errors import InputError
-from hwsim.specs.calibration import load_intervals
 from hwsim.specs.traffic import Lengths, Traffic
 
 # Sigma of the logarithm of lengths in a data set of conversations as benchmarks
 # filter it: of 500 answers the longest is about five times the mean.
 CONVERSATIONS = 0.6
 # Requests where a source does not say how many it sent.
-# A queue makes more of an error in the steps: power of the interval of a TTFT.
-QUEUED_WIDER = 1.5
 QUEUED, PER_CLIENT, LEAST, ROUNDS = 1000, 8, 64, 12
 
 
@@ -65,33 +64,42 @@ def served_figure(work: Work, result: ServeResult) -> Figure:
     InputError
         If the row names time per token and answers have one.
     """
-    row, steady = work.row, _steady(work, result)
-    run = result.run
-    if row.kind == "throughput":
-        value = _rate(work, result, steady)
-    else:
-        values = {"ttft": run.ttft, "tpot": run.tpot, "latency": run.e2e}[row.kind]
-        values = values[steady]
-        values = values[~np.isnan(values)]
-        if not values.size:
-            raise InputError("every answer has a single token: there is no gap to time")
-        if row.quantile is None:
-            value = float(values.mean())
-        else:
-            value = float(np.quantile(values, row.quantile))
+    value = _value(work, result.run)
     inside = service_interval(result)
-    low, high = _around(work, inside, value)
-    return Figure(work, "serve", value, low, high, True, "", inside)
+    if inside is None:
+        return Figure(work, "serve", value, None, None, True, "")
+    steps = service_steps(inside)
+    ends = _ends(work, result, steps, value)
+    logs = [math.log(end / value) for end in ends]
+    around = beside(LogInterval(min(*logs, 0.0), max(*logs, 0.0)), _drawn(work, result))
+    low, high = around.around(value)
+    stretch = abs(logs[1] - logs[0]) / (steps.high - steps.low)
+    return Figure(work, "serve", value, low, high, True, "", inside, stretch)
 
 
-def _steady(work: Work, result: ServeResult) -> slice:
+def _value(work: Work, run: Run) -> float:
+    """Return the figure that a row names, of a run. [s or 1/s]"""
+    row, steady = work.row, _steady(work, run)
+    if row.kind == "throughput":
+        return _rate(work, run, steady)
+    values = {"ttft": run.ttft, "tpot": run.tpot, "latency": run.e2e}[row.kind]
+    values = values[steady]
+    values = values[~np.isnan(values)]
+    if not values.size:
+        raise InputError("every answer has a single token: there is no gap to time")
+    if row.quantile is None:
+        return float(values.mean())
+    return float(np.quantile(values, row.quantile))
+
+
+def _steady(work: Work, run: Run) -> slice:
     """Return the requests that count: of clients, those after they fell out of step.
 
     Clients that begin together ask their first questions at once; benchmarks
     warm up before they count.
     """
     clients = round(work.row.size or 1.0) if work.row.load == "closed" else 0
-    size = result.run.arrival.size
+    size = run.arrival.size
     return slice(2 * clients, size - clients) if size > 4 * clients else slice(0, size)
 
 
@@ -102,30 +110,44 @@ def service_interval(result: ServeResult) -> LogInterval | None:
     return operator_interval(request_runs(result))
 
 
-def _around(
-    work: Work, inside: LogInterval | None, value: float
-) -> tuple[float | None, float | None]:
-    """Return the 90 % interval: that of the steps, wider where requests queue."""
-    if inside is None:
-        return None, None
-    terms = load_intervals().end_to_end
-    term = terms.get("serve", terms["every"])
-    both = beside(inside, LogInterval(-term.low, term.high))
-    wider = QUEUED_WIDER if work.row.kind == "ttft" else 1.0
-    both = LogInterval(both.low * wider, both.high * wider)
-    return (both.inverse() if work.row.kind == "throughput" else both).around(value)
+def _ends(
+    work: Work, result: ServeResult, steps: LogInterval, value: float
+) -> tuple[float, float]:
+    """Return a figure with all steps at both ends of their interval.
+
+    Where requests wait for each other alone all times go with those of the
+    steps; where they come at times of their own, they are played again.
+    """
+    replay = result.replay
+    if work.row.load in {"max", "closed"} or replay is None:
+        sign = -1.0 if work.row.kind == "throughput" else 1.0
+        return value * math.exp(sign * steps.low), value * math.exp(sign * steps.high)
+    slow, fast = (_value(work, replay.at(math.exp(e))) for e in (steps.low, steps.high))
+    return slow, fast
 
 
-def _rate(work: Work, result: ServeResult, steady: slice) -> float:
+def _drawn(work: Work, result: ServeResult) -> LogInterval:
+    """Return how far two draws of arrivals differ, in requests per second.
+
+    Of so many requests at random, the time from the first to the last has a
+    relative deviation of one over their root; the source drew its own.
+    """
+    if work.row.kind != "throughput" or work.row.load in {"max", "closed"}:
+        return LogInterval(0.0, 0.0)
+    reach = NormalDist().inv_cdf(0.95) * math.sqrt(2.0 / result.run.outputs.size)
+    return LogInterval(-reach, reach)
+
+
+def _rate(work: Work, run: Run, steady: slice) -> float:
     """Return requests or tokens per second."""
-    row, run = work.row, result.run
+    row = work.row
     order = np.argsort(run.finish, kind="stable")[steady]
     counts = {
         "requests": float(order.size), "input": float(run.inputs[order].sum()),
         "output": float(run.outputs[order].sum()),
     }  # fmt: skip
     counts["total"] = counts["input"] + counts["output"]
-    span = result.duration_s
+    span = run.duration
     if order.size < run.finish.size:
         before = np.sort(run.finish)[(steady.start or 1) - 1]
         span = float(run.finish[order[-1]] - before)

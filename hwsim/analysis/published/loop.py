@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from hwsim.analysis.graph_result import GraphResult
 from hwsim.analysis.published.layout import Degrees, degrees_of, pools_of, with_copies
-from hwsim.analysis.published.spread import serving_intervals
+from hwsim.analysis.published.spread import serving_group
 from hwsim.analysis.serving.ask import PrefillAsked
+from hwsim.analysis.serving.interval import operator_interval
 from hwsim.analysis.serving.layout import ReplicaLayout
+from hwsim.analysis.serving.mean_request import request_runs
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.analysis.serving.speculative import Speculation, even_acceptance
 from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
@@ -115,6 +117,11 @@ class Loop:
                 self.asked - self.requests
             ) / between
         return weights
+
+    @property
+    def group(self) -> str:
+        """What is known of its layout."""
+        return serving_group(self.prompts_on is not None, self.recipes)
 
     @property
     def devices(self) -> int:
@@ -329,11 +336,12 @@ class LoopRuns:
         found: TableOf = self._tables[key]
         return found
 
-    def intervals(self, loop: Loop) -> dict[str, LogInterval]:
-        """Return 90 % intervals of a loop's figures; none of a speed of light."""
-        if self.fidelity == "roofline":
-            return {}
-        return serving_intervals(loop.prompts_on is not None, loop.recipes)
+    def steps(self, loop: Loop) -> LogInterval | None:
+        """Return the 90 % interval of step times by the errors of operators."""
+        result = self.run(loop)
+        if self.fidelity == "roofline" or not result.run.outputs.size:
+            return None
+        return operator_interval(request_runs(result))
 
     def bound(self, loop: Loop) -> str:
         """Return what most of a decode step goes to."""

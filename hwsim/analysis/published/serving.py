@@ -12,6 +12,7 @@ import numpy as np
 
 from hwsim.analysis.published.kinds import Record, record
 from hwsim.analysis.published.loop import FloatArray, Loop, LoopRuns, loop_of
+from hwsim.analysis.published.spread import METRICS, serving_intervals
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval
 from hwsim.errors import HwsimError
@@ -21,7 +22,6 @@ from hwsim.specs.published.serving import ServingRow, little, read_serving
 from hwsim.specs.published.serving_map import load_serving_mappings
 from hwsim.specs.system import SystemSpec
 
-METRICS = ("ttft", "tpot", "throughput")
 _OPS = {False: "serve aggregated", True: "serve disaggregated"}
 
 
@@ -33,15 +33,27 @@ class Served:
     ----------
     ttft_s, tpot_s : float
         Arrival to first token; gap after it. [s]
-    intervals : dict of str to LogInterval
-        By metric; none of a speed of light.
+    steps : LogInterval or None
+        Of step times, by the errors of operators; None of a speed of light.
     """
 
     loop: Loop
     ttft_s: float
     tpot_s: float
-    intervals: dict[str, LogInterval]
+    steps: LogInterval | None
     bound: str
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Predicted figures by metric."""
+        loop = self.loop
+        rate = little(loop.clients, loop.mean_output, self.ttft_s, self.tpot_s)
+        return {"ttft": self.ttft_s, "tpot": self.tpot_s, "throughput": rate}
+
+    @property
+    def intervals(self) -> dict[str, LogInterval]:
+        """90 % intervals by metric; none of a speed of light."""
+        return serving_intervals(self.steps, self.loop.group)
 
 
 class ServingPredictor:
@@ -73,6 +85,17 @@ class ServingPredictor:
                 reason = str(error)
         return _records(row, loop, served, reason)
 
+    def figures(self, row: ServingRow) -> tuple[Served, dict[str, float | None]]:
+        """Return what is predicted of a row, and its measured figures by metric.
+
+        Raises
+        ------
+        HwsimError
+            If it cannot be predicted.
+        """
+        loop = loop_of(row, self._mappings, self._system)
+        return self._served(loop), _measured(row, loop)
+
     def _system(self, device: DeviceSpec, devices: int) -> SystemSpec:
         key = (device.id, devices)
         if key not in self._systems:
@@ -86,11 +109,9 @@ class ServingPredictor:
 
     def _served(self, loop: Loop) -> Served:
         run = self._runs.run(loop).run
-        intervals = self._runs.intervals(loop)
         return Served(
             loop, _mean(run.ttft, loop.weights), _mean(run.tpot, loop.weights),
-            intervals,
-            self._runs.bound(loop),
+            self._runs.steps(loop), self._runs.bound(loop),
         )  # fmt: skip
 
 
@@ -127,7 +148,7 @@ def _record(
 ) -> Record:
     rate = metric == "throughput"
     cells: dict[str, Any] = {
-        "file": row.file, "row": row.row, "source": _source(row),
+        "file": row.file, "row": row.row, "source": source_of(row),
         "op": _OPS[row.disaggregated], "model": row.model, "device": row.device,
         "dtype": row.precision, "metric": metric, "unit": "tokens/s" if rate else "s",
         "measured": measured, "confidence": row.confidence, "reason": reason,
@@ -145,14 +166,7 @@ def _record(
 
 
 def _predicted(served: Served, metric: str) -> dict[str, Any]:
-    loop = served.loop
-    values = {
-        "ttft": served.ttft_s, "tpot": served.tpot_s,
-        "throughput": little(
-            loop.clients, loop.mean_output, served.ttft_s, served.tpot_s
-        ),
-    }  # fmt: skip
-    value, around = values[metric], served.intervals.get(metric)
+    value, around = served.values[metric], served.intervals.get(metric)
     low, high = around.around(value) if around and value else (None, None)
     return {
         "predicted": value, "lower": low, "upper": high, "fits": True,
@@ -167,5 +181,6 @@ def _time(metric: str, value: float | None) -> float | None:
     return 1.0 / value if value > 0 else math.nan
 
 
-def _source(row: ServingRow) -> str:
+def source_of(row: ServingRow) -> str:
+    """Return who measured a row: its source, else its backend and version."""
     return row.source or " ".join(t for t in (row.backend, row.backend_version) if t)

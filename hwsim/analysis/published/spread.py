@@ -1,40 +1,43 @@
-"""How far published serving points lie from their predictions."""
+"""How sure predictions of published serving points are."""
 
 from __future__ import annotations
 
-from hwsim.cost.interval import LogInterval
+from hwsim.cost.interval import LogInterval, beside
+from hwsim.specs.calibration import load_intervals
 
-# 90 % of 242 aggregated rows, and of 560 disaggregated ones by how many recipes fit,
-# lie so far, as logarithms, from their predictions; all were in sight.
-_SPREAD = {
-    "aggregated": {
-        "ttft": LogInterval(-0.53, 1.36), "tpot": LogInterval(-0.37, 0.29),
-        "throughput": LogInterval(-0.27, 0.38),
-    },
-    "one recipe": {
-        "ttft": LogInterval(-1.2, 2.9), "tpot": LogInterval(-0.35, 0.4),
-        "throughput": LogInterval(-0.32, 0.45),
-    },
-    "several recipes": {
-        "ttft": LogInterval(-0.5, 3.0), "tpot": LogInterval(-0.75, 0.42),
-        "throughput": LogInterval(-0.66, 0.65),
-    },
-    "no recipe": {
-        "ttft": LogInterval(-3.5, 2.4), "tpot": LogInterval(-0.9, 1.3),
-        "throughput": LogInterval(-1.1, 1.5),
-    },
-}  # fmt: skip
+METRICS = ("ttft", "tpot", "throughput")
 _RECIPES = ("no recipe", "one recipe", "several recipes")
 
 
-def serving_intervals(disaggregated: bool, recipes: int) -> dict[str, LogInterval]:
-    """Return 90 % intervals by metric, as logarithms around a prediction.
+def serving_group(disaggregated: bool, recipes: int) -> str:
+    """Return what is known of a point's layout.
 
     Parameters
     ----------
     recipes : int
         Published recipes that fit a disaggregated row.
     """
-    if not disaggregated:
-        return _SPREAD["aggregated"]
-    return _SPREAD[_RECIPES[min(recipes, 2)]]
+    return _RECIPES[min(recipes, 2)] if disaggregated else "aggregated"
+
+
+def serving_intervals(steps: LogInterval | None, group: str) -> dict[str, LogInterval]:
+    """Return 90 % intervals by metric, as logarithms around a prediction.
+
+    In a loop of clients that never think all times go with those of the steps,
+    whose operators' errors stand beside what published points of a group were
+    off by all the same: how clients fell into step, and what their layout was.
+
+    Parameters
+    ----------
+    steps : LogInterval or None
+        Of step times, by the errors of operators; None has no interval.
+    """
+    if steps is None:
+        return {}
+    known, found = load_intervals(), {}
+    rest = known.end_to_end.get("serve", known.end_to_end["every"])
+    for metric in METRICS:
+        term = known.serving.get(f"{group} {metric}", rest)
+        time = steps.inverse() if metric == "throughput" else steps
+        found[metric] = beside(time, LogInterval(-term.low, term.high))
+    return found

@@ -101,6 +101,8 @@ class Figure:
         90 % interval.
     inside : LogInterval or None
         Of the time, by the errors of operators alone.
+    stretch : float
+        Its error over that of the steps behind it, as logarithms.
     """
 
     work: Work
@@ -111,6 +113,7 @@ class Figure:
     fits: bool
     bound: str
     inside: LogInterval | None = None
+    stretch: float = 1.0
 
     @property
     def task(self) -> str:

@@ -103,8 +103,11 @@ def step_interval(result: Any) -> LogInterval | None:
     if result.fidelity == "roofline" or not result.run.outputs.size:
         return None
     inside = operator_interval(request_runs(result))
-    if inside is None:
-        return None
+    return None if inside is None else service_steps(inside)
+
+
+def service_steps(inside: LogInterval) -> LogInterval:
+    """Return the interval of a service's steps, from that of their operators."""
     terms = load_intervals().end_to_end
     term = terms.get("serve", terms["every"])
     return beside(inside, LogInterval(-term.low, term.high))

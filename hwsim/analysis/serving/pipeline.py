@@ -58,16 +58,50 @@ class PipelineTable:
 
     def decode(self, batch: int, contexts: float) -> tuple[float, float, float]:
         """Return time, growth per token of context, and up to where it holds."""
-        each = -(-batch // self.stages)
-        busy = min(batch, self.stages)
-        time, slope, limit = self.stage.decode(each, contexts / busy)
+        each, busy = self._dealt(batch)
+        found = self.stage.decode(each, contexts / busy)
+        return self._round(found, busy, self.stage.head[each])
+
+    def check(
+        self, batch: int, contexts: float, each: int
+    ) -> tuple[float, float, float]:
+        """Return as ``decode`` for ``each`` tokens of every sequence at once."""
+        count, busy = self._dealt(batch)
+        found = self.stage.check(count, contexts / busy, each)
+        tokens = min(self.stage.padded[count] * each, len(self.stage.head) - 1)
+        return self._round(found, busy, self.stage.head[tokens])
+
+    def one_layer(
+        self, batch: int, contexts: float, layers: float
+    ) -> tuple[float, float]:
+        """Return the time of one of so many layers and the head, and its growth.
+
+        It stands on the last stage, which then sets the pace.
+        """
+        each, busy = self._dealt(batch)
+        own = layers / (self.stages * self.even)  # of the slowest stage
+        time, slope = self.stage.one_layer(each, contexts / busy, own)
+        return self._heads(busy) * time, self._heads(busy) * slope / busy
+
+    def pace(self, batch: int, contexts: float) -> tuple[int, float, float]:
+        """Return a microbatch, its context, and how many of them make a round."""
+        each, busy = self._dealt(batch)
+        return each, contexts / busy, self._heads(busy)
+
+    def _dealt(self, batch: int) -> tuple[int, int]:
+        """Return the sequences of a microbatch, and how many have any."""
+        return -(-batch // self.stages), min(batch, self.stages)
+
+    def _round(
+        self, found: tuple[float, float, float], busy: int, head: float
+    ) -> tuple[float, float, float]:
+        """Return a round's time from that of one stage."""
+        time, slope, limit = found
         share = self._share(busy)
-        head = self.stage.head[each]
         return (
-            share * (time - head) + self._heads(busy) * head,
-            (slope * share / busy),
+            share * (time - head) + self._heads(busy) * head, slope * share / busy,
             limit * busy,
-        )
+        )  # fmt: skip
 
     def mixed(
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float

@@ -253,7 +253,8 @@ def capacity_of(
     config : object
         Has ``dtype``, ``kv_dtype`` and ``weight_dtype``.
     draft : ModelSpec or None
-        A smaller model beside it, with keys and values of its own.
+        A smaller model beside it, on the last stage of a pipeline, with keys and
+        values of its own.
 
     Raises
     ------
@@ -275,7 +276,7 @@ def capacity_of(
     stages = kept(model, layout)
     if draft is not None:
         beside = kept(draft, ReplicaLayout(layout.tp))[0]
-        stages = [stage.with_draft(beside) for stage in stages]
+        stages = [*stages[:-1], stages[-1].with_draft(beside)]
     sampling = stack.sampling_bytes * engine.max_num_seqs * model.vocab
     stages = [replace(s, activations=s.activations + sampling) for s in stages]
     needed = max(stage.needed for stage in stages)

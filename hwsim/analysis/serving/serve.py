@@ -302,7 +302,7 @@ def run_serving(
         system, engine, layout, replicas, router, dtype, weight_dtype, kv_dtype,
         slo or {}, seed, fidelity,
     )  # fmt: skip
-    draft = draft_of(speculation, layout)
+    draft = draft_of(speculation)
     pool = pool_of(model, system, stack, engine, layout, config.replicas, config, draft)
     first = None if prefill is None else _prefill_pool(model, prefill, config)
     capacity = pool.capacity

@@ -16,6 +16,7 @@ import numpy as np
 
 from hwsim.analysis.check import positive_int
 from hwsim.analysis.serving.layout import ReplicaLayout
+from hwsim.analysis.serving.pipeline import PipelineTable
 from hwsim.analysis.serving.pool import Pool, tabulated
 from hwsim.analysis.serving.step_cost import Deployment, TableOf, step_table
 from hwsim.analysis.serving.table import StepTable
@@ -125,15 +126,15 @@ class SpeculativeTable:
 
     Attributes
     ----------
-    base : StepTable
-        Of the model.
+    base : StepTable or PipelineTable
+        Of the model; what drafts stands on the last stage of a pipeline.
     draft : StepCost or None
         Of a smaller model.
     layers : int
         Of the model: the layer that drafts is one more such.
     """
 
-    base: StepTable
+    base: StepTable | PipelineTable
     speculation: Speculation
     draft: StepCost | None
     layers: int
@@ -148,12 +149,14 @@ class SpeculativeTable:
         s = self.speculation
         time, slope, limit = self.base.check(batch, contexts, s.tokens + 1)
         if s.draft == "mtp":
-            time += s.tokens * self.base.one_layer(batch, contexts, self.layers)
-            slope *= 1.0 + s.tokens / self.layers
-        elif self.draft is not None:
-            own, grown, known = self.draft.decode(batch, contexts)
+            own, grown = self.base.one_layer(batch, contexts, self.layers)
             time, slope = time + s.tokens * own, slope + s.tokens * grown
-            limit = min(limit, known)
+        elif self.draft is not None:
+            some, seen, rounds = self.base.pace(batch, contexts)
+            own, grown, known = self.draft.decode(some, seen)
+            time += s.tokens * rounds * own
+            slope += s.tokens * rounds * grown * seen / contexts
+            limit = min(limit, known * contexts / seen)
         return time / s.per_round, slope / s.per_round, limit
 
     def mixed(
@@ -177,21 +180,11 @@ class SpeculativeTable:
         return self.decode(batch, contexts)[0] - plain
 
 
-def draft_of(
-    speculation: Speculation | None, layout: ReplicaLayout
-) -> ModelSpec | None:
-    """Return the smaller model that drafts, if one does.
-
-    Raises
-    ------
-    InputError
-        If the replica is a pipeline.
-    """
-    if speculation is None:
+def draft_of(speculation: Speculation | None) -> ModelSpec | None:
+    """Return the smaller model that drafts, if one does."""
+    if speculation is None or isinstance(speculation.draft, str):
         return None
-    if layout.pp > 1:
-        raise InputError("speculative decoding is modelled for pp 1 only; use tp")
-    return None if isinstance(speculation.draft, str) else speculation.draft
+    return speculation.draft
 
 
 def with_drafts(
@@ -206,8 +199,8 @@ def with_drafts(
 
     Parameters are those of :func:`~hwsim.analysis.serving.pool.tabulated`.
     """
-    if not isinstance(pool.table, StepTable):
-        raise TypeError("the pool has no table of one stage's steps")
+    if not isinstance(pool.table, StepTable | PipelineTable):
+        raise TypeError("the pool has no table of step times yet")
     draft = None
     if not isinstance(speculation.draft, str):
         own = replace(pool, layout=ReplicaLayout(pool.layout.tp))

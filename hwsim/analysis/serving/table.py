@@ -83,10 +83,17 @@ class StepTable:
         time = max(time, self.decode(batch, contexts)[0])
         return time + self.per_sequence * batch, slopes[at], limit
 
-    def one_layer(self, batch: int, contexts: float, layers: int) -> float:
-        """Return the time of one of so many layers, and of the head. [s]"""
+    def one_layer(
+        self, batch: int, contexts: float, layers: float
+    ) -> tuple[float, float]:
+        """Return the time of one of so many layers and the head, and its growth."""
         head = self.head[self.padded[batch]]
-        return (self.decode(batch, contexts)[0] - head) / layers + head
+        time, slope, _ = self.decode(batch, contexts)
+        return (time - head) / layers + head, slope / layers
+
+    def pace(self, batch: int, contexts: float) -> tuple[int, float, float]:
+        """Return what runs together, its context, and how often in a step."""
+        return batch, contexts, 1.0
 
     def mixed(
         self, chunks: Sequence[tuple[int, int]], batch: int, contexts: float

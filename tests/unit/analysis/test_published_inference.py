@@ -12,7 +12,11 @@ import pytest
 
 import hwsim
 from hwsim.analysis.fitting.outside import table_rows
-from hwsim.analysis.published.inference import layout, spread_out
+from hwsim.analysis.published.inference import (
+    InferencePredictor,
+    layout,
+    spread_out,
+)
 from hwsim.analysis.published.setting import precisions
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.errors import InputError
@@ -163,9 +167,21 @@ def test_rows_give_the_terms_of_intervals(tmp_path: Path) -> None:
         {"backend": "vLLM", "batch_or_concurrency": "QPS 2", "metric": "mean_ttft"},
         {"backend": "HuggingFace", "model": "gpt-2-124m"},
         {"model": "ResNet-50"},
+        {"backend": "vLLM", "batch_or_concurrency": "QPS 30", "metric": "mean_ttft"},
     )
-    fixed, served = table_rows([path])
-    assert (fixed.task, served.task) == ("infer", "serve")
+    fixed, served, busy = table_rows([path])
+    assert (fixed.task, served.task, busy.task) == ("infer", "serve", "serve")
+    # The busier a service, the more first tokens move with the steps.
+    predictor = InferencePredictor("auto")
+    rows = list(predictor.read(path))
+    figures = [predictor.figure(rows[i]) for i in (0, 1, 4)]
+    stretches = [f.stretch for f in figures if f is not None]
+    assert stretches[0] == 1.0
+    assert 0.5 < stretches[1] < stretches[2]
+    for row, figure, stretch in zip(
+        (served, busy), figures[1:], stretches[1:], strict=True
+    ):
+        assert row.ratio == pytest.approx(figure.ratio / stretch)
     assert fixed.ratio == pytest.approx(math.log(0.15 / answer().latency_s))
     assert fixed.inside.low < 0 < fixed.inside.high
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from hwsim.analysis.fitting.intervals import with_terms
+from hwsim.analysis.fitting.outside import serving_rows, serving_terms
 from hwsim.analysis.published.kinds import Record, table_kind
 from hwsim.analysis.published.layout import (
     Degrees,
@@ -19,6 +22,7 @@ from hwsim.analysis.published.loop import loop_of
 from hwsim.analysis.validation.published import PublishedValidation, validate_published
 from hwsim.api.serving import serve
 from hwsim.errors import InputError
+from hwsim.specs.calibration import load_intervals
 from hwsim.specs.catalogs import load_device, load_model
 from hwsim.specs.published.serving import ServingRow, Workers, little, read_serving
 from hwsim.specs.published.serving_map import load_serving_mappings, mapped_serving
@@ -282,3 +286,36 @@ def test_clients_beyond_a_servers_batches_are_those_of_more_servers() -> None:
     assert assumed == ["4 servers: clients over batch_size"]
     assert degrees_of(pool, model, device, [], 8).replicas == 1
     assert degrees_of(pool, model, device, [], 12).replicas == 1
+
+
+def test_points_give_the_terms_of_their_intervals(tmp_path: Path) -> None:
+    slow = ROW.replace(",80,9", ",800,90")
+    path = table(tmp_path / "serving.csv", ROW, slow, ROW.replace("vllm", "sglang"))
+    rows = serving_rows([path])
+    assert [r.task for r in rows[:3]] == [
+        "aggregated ttft", "aggregated tpot", "aggregated throughput",
+    ]  # fmt: skip
+    assert {r.source for r in rows} == {"vllm", "sglang"}
+    # A tenth of the speed: the time's logarithm is that much larger, the rate's less.
+    gaps = [r.ratio for r in rows if r.task == "aggregated tpot"]
+    rates = [r.ratio for r in rows if r.task == "aggregated throughput"]
+    assert gaps[1] - gaps[0] == pytest.approx(math.log(10.0))
+    assert rates[1] - rates[0] == pytest.approx(-math.log(10.0), abs=0.01)
+    terms = serving_terms(rows)
+    assert terms["aggregated tpot"].rows == 3
+    assert terms["aggregated tpot"].high > terms["aggregated tpot"].low
+    file = with_terms(load_intervals(), serving=[path])
+    assert file.serving["aggregated tpot"].rows == 3
+    assert file.end_to_end == load_intervals().end_to_end
+
+
+def test_intervals_hold_the_errors_of_operators(tmp_path: Path) -> None:
+    result = compared(tmp_path, ROW)
+    term = load_intervals().serving["aggregated tpot"]
+    gap = next(r for r in result.records if r["metric"] == "tpot")
+    assert gap["upper"] > gap["predicted"] * math.exp(term.high)
+    assert gap["lower"] < gap["predicted"] * math.exp(-term.low)
+    roofline = validate_published(
+        table(tmp_path / "serving.csv", ROW), fidelity="roofline"
+    )
+    assert all(r["lower"] is None for r in roofline.records)

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from hwsim.analysis.serving.layout import ReplicaLayout
 from hwsim.analysis.serving.speculative import Speculation
+from hwsim.analysis.serving.step_cost import Deployment, step_table
 from hwsim.api.serving import serve
 from hwsim.errors import HwsimError, InputError
 from hwsim.sim.serving.arrivals import draw_requests
+from hwsim.specs.catalogs import load_model, load_stack, load_system
+from hwsim.specs.engine import load_engine
 from hwsim.specs.traffic import Traffic, parse_lengths
 
 
@@ -114,6 +118,44 @@ def test_drafts_pay_where_they_are_accepted_and_cost_where_not():
     assert free < layer < model
 
 
+def test_drafts_in_a_pipeline_stand_on_its_last_stage():
+    def gap(**drafts):
+        asked = {"rate": 1.0, "requests": 50, "replicas": 1, "pp": 2, "tp": 1}
+        return answer(**asked, speculative=drafts or None).tpot_s["p50"]
+
+    plain = gap()
+    assert gap(tokens=4, acceptance=0.8) < 0.5 * plain
+    assert plain <= gap(tokens=4, acceptance=0.0) < 1.3 * plain
+    free, layer = (gap(tokens=4, acceptance=0.8, draft=d) for d in ("ngram", "mtp"))
+    model = gap(tokens=4, acceptance=0.8, draft="llama-3.2-1b")
+    assert free < layer < model
+
+
+def test_what_drafts_sets_the_pace_of_all_stages():
+    tables = []
+    for pp in (1, 2):
+        model, system = load_model("llama-3.1-8b"), load_system("dgx-h100")
+        tables.append(step_table(Deployment(
+            model, system, load_stack("vllm"), load_engine("vllm-v1"),
+            ReplicaLayout(1, pp, 1, 1), "bf16", "bf16", "bf16", "auto", 4096,
+        ))[0])  # fmt: skip
+    whole, pipe = tables
+    layers = 32
+    for batch in (1, 2, 16, 64):
+        checked, decoded = (
+            pipe.check(batch, 500.0 * batch, 1),
+            pipe.decode(batch, 500.0 * batch),
+        )
+        assert checked[0] >= decoded[0] * 0.999
+        each = max(batch // 2, 1)
+        one, growth = whole.one_layer(each, 500.0 * each, layers)
+        rounds = 1 if batch == 1 else 2
+        found, grown = pipe.one_layer(batch, 500.0 * batch, layers)
+        # A stage also sends to the next one, and pays the host for its own steps.
+        assert found == pytest.approx(rounds * one, rel=0.12)
+        assert grown == pytest.approx(growth, rel=0.05)
+
+
 def test_a_draft_model_takes_memory():
     with_draft = answer(
         requests=10, speculative={"acceptance": 0.5, "draft": "llama-3.2-1b"}
@@ -160,7 +202,6 @@ def test_swapped_requests_come_back_without_their_prompt():
         ({"speculative": {"tokens": 4}}, "acceptance"),
         ({"speculative": {"acceptance": 1.5}}, "acceptance"),
         ({"speculative": {"tokens": 99, "acceptance": 0.5}}, "at most 32"),
-        ({"speculative": {"acceptance": 0.5}, "pp": 2}, "pp 1"),
         ({"speculative": {"acceptance": 0.5, "draft": "gtp-2"}}, "gtp-2"),
         ({"rate_profile": "weekly:1"}, "rate_profile"),
         ({"rate_profile": "daily:2"}, "rate_profile"),
