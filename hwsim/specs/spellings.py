@@ -124,7 +124,8 @@ def _formed(plain: str) -> Iterator[str]:
 
 # Words of checkpoints that leave the architecture as it is.
 _CHECKPOINT = re.compile(
-    r"[-_ .](instruct|chat|hf|it|base|coder|math|fp8|fp16|bf16|awq|gptq|int4"
+    r"[-_ .](instruct|chat|hf|it|base|coder|math|python|deduped|fp8|fp16|bf16|awq"
+    r"|gptq|int4"
     r"|int8|w4a16|w8a8|w8a16|nvfp4|mxfp4|fp4|fp32|4bit|8bit|quantized|preview|dynamic|thinking"
     r"|block|tensor|kv|modelopt|gguf|mlx|exl2|uncased|cased|dpo|sft|beta|alpha|ptd?|pretrained"
     r"|\d+k|edge|dense|small-batch|q\d[_ ]?(?:k[_ ]?[ms]|\d)?"
@@ -135,6 +136,12 @@ _CHECKPOINT = re.compile(
 _BESIDE = re.compile(
     r"\([^)]*\)|\[[^]]*\]|\b(q?lora|sft|dpo|pre-?train(?:ing)?|fine-?tun(?:e|ed|ing)"
     r"|full|model|dense)\b",
+    re.IGNORECASE,
+)
+# How llama.cpp's benchmark says a format after a model.
+_FORMAT = re.compile(
+    r"\s+(?:mostly\s+|all\s+)?(?:i?q\d\w*|t?f16|b?f16|f32|(?:mx|nv)fp4)"
+    r"(?:\s*-\s*[\w. ]+|\s+moe)?$",
     re.IGNORECASE,
 )
 _MAKER = re.compile(
@@ -152,6 +159,22 @@ _SHORT = (
     (r"^(?:gpt-)?neox(?:-20b)?$", "gpt-neox-20b"),
     (r"^qwen-?([23](?:\.\d)?)-?(\d)", r"qwen\1-\2"),
     (r"^deepseek-?([vr]\d)", r"deepseek-\1"),
+    # Architectures by which llama.cpp's benchmark names models.
+    (r"^llama-(1|3)b$", r"llama-3.2-\1b"),
+    (r"^llama-(8|70)b$", r"llama-3-\1b"),
+    (r"^llama-8x(7|22)b$", r"mixtral-8x\1b"),
+    (r"^llama4-17bx16e\b.*$", "llama-4-scout"),
+    (r"^llama4-17bx128e\b.*$", "llama-4-maverick"),
+    (r"^qwen2-(3|14|32)b$", r"qwen2.5-\1b"),
+    (r"^qwen(\d)moe-(\d+b)\.(a\d+b)$", r"qwen\1-\2-\3"),
+    (r"^deepseek2-16b$", "deepseek-v2-lite"),
+    (r"^deepseek2-236b$", "deepseek-v2"),
+    (r"^deepseek2-671b$", "deepseek-v3"),
+    (r"^glm4moe-10\db\.a12b$", "glm-4.5-air"),
+    (r"^glm4moe-35\db\.a32b$", "glm-4.5"),
+    (r"^phi3-(?:3|4)b$", "phi-3-mini"),
+    (r"^phi3-14b$", "phi-3-medium"),
+    (r"^phi2-3b$", "phi-2"),
     # Tuned from another checkpoint, layer by layer the same.
     (r"^deepseek-r1-distill-qwen-(7|14|32)b$", r"qwen2.5-\1b"),
     (r"^deepseek-r1-distill-llama-8b$", "llama-3.1-8b"),
@@ -163,6 +186,16 @@ _SHORT = (
     (r"^hermes-3-(llama-3\.1-(?:8|70|405)b)$", r"\1"),
     (r"^llama-3\.1-nemotron-70b$", "llama-3.1-70b"),
 )
+
+
+def _without_words(name: str, which: int) -> Iterator[str]:
+    """Yield a name with ever fewer of its words on checkpoints, the last or first."""
+    for _ in range(9):
+        yield name
+        words = list(_CHECKPOINT.finditer(name))
+        if not words:
+            return
+        name = name[: words[which].start()] + name[words[which].end() :]
 
 
 def model_spellings(text: str) -> Iterator[str]:
@@ -177,14 +210,10 @@ def model_spellings(text: str) -> Iterator[str]:
     """
     whole = re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]
     plain = " ".join(_BESIDE.sub(" ", whole).split()).strip(" -")
+    bare = _FORMAT.sub("", plain)
     seen: set[str] = set()
-    for start in dict.fromkeys((whole, plain)):
-        tried = [start]
-        for _ in range(8):
-            short, left = _CHECKPOINT.subn("", tried[-1], count=1)
-            if not left:
-                break
-            tried.append(short)
+    for start in dict.fromkeys((whole, plain, bare)):
+        tried = [*_without_words(start, -1), *_without_words(start, 0)]
         tried += [_MAKER.sub("", t) for t in tried]
         for name in tried:
             folded = "-".join(

@@ -44,6 +44,20 @@ MODELS = {
     "Phi-3-mini-128k-instruct": "phi-3-mini",
     "Qwen2.5-14B-Instruct-AWQ": "qwen2.5-14b",
     "bert-large-uncased": "bert-large",
+    "EleutherAI/pythia-6.9b-deduped": "pythia-6.9b",
+    "codellama/CodeLlama-7b-Python-hf": "code-llama-7b",
+    "mistralai/Mistral-Small-Instruct-2409": "codestral-22b",
+    "mistralai/Mistral-Small-3.2-24B-Instruct-2506": "mistral-small-24b",
+    "stabilityai/stablelm-base-alpha-3b": "stablelm-alpha-3b",
+    "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8": "qwen3-coder-480b-a35b",
+    "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct": "deepseek-v2-lite",
+    "llama 7B Q4_0": "llama-7b",
+    "llama 7B mostly Q4_0": "llama-7b",
+    "llama 8B Q4_K - Medium": "llama-3-8b",
+    "llama 13B all F32": "llama-13b",
+    "qwen3moe 30B.A3B Q4_K - Medium": "qwen3-30b-a3b",
+    "gpt-oss 20B MXFP4 MoE": "gpt-oss-20b",
+    "gemma3 4B Q8_0": "gemma-3-4b",
 }
 
 
