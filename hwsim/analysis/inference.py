@@ -21,6 +21,7 @@ from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint, inference_footprint
 from hwsim.cost.interval import LogInterval, weighted
 from hwsim.errors import InputError
+from hwsim.graph.gathered import can_gather, gathered_prefill_graph
 from hwsim.graph.inference import decode_graph, prefill_graph
 from hwsim.registry import draw
 from hwsim.specs.calibration import resolved_fidelity
@@ -275,8 +276,7 @@ def run_inference(
     group = system.subsystem(config.tp)
     prefill = None
     if config.prompt:
-        graph = prefill_graph(model, prompt=config.prompt, **shapes)
-        prefill = run_graph(graph, group, stack, fidelity=fidelity, engine=engine)
+        prefill = _prefill(model, group, config, shapes, fidelity, engine)
     decode, tpot, step_parts = None, None, dict.fromkeys(PARTS, 0.0)
     two_sided = model.kind == "encoder_decoder"
     stepped = two_sided or not config.prompt
@@ -298,15 +298,33 @@ def run_inference(
     parts = {
         p: (prefill.parts[p] if prefill else 0.0) + steps * step_parts[p] for p in PARTS
     }
-    flash = stack.fusion.attention == "fused"
-    footprint = _footprint(model, config, flash)
+    footprint = _footprint(model, config, stack)
     memory = memory_fit(
-        footprint.total, system.device, stack, _changes(model, system, config, flash)
+        footprint.total, system.device, stack, _changes(model, system, config, stack)
     )
     return InferResult(
         model, group, stack, config, resolved_fidelity(system.device, fidelity),
         prefill, decode, steps, tpot, footprint, memory, parts, _notes(model, output),
     )  # fmt: skip
+
+
+def _prefill(
+    model: ModelSpec,
+    group: SystemSpec,
+    config: InferConfig,
+    shapes: dict[str, Any],
+    fidelity: Fidelity,
+    engine: Engine,
+) -> GraphResult:
+    """Return the pass over prompts in the faster of the layouts of its stack."""
+    stack = shapes["stack"]
+    graphs = [prefill_graph(model, prompt=config.prompt, **shapes)]
+    if stack.gather_weights and can_gather(model, config.batch, config.tp):
+        graphs.append(gathered_prefill_graph(model, prompt=config.prompt, **shapes))
+    runs = [
+        run_graph(g, group, stack, fidelity=fidelity, engine=engine) for g in graphs
+    ]
+    return min(runs, key=lambda run: run.time_s)
 
 
 def _notes(model: ModelSpec, output: int | None) -> tuple[str, ...]:
@@ -376,13 +394,14 @@ def _cache_dtype(dtype: str) -> str:
 
 
 def _footprint(
-    model: ModelSpec, config: InferConfig, flash: bool, **changed: Any
+    model: ModelSpec, config: InferConfig, stack: StackSpec, **changed: Any
 ) -> Footprint:
     now = {**vars(config), **changed}
     return inference_footprint(
         model, batch=now["batch"], context=_context(model, now),
         prompt=max(now["prompt"], 1), tp=now["tp"], dtype=now["dtype"],
-        kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"], flash=flash,
+        kv_dtype=now["kv_dtype"], weight_dtype=now["weight_dtype"],
+        flash=stack.fusion.attention == "fused", split=stack.split_sequences,
     )  # fmt: skip
 
 
@@ -394,12 +413,12 @@ def _context(model: ModelSpec, now: dict[str, Any]) -> int:
 
 
 def _changes(
-    model: ModelSpec, system: SystemSpec, config: InferConfig, flash: bool
+    model: ModelSpec, system: SystemSpec, config: InferConfig, stack: StackSpec
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     """Yield single changes, the gentlest of each sort first."""
 
     def after(**changed: Any) -> Callable[[], float]:
-        return lambda: _footprint(model, config, flash, **changed).total
+        return lambda: _footprint(model, config, stack, **changed).total
 
     tp = config.tp * 2
     while tp <= 64:

@@ -42,6 +42,7 @@ def inference_footprint(
     kv_dtype: str | None = None,
     weight_dtype: str | None = None,
     flash: bool = True,
+    split: bool = False,
 ) -> Footprint:
     """Return what serving ``batch`` sequences takes on each device.
 
@@ -60,12 +61,16 @@ def inference_footprint(
         As for ``hwsim.graph.inference.prefill_graph``.
     flash : bool
         Attention is one kernel: scores are never stored.
+    split : bool
+        As for ``kv_cache_values``.
     """
     check_positive(batch=batch, context=context)
     check_count("prompt", prompt, 0)
     local, precision = shard(model, tp), resolve(dtype, kv_dtype, weight_dtype)
     held = device_parameters(model, local)
-    kv = kv_cache_values(model, local, context=context, encoder_context=prompt)
+    kv = kv_cache_values(
+        model, local, context=context, encoder_context=prompt, split=split
+    )
     return Footprint(
         weights=weight_bytes(held, precision),
         kv_cache=batch
@@ -94,12 +99,14 @@ def kv_cache_values(
     context: int,
     encoder_context: int = 0,
     kinds: Mapping[LayerKind, int] | None = None,
+    split: bool = False,
 ) -> float:
     """Return the numbers that one device caches for one sequence.
 
     Windowed layers keep their window; latent attention keeps one latent on
-    every device; key-value heads fewer than devices are on several. With
-    ``kinds`` only so many layers of each kind count.
+    every device; key-value heads fewer than devices are on several, or with
+    ``split`` such devices keep a share of the sequences each. With ``kinds``
+    only so many layers of each kind count.
     """
     if model.kind == "encoder":
         return 0.0
@@ -110,6 +117,8 @@ def kv_cache_values(
         row = 2.0 * local_heads(model, local, kind).keys
         if model.mla is not None:
             row = float(model.mla.kv_lora_rank + model.mla.qk_rope_head_dim)
+        elif split:
+            row /= max(local.tp // model.heads_at(kind).kv_heads, 1)
         tokens = min(context, kind.window) if kind.window else context
         if model.kind == "encoder_decoder":
             tokens += encoder_context

@@ -62,6 +62,7 @@ def serving_memory(
     context: int,
     precision: Precision,
     flash: bool = True,
+    split: bool = False,
 ) -> list[StageMemory]:
     """Return what devices of each pipeline stage of a serving replica keep.
 
@@ -77,6 +78,8 @@ def serving_memory(
         Dtypes of arithmetic, weights and cache.
     flash : bool
         Attention is one kernel: scores are never stored.
+    split : bool
+        As for :func:`~hwsim.cost.footprint.kv_cache_values`.
     """
     local = shard(model, layout.tp, layout.etp)
     live = serving_activations(model, local, precision, 1, tokens, flash=flash)
@@ -90,7 +93,9 @@ def serving_memory(
             last=index == len(stages) - 1,
         )  # fmt: skip
         weights = weight_bytes(held.dense + held.expert, precision)
-        values = kv_cache_values(model, local, context=context, kinds=kinds)
+        values = kv_cache_values(
+            model, local, context=context, kinds=kinds, split=split
+        )
         states = sequence_state_bytes(model, local, precision.act, kinds) * sequences
         token = values / context * DTYPE_BYTES[precision.kv]
         found.append(StageMemory(weights, live, states, token))

@@ -12,6 +12,7 @@ from hwsim.graph.core import (
     write_cache,
 )
 from hwsim.graph.latent import latent_attention
+from hwsim.graph.sequences import by_sequence, copies
 from hwsim.graph.setting import Pass
 from hwsim.graph.shard import local_heads
 from hwsim.graph.writer import MEMORY, Writer
@@ -45,7 +46,12 @@ def attention(w: Writer, x: int, p: Pass, kind: LayerKind) -> int:
         parts = rotate(w, parts, numel)
     if p.cached and not cache_in_core(w):
         parts = write_cache(w, parts, p, 2.0 * keys)
-    out = attention_core(w, parts, Core(p, heads, kind.window or 0))
+    core = Core(p, heads, kind.window or 0)
+    ranks = copies(w, core, kind)
+    if ranks > 1:
+        out = by_sequence(w, parts, core, ranks)
+    else:
+        out = attention_core(w, parts, core)
     return _project(w, "out", out, p, queries)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from hwsim.errors import InputError
@@ -16,6 +18,7 @@ from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass, Setting
 from hwsim.graph.shard import check_count, check_positive, shard
 from hwsim.graph.transformer import layer
+from hwsim.graph.windows import windowed
 from hwsim.graph.writer import INPUT, Writer
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.model_parts import Role
@@ -96,7 +99,7 @@ def prefill_graph(
     check_context(model, prompt + history)
     if history and model.kind != "decoder":
         raise InputError(f"history is {history} but {model.id} is no decoder; use 0")
-    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    setting = decoder_setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
     part = _checked_part(model, part)
     decoder = model.kind == "decoder"
     p = Pass(batch, prompt, prompt + history, causal=decoder, cached=decoder)
@@ -106,7 +109,7 @@ def prefill_graph(
     if model.kind == "encoder_decoder":
         blocks += _cross_blocks(setting, p)
     elif part.last:
-        blocks += _head_block(setting, p)
+        blocks += head_block(setting, p)
     meta = {"ranks": float(_ranks(setting))}
     return OpGraph("prefill", tuple(blocks), 1.0 * p.tokens * _ranks(setting), meta)
 
@@ -154,7 +157,7 @@ def decode_graph(
     check_count("encoder_context", encoder_context, 1 if both else 0)
     if encoder_context and not both:
         raise InputError(f"encoder_context is given but {model.id} has no encoder")
-    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    setting = decoder_setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
     part = _checked_part(model, part)
     p = Pass(batch, 1, context, mode="decode", cached=True, memory=encoder_context)
     return _decoder_pass(setting, p, part)
@@ -182,7 +185,7 @@ def points_graph(
     tp, dtype, kv_dtype, weight_dtype, stack, part, **spread
         As for ``prefill_graph``.
     """
-    setting = _setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
+    setting = decoder_setting(model, tp, dtype, kv_dtype, weight_dtype, stack, spread)
     return _decoder_pass(setting, seen, _checked_part(model, part))
 
 
@@ -190,7 +193,7 @@ def _decoder_pass(setting: Setting, p: Pass, part: Part) -> OpGraph:
     blocks = [embedding_block(setting, p)] if part.first else []
     blocks += layer_blocks(setting, p, "decoder", part.layers)
     if part.last:
-        blocks += _head_block(setting, p)
+        blocks += head_block(setting, p)
     meta = {"ranks": float(_ranks(setting))}
     return OpGraph(p.mode, tuple(blocks), 1.0 * p.tokens * _ranks(setting), meta)
 
@@ -225,15 +228,16 @@ def check_context(model: ModelSpec, context: int) -> None:
         )
 
 
-def _setting(
+def decoder_setting(
     model: ModelSpec,
     tp: int,
     dtype: str,
     kv_dtype: str | None,
     weight_dtype: str | None,
     stack: StackSpec,
-    spread: dict[str, Any],
+    spread: Mapping[str, Any] = MappingProxyType({}),
 ) -> Setting:
+    """Return what a pass of inference is built with."""
     if not spread and tp == 1:
         layout = Layout()
     elif "dp" in spread:
@@ -267,11 +271,15 @@ def layer_blocks(
             continue
         w = Writer(setting)
         values = layer(w, p, kind)
-        blocks.append(w.block(kind.role, values[0], count))
+        block = w.block(kind.role, values[0], count)
+        if setting.stack.overlap.windows:
+            block = replace(block, nodes=tuple(windowed(block.nodes)))
+        blocks.append(block)
     return blocks
 
 
-def _head_block(setting: Setting, p: Pass) -> list[Block]:
+def head_block(setting: Setting, p: Pass) -> list[Block]:
+    """Return the block after the layers, if there is one."""
     model, w = setting.model, Writer(setting)
     x = outer.final_norm(w, p)
     rows = p.tokens

@@ -207,6 +207,12 @@ class StackSpec(CatalogSpec):
     all_reduce : str
         Tensor-parallel sums: ``library``, by the collective library; ``direct``, by
         the engine's own kernels where those are faster.
+    split_sequences : bool
+        Inference: tensor-parallel ranks beyond the number of key heads share out
+        sequences rather than hold copies of all keys.
+    gather_weights : bool
+        Inference: prompts are shared out whole, and each layer's weights gathered,
+        where that is faster than splitting products.
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
@@ -237,6 +243,8 @@ class StackSpec(CatalogSpec):
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derates: tuple[ArchitectureRate, ...] = ()
+    split_sequences: bool = False
+    gather_weights: bool = False
     memory_reserve: Fraction = 0.08
     sampling_bytes: Annotated[float, Field(ge=0.0, le=1024.0)] = 0.0
     all_reduce: Literal["library", "direct"] = "library"

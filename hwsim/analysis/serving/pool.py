@@ -270,7 +270,7 @@ def capacity_of(
         return serving_memory(
             served, shared.joint(served), tokens=engine.max_num_batched_tokens,
             sequences=engine.max_num_seqs, context=long, precision=precision,
-            flash=stack.fusion.attention == "fused",
+            flash=stack.fusion.attention == "fused", split=stack.split_sequences,
         )  # fmt: skip
 
     stages = kept(model, layout)
