@@ -53,6 +53,9 @@ class EngineSpec(CatalogSpec):
         them skip them, and the least recently used go when memory is needed.
     sequence_overhead : float
         Host time of a step per request in it, that nothing hides. [s]
+    step_overhead : float
+        Host time of a step beside the stack's, that nothing hides: scheduling
+        where it does not run ahead. [s]
     intake_interval : int
         Decode steps between two looks at arrivals; it also looks after every step
         with prompts, and whenever nothing runs.
@@ -83,6 +86,7 @@ class EngineSpec(CatalogSpec):
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_caching: bool = False
     sequence_overhead: Seconds = 0.0
+    step_overhead: Seconds = 0.0
     intake_interval: Slots = 1
     lookahead: bool = False
     wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0

@@ -16,6 +16,7 @@ from hwsim.specs.catalogs import (
     load_system_file,
 )
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
@@ -32,6 +33,9 @@ _FORMATS: tuple[tuple[str, str | None, str], ...] = (
     (r"fp8|deepseek-(v3|r1)(?!-distill)", "fp8", "fp8"),
 )
 
+
+# Versions of vLLM from which on its engine is V1, and schedules ahead.
+_V1, _ASYNCHRONOUS = (0, 8), (0, 14)
 
 # Cells that leave the format to the checkpoint's name.
 _BY_CHECKPOINT = {
@@ -62,6 +66,30 @@ def given_device(text: str) -> DeviceSpec:
     'a100-80gb-sxm'
     """
     return load_device(text)
+
+
+def given_engine(text: str) -> EngineSpec:
+    """Return the engine behind a name, or behind vLLM's version.
+
+    Asynchronous scheduling is vLLM's default from 0.14 on.
+
+    Raises
+    ------
+    UnknownNameError
+        If the catalog has none that is called so.
+
+    Examples
+    --------
+    >>> [given_engine(f"vLLM {v}").id for v in ("0.6.3", "v0.11.0", "0.14.1")]
+    ['vllm-v0', 'vllm-v1-sync', 'vllm-v1']
+    """
+    found = re.fullmatch(r"vllm[\s=:_-]*v?(\d+)\.(\d+).*", text.strip().casefold())
+    if not found:
+        return load_engine(text)
+    version = (int(found[1]), int(found[2]))
+    if version < _V1:
+        return load_engine("vllm-v0")
+    return load_engine("vllm-v1-sync" if version < _ASYNCHRONOUS else "vllm-v1")
 
 
 def given_model(text: str) -> ModelSpec:

@@ -324,7 +324,7 @@ class LoopRuns:
             d.model.id, d.system.id, d.stack.id, d.layout, d.dtype, d.weight_dtype,
             d.kv_dtype, d.fidelity, longest, wide.max_num_batched_tokens,
             wide.max_num_seqs, wide.captured_batches, wide.captured_tokens,
-            wide.sequence_overhead,
+            wide.sequence_overhead, wide.step_overhead,
         )  # fmt: skip
         if key not in self._tables:
             self._tables[key] = step_table(

@@ -146,12 +146,18 @@ class Deployment:
 
     @functools.cached_property
     def launched(self) -> StackSpec:
-        """The stack, with prompts captured as the engine was asked to."""
-        captured = self.engine.captured_tokens
-        if captured is None:
+        """The stack, with what the engine's steps cost and capture."""
+        launch, engine = self.stack.launch, self.engine
+        changes: dict[str, float] = {}
+        if engine.captured_tokens is not None:
+            changes["captured_tokens"] = engine.captured_tokens
+        if engine.step_overhead:
+            changes["step_overhead"] = launch.step_overhead + engine.step_overhead
+        if not changes:
             return self.stack
-        launch = self.stack.launch.model_copy(update={"captured_tokens": captured})
-        return self.stack.model_copy(update={"launch": launch})
+        return self.stack.model_copy(
+            update={"launch": launch.model_copy(update=changes)}
+        )
 
     def run(self, graph: OpGraph) -> GraphResult:
         """Return an exact graph's time in closed form."""

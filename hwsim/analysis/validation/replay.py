@@ -15,10 +15,11 @@ from hwsim.errors import InputError
 from hwsim.sim.serving.arrivals import Arrivals
 from hwsim.specs.catalogs import load_stack
 from hwsim.specs.device import DeviceSpec
-from hwsim.specs.engine import EngineSpec, load_engine
+from hwsim.specs.engine import EngineSpec
 from hwsim.specs.given_names import (
     given_device,
     given_dtypes,
+    given_engine,
     given_model,
     given_system,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 METRICS = ("ttft", "tpot", "latency")
 _DEFAULT_ENGINE = "vllm-v1"
+_V1 = frozenset({_DEFAULT_ENGINE, "vllm-v1-sync"})
 # From vLLM's front end to its scheduler: validation, one message between
 # processes (assumed; transport and tokenising come before a log's arrival). [s]
 _FRONT, _LONGEST_FRONT = 1e-3, 0.05
@@ -152,7 +154,7 @@ def _device(text: str, notes: list[str]) -> DeviceSpec:
 
 
 def _engine(run: LoggedRun, device: DeviceSpec, notes: list[str]) -> EngineSpec:
-    engine = load_engine(run.engine or _DEFAULT_ENGINE)
+    engine = given_engine(run.engine or _DEFAULT_ENGINE)
     asked = _defaults(engine, device)
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         value = getattr(run, name)
@@ -162,7 +164,7 @@ def _engine(run: LoggedRun, device: DeviceSpec, notes: list[str]) -> EngineSpec:
             asked[name] = value
     if run.max_num_seqs is None and "max_num_seqs" in asked:
         asked["max_num_seqs"] = min(asked.values())
-    if engine.id == _DEFAULT_ENGINE:
+    if engine.id in _V1:
         asked["captured_tokens"] = min(_CAPTURED, 2 * asked["max_num_seqs"])
     return engine.model_copy(update=asked)
 
@@ -172,7 +174,7 @@ def _defaults(engine: EngineSpec, device: DeviceSpec) -> dict[str, int]:
 
     ``EngineArgs``: devices of 70 GiB and more, but for the A100, take larger steps.
     """
-    if engine.id != _DEFAULT_ENGINE:
+    if engine.id not in _V1:
         return {}
     if (device.main_memory.size or 0.0) >= _LARGE and device.architecture != "ampere":
         return {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}

@@ -319,3 +319,13 @@ def test_intervals_hold_the_errors_of_operators(tmp_path: Path) -> None:
         table(tmp_path / "serving.csv", ROW), fidelity="roofline"
     )
     assert all(r["lower"] is None for r in roofline.records)
+
+
+def test_versions_of_vllm_before_asynchronous_scheduling_wait_for_the_host(
+    tmp_path: Path,
+) -> None:
+    rows = [ROW.replace("vllm,,", f"vllm,{v},") for v in ("0.12.0", "0.19.0")]
+    result = compared(tmp_path, *rows)
+    gaps = [r["predicted"] for r in result.records if r["metric"] == "tpot"]
+    assert 0.9e-3 < gaps[0] - gaps[1] < 1.6e-3
+    assert "asynchronous scheduling was not yet" in result.records[0]["assumed"]

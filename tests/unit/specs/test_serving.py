@@ -10,7 +10,15 @@ from hwsim.specs.catalogs import load_stack
 from hwsim.specs.engine import ENGINES, load_engine
 from hwsim.specs.traffic import parse_lengths
 
-SHIPPED = {"vllm-v0", "vllm-v1", "tensorrt-llm", "sglang", "static", "llama-cpp"}
+SHIPPED = {
+    "vllm-v0",
+    "vllm-v1",
+    "vllm-v1-sync",
+    "tensorrt-llm",
+    "sglang",
+    "static",
+    "llama-cpp",
+}
 
 
 def test_the_engines_are_there_and_name_what_exists():
@@ -20,7 +28,8 @@ def test_the_engines_are_there_and_name_what_exists():
         assert load_stack(engine.stack)
         assert policy_named(engine.policy).name == engine.policy
         assert list(engine.captured_batches) == sorted(set(engine.captured_batches))
-        assert engine.source_of("sequence_overhead").kind == "assumed"
+        kind = "measured" if name == "vllm-v1-sync" else "assumed"
+        assert engine.source_of("sequence_overhead").kind == kind
 
 
 def test_engines_differ_where_the_real_ones_do():
