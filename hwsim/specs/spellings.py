@@ -32,6 +32,9 @@ _CODENAMES = {
 }  # fmt: skip
 _TPU = re.compile(r"(?:tpu)?[\s-]*v(\d)(?:[\s-]*(lite(?:pod)?|e|p|x))?(?:[\s-]+\d+)?$")
 _APPLE = re.compile(r"(m\d(?: (?:pro|max|ultra))?) \d+(?: ?gb)?$")
+_APPLE_CORES = re.compile(
+    r"\b(m\d(?:[\s-]+(?:pro|max|ultra))?)\b[^\d]*(\d+)[\s-]*(?:core|c\b|gpu)"
+)
 _FORM = re.compile(r"\b(sxm|pcie|nvl)\d?\b")
 _MEMORY = re.compile(r"\b(\d+)\s*(?:gb|gib|g)\b")
 _WORD = re.compile(r"[a-z]+[\s-]?\d+[a-z]*")
@@ -61,6 +64,8 @@ def device_spellings(text: str) -> Iterator[str]:
 
 def _device_spellings(text: str) -> Iterator[str]:
     lower = text.casefold().replace("_", "-")
+    if cores := _APPLE_CORES.search(lower):
+        yield f"{'-'.join(cores[1].split())}-{cores[2]}core"
     yield from _without(text.casefold().strip())
     if "grace hopper" in lower.replace("-", " "):
         yield "gh200"

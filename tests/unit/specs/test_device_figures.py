@@ -94,6 +94,54 @@ BOARDS = {
     "v100-pcie-32gb": (4096, 1.75, 16, 250),
     "v100-sxm2-16gb": (4096, 1.75, 16, 300),
     "v100-sxm2-32gb": (4096, 1.75, 16, 300),
+    "a800-80gb-pcie": (5120, 3.024, 16, 300),
+    "arc-a750": (256, 16, 16, 225),
+    "arc-b570": (160, 19, 8, 150),
+    "arc-pro-b60": (192, 19, 8, 200),
+    "gtx-1070": (256, 8, 16, 150),
+    "gtx-1080": (256, 10, 16, 180),
+    "h100-64gb-sxm": (3072, 5.25, 16, 700),
+    "h200-nvl": (6144, 6.25, 16, 600),
+    "h200-sxm": (6144, 6.25, 16, 700),
+    "h20-141gb": (6144, 6.25, 16, 500),
+    "h800-80gb-pcie": (5120, 3.186, 16, 350),
+    "mi350x": (8192, 7.8, 16, 1000),
+    "quadro-rtx-4000": (256, 13, 16, 160),
+    "quadro-rtx-5000": (256, 14, 16, 230),
+    "radeon-ai-pro-r9700": (256, 20, 16, 300),
+    "radeon-pro-w7800": (256, 18, 16, 260),
+    "radeon-vii": (4096, 2, 16, 300),
+    "rtx-2000-ada": (128, 16, 8, 70),
+    "rtx-2060": (192, 14, 16, 160),
+    "rtx-2070": (256, 14, 16, 175),
+    "rtx-2070-super": (256, 14, 16, 215),
+    "rtx-2080-super": (256, 15.5, 16, 250),
+    "rtx-3050": (128, 14, 8, 130),
+    "rtx-3080-12gb": (384, 19, 16, 350),
+    "rtx-4000-sff-ada": (160, 14, 16, 70),
+    "rtx-4060-ti-8gb": (128, 18, 8, 160),
+    "rtx-4090-d": (384, 21, 16, 425),
+    "rtx-4500-ada": (192, 18, 16, 210),
+    "rtx-5060": (128, 28, 8, 145),
+    "rtx-5060-ti": (128, 28, 8, 180),
+    "rtx-5880-ada": (384, 18, 16, 285),
+    "rtx-a2000-12gb": (192, 12, 16, 70),
+    "rtx-a5500": (384, 16, 16, 230),
+    "rtx-pro-4000-blackwell": (192, 28, 16, 140),
+    "rtx-pro-4500-blackwell": (256, 28, 16, 200),
+    "rtx-pro-5000-blackwell": (384, 28, 16, 300),
+    "rtx-pro-6000-blackwell-max-q": (512, 28, 16, 300),
+    "rtx-pro-6000-blackwell-server": (512, 25, 16, 600),
+    "rx-6800": (256, 16, 16, 250),
+    "rx-6950-xt": (256, 18, 16, 335),
+    "rx-7800-xt": (256, 19.5, 16, 263),
+    "rx-7900-gre": (256, 18, 16, 260),
+    "rx-9060-xt-16gb": (128, 20, 16, 160),
+    "rx-9070": (256, 20, 16, 220),
+    "titan-v": (3072, 1.7, 16, 250),
+    "titan-xp": (384, 11.4, 16, 250),
+    "v100-sxm3-32gb": (4096, 1.916, 16, 350),
+    "v100s-pcie-32gb": (4096, 2.214, 16, 250),
 }
 # 32-bit lanes of a unit, as the vendor counts them (dual issue where it does).
 LANES = {
@@ -115,6 +163,8 @@ MATRIX = {
     "cdna2": (1024,), "cdna3": (2048,), "cdna4": (4096,), "rdna": (512, 1024),
     "xe": (2048, 4096),
 }  # fmt: skip
+# Rates capped below what units and clock would give.
+CUT_SHORT = {"h20", "h20-141gb"}
 # One direction of a PCIe lane [GB/s], by generation.
 LANE = {3: 0.984, 4: 1.969, 5: 3.938, 6: 7.563}
 
@@ -150,8 +200,8 @@ def test_host_links_run_at_their_generations_rate(name: str) -> None:
 @pytest.mark.parametrize("name", IDS)
 def test_vector_peaks_follow_from_lanes_and_clock(name: str) -> None:
     device = load_device(name)
-    if device.kind != "gpu" or device.id.startswith("h20"):
-        return  # rates of the H20 are cut below what its units would do
+    if device.kind != "gpu" or device.id in CUT_SHORT:
+        return
     compute = device.compute
     assert compute.clock is not None
     lanes = compute.vector["fp32"] / (2 * compute.units)
@@ -169,7 +219,7 @@ def test_matrix_peaks_follow_from_units_and_clock(name: str) -> None:
     device = load_device(name)
     compute = device.compute
     peak = compute.matrix.get("fp16")
-    if device.kind != "gpu" or peak is None or device.id.startswith("h20"):
+    if device.kind != "gpu" or peak is None or device.id in CUT_SHORT:
         return
     assert compute.clock is not None
     per_clock = peak / (compute.units * compute.clock)
