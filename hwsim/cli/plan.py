@@ -147,7 +147,7 @@ def train(
             metavar="ADDRESS",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="Rows of the ranking to print.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Rows of the ranking to print.")] = 10,
     stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     set_: Set = None,

@@ -52,7 +52,7 @@ def time_of(name: str, text: str | None) -> float | None:
     try:
         return quantity_of(name, text, "time")
     except InputError as error:
-        raise InputError(str(error).replace("2.5 us", "5 h")) from None
+        raise InputError(str(error).replace("2.5 us", "30 s")) from None
 
 
 def factors(name: str, text: str | None) -> tuple[float, ...]:

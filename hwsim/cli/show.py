@@ -64,17 +64,32 @@ def _fidelity(result: Any) -> str:
     by_family = result.fidelity_by_family
     if len(set(by_family.values())) < 2:
         return str(result.fidelity)
-    rest = [name for name, used in by_family.items() if used != result.fidelity]
-    return f"{result.fidelity} ({', '.join(rest)}: structured)"
+    rest: dict[str, list[str]] = {}
+    for name, used in by_family.items():
+        if used != result.fidelity:
+            rest.setdefault(used, []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {used}" for used, names in rest.items())
+    return f"{result.fidelity} ({told})"
 
 
 def _memory(result: Any) -> list[tuple[str, str, str]]:
     sizes = {k: v for k, v in result.footprint.to_dict().items() if k != "total"}
     split = ", ".join(f"{k} {fmt.nbytes(v, 3)}" for k, v in sizes.items() if v)
-    return [
-        ("memory", fmt.nbytes(result.footprint.total), split),
-        ("", *_verdict(result.memory)),
+    rows = [
+        (fmt.nbytes(result.footprint.total), split),
+        _verdict(result.memory),
     ]
+    if not result.fits:  # said before anything else
+        rows.reverse()
+    return [("memory", *rows[0]), ("", *rows[1])]
+
+
+def _ordered(
+    rows: list[tuple[str, str, str]], result: Any
+) -> list[tuple[str, str, str]]:
+    """Put memory first where it does not suffice: then no time comes true."""
+    memory = _memory(result)
+    return [*rows[:-1], *memory, rows[-1]] if result.fits else [*memory, *rows]
 
 
 def _verdict(memory: MemoryFit) -> tuple[str, str]:
@@ -109,10 +124,9 @@ def _infer(result: InferResult) -> None:
         ("throughput", f"{result.tokens_per_s:,.1f} tokens/s", "of the whole batch"),
         ("bound by", result.bound, _parts(result.parts)),
         ("MFU", f"{result.mfu:.1%}", f"of {c.dtype} peak"),
-        *_memory(result),
         ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]
-    _figures(rows)
+    _figures(_ordered(rows, result))
 
 
 def _train(result: TrainResult) -> None:
@@ -127,10 +141,11 @@ def _train(result: TrainResult) -> None:
         layout += f", states shared by {c.dp_shard} of {c.dp}"
     if c.lora_rank:
         layout += f", LoRA of rank {c.lora_rank}"
+    passes = fmt.plural(c.num_microbatches, "microbatch", "microbatches")
     _title(
         f"{result.model.name} on {c.devices} x {labelled(result.system)}: "
         f"{layout}, global batch {c.global_batch} of {c.seq} tokens "
-        f"({c.num_microbatches} microbatches of {c.micro_batch}), {c.dtype}"
+        f"({passes} of {c.micro_batch}), {c.dtype}"
     )
     flop = fmt.quantity(result.model_flop_per_s_per_device, "FLOP/s")
     rows = [
@@ -142,10 +157,9 @@ def _train(result: TrainResult) -> None:
         ("model rate", flop, "per device"),
         ("MFU", f"{result.mfu:.1%}", f"HFU {result.hfu:.1%}, of {c.dtype} peak"),
         ("bound by", result.bound, _parts(result.parts)),
-        *_memory(result),
         ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]  # fmt: skip
-    _figures(rows)
+    _figures(_ordered(rows, result))
 
 
 def _spread(spread: StepSpread | None) -> list[tuple[str, str, str]]:

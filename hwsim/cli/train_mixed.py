@@ -125,10 +125,11 @@ def _answer(result: MixedTrainResult) -> None:
     from hwsim.specs.assumed import labelled
 
     out, c = console(), result.config
+    passes = fmt.plural(c.num_microbatches, "microbatch", "microbatches")
     out.print(
         f"[bold]{escape(result.model.name)} on {result.devices} devices of several "
         f"kinds[/bold]: {c.schedule} of {c.pp} stages, global batch {c.global_batch} "
-        f"of {c.seq} tokens ({c.num_microbatches} microbatches), {c.dtype}"
+        f"of {c.seq} tokens ({passes}), {c.dtype}"
     )
     names = ["stages on", "layers", "microbatch", "waits", "memory", ""]
     rows = []

@@ -69,6 +69,12 @@ class Kept:
         its input and the results of products and attention are kept; ``modules``:
         what lies within those is not.
         """
+        if kind.wide:
+            here = replace(self, setting=self.setting.of(kind))
+            plain = replace(kind, wide="")
+            return here.layer(
+                plain, full=full, again=again, operators=operators, modules=modules
+            )
         if self.selective and not again:
             return replace(self, selective=False).layer(kind)
         setting, seq = self.setting, self._seq(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hwsim.errors import UnknownNameError
@@ -60,6 +60,17 @@ class Precision:
     def quantised(self) -> bool:
         """Whether activations are quantised before each linear layer."""
         return self.math in QUANTISED
+
+
+def widened(precision: Precision, wide: str) -> Precision:
+    """Return the dtypes of a layer whose products may stay in 16 bits.
+
+    ``wide`` as in :class:`~hwsim.specs.model_parts.LayerKind`.
+    """
+    stays = precision.quantised if wide == "narrow" else precision.math == wide
+    if not stays:
+        return precision
+    return replace(precision, math=precision.act, weight=precision.act)
 
 
 def known_dtype(name: str, *, weights: bool = False) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from hwsim.graph.layout import ONE_DEVICE, Layout
 from hwsim.graph.lora import Lora
-from hwsim.graph.precision import Precision
+from hwsim.graph.precision import Precision, widened
 from hwsim.graph.shard import Shard
-from hwsim.specs.model import ModelSpec
+from hwsim.specs.model import LayerKind, ModelSpec
 from hwsim.specs.stack import Fusion, StackSpec
 
 
@@ -45,6 +45,12 @@ class Setting:
         if self.fusion.accumulate:
             return None
         return self.precision.grad if self.precision.autocast else self.precision.act
+
+    def of(self, kind: LayerKind | None) -> Setting:
+        """Return what holds in a layer, whose products may be wider in training."""
+        if kind is None or not kind.wide or not self.training:
+            return self
+        return replace(self, precision=widened(self.precision, kind.wide))
 
     @property
     def fusion(self) -> Fusion:

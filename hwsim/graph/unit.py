@@ -205,7 +205,7 @@ def _unit(
     again: bool = False,
     kind: LayerKind | None = None,
 ) -> Unit:
-    w = Writer(plan.setting, p.tokens, p.batch * p.memory)
+    w = Writer(plan.setting.of(kind), p.tokens, p.batch * p.memory)
     outputs = body(w, p)
     forward = _cut_up(plan, w.block(name, outputs[0], repeat))
     full = again and plan.recompute == "full"

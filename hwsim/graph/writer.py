@@ -184,13 +184,13 @@ class Writer(Communicator):
         ``defer_bias`` leaves the bias to the operator that follows.
         """
         setting, precision = self.setting, self.setting.precision
-        math, weight = precision.math, precision.weight
+        math, weight = self._math(name), precision.weight
         if self.autocast:
             x = self.narrowed(x, batch * m * k)
             self._cast_weight(name, batch * n * k)
         if not quantise:
             math, weight = self.plain_math, precision.table
-        elif precision.quantised:
+        elif precision.quantised and math != self.plain_math:
             x = self.quantised(x, batch * m * k)
         a_bytes, b_bytes = DTYPE_BYTES[math], DTYPE_BYTES[weight]
         if setting.training and quantise:
@@ -249,6 +249,13 @@ class Writer(Communicator):
             f"{name}_bias", "add_bias", (x,), numel=numel, reads=numel,
             weights=columns, rule="through",
         )  # fmt: skip
+
+    def _math(self, name: str) -> str:
+        """Return the dtype of a product, which may be wider than most in training."""
+        math, narrow = self.setting.precision.math, self.setting.model.narrow
+        if narrow is None or not self.setting.training:
+            return math
+        return narrow.dtype(name, math, self.plain_math)
 
     def quantised(self, x: int, numel: float) -> int:
         """Return the value in the matrix units' dtype, quantised once."""

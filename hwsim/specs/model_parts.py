@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hwsim.specs.base import Spec
+from hwsim.specs.base import Name, Spec
 
 Width = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 Number = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 Rank = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Role = Literal["decoder", "encoder"]
 Mixer = Literal["attention", "ssm", "none"]
+Wide = Literal["", "fp4", "narrow"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class LayerKind:
         ``none``.
     feed : bool
         A feed-forward block (or a mixture of experts) is there.
+    wide : str
+        Training where its products stay in 16 bits: in ``fp4``, or in any
+        ``narrow`` dtype.
     """
 
     window: int | None = None
@@ -41,6 +45,7 @@ class LayerKind:
     role: Role = "decoder"
     mixer: Mixer = "attention"
     feed: bool = True
+    wide: Wide = ""
 
     @property
     def branches(self) -> int:
@@ -247,3 +252,36 @@ class MlaSpec(Spec):
     qk_nope_head_dim: Rank
     qk_rope_head_dim: Rank
     v_head_dim: Rank
+
+
+class NarrowSpec(Spec):
+    """What training in fp8 or fp4 leaves wider, as a model's own recipe has it.
+
+    Attributes
+    ----------
+    wide_layers, fp4_wide_layers : int
+        Last layers whose products stay in 16 bits in any narrow dtype; in fp4
+        (the first count among them).
+    fp4_wide, fp4_fp8 : tuple of str
+        Products, by the name of their operator, in 16 bits or in fp8 where the
+        others are in fp4.
+    """
+
+    wide_layers: Number = 0
+    fp4_wide_layers: Number = 0
+    fp4_wide: tuple[Name, ...] = ()
+    fp4_fp8: tuple[Name, ...] = ()
+
+    def width(self, after: int) -> Wide:
+        """Return how wide a layer stays that ``after`` others follow."""
+        if after < self.wide_layers:
+            return "narrow"
+        return "fp4" if after < self.fp4_wide_layers else ""
+
+    def dtype(self, name: str, math: str, plain: str) -> str:
+        """Return the dtype of a product where the others' is ``math``."""
+        if math != "fp4":
+            return math
+        return (
+            plain if name in self.fp4_wide else "fp8" if name in self.fp4_fp8 else math
+        )

@@ -16,10 +16,12 @@ from hwsim.specs.model_parts import (
     LayerKind,
     MlaSpec,
     MoeSpec,
+    NarrowSpec,
     Number,
     Rank,
     Role,
     SsmSpec,
+    Wide,
     Width,
 )
 
@@ -98,6 +100,8 @@ class ModelShape(CatalogSpec):
         before feed-forward or experts. Empty: all layers are ``a``.
     ssm : SsmSpec or None
         The state space of such layers.
+    narrow : NarrowSpec or None
+        What training in narrow dtypes leaves wider.
     """
 
     kind: ModelKind
@@ -144,6 +148,7 @@ class ModelShape(CatalogSpec):
     moe: MoeSpec | None = None
     mla: MlaSpec | None = None
     ssm: SsmSpec | None = None
+    narrow: NarrowSpec | None = None
 
     @property
     def is_gated(self) -> bool:
@@ -171,7 +176,9 @@ class ModelShape(CatalogSpec):
         mixer, block = PATTERN[self.pattern[index] if self.pattern else "a"]
         moe = block == "moe" or (block == "either" and self._is_moe(index))
         window = self._window(index) if mixer == "attention" else None
-        return LayerKind(window, moe, role, mixer, bool(block))
+        after = self.layers - 1 - index
+        wide: Wide = "" if self.narrow is None else self.narrow.width(after)
+        return LayerKind(window, moe, role, mixer, bool(block), wide)
 
     def _window(self, index: int) -> int | None:
         every = self.full_attention_every

@@ -51,6 +51,11 @@ class Operations:
         rules = (self.timeout, self.max_queue, self.mtbf, self.min_replicas)
         return any(rule is not None for rule in rules)
 
+    @property
+    def availability(self) -> float:
+        """Share of the time that a replica is up. [1]"""
+        return 1.0 if self.mtbf is None else self.mtbf / (self.mtbf + self.repair)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

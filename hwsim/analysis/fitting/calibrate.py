@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hwsim.analysis.check import positive_int
 from hwsim.analysis.fitting.checks import check_interval, errors
 from hwsim.analysis.fitting.family import FamilyOutcome, FitPlan, fit_family
 from hwsim.analysis.fitting.rows import SPLITS, TABLES, FitRows, fit_rows
@@ -161,7 +162,10 @@ def calibrate(
     wanted = _wanted(families)
     if holdout not in {"blocks", "none"}:
         raise InputError(f"holdout {holdout!r} is not blocks or none")
-    plan = FitPlan(folds=4 if holdout == "blocks" else 0, seed=seed)
+    plan = FitPlan(
+        folds=4 if holdout == "blocks" else 0,
+        seed=positive_int("seed", seed, minimum=0),
+    )
     fits: dict[str, FamilyFit] = {}
     skipped: dict[str, str] = {}
     interrupted = False

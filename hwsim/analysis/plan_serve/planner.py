@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hwsim.analysis.check import positive_int
 from hwsim.analysis.economy import Economy
 from hwsim.analysis.plan_serve.answer import Rejected, ServePlan
 from hwsim.analysis.plan_serve.confirm import Confirmed, Confirmer
@@ -231,7 +232,7 @@ def demand_of(model: ModelSpec, traffic: Traffic, seed: int) -> Demand:
     """Return the mean request of traffic, from a sample of it."""
     count = min(traffic.requests or _SAMPLE, _SAMPLE)
     sample = replace(traffic, requests=count)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(positive_int("seed", seed, minimum=0))
     drawn = draw_requests(sample, rng, model.max_context)
     inputs, outputs = drawn.inputs.astype(float), drawn.outputs.astype(float)
     rate = traffic.rate

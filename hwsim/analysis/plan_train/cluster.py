@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from hwsim.errors import HwsimError, InputError
 
 # A job goes to another worker when its worker dies, at most so often.
 RETRIES = 5
+_ADDRESS = re.compile(r"(?:[a-z]+://)?[^\s/]+:\d{1,5}")
 PATIENCE = 15.0  # for the scheduler and a first worker. [s]
 
 
@@ -46,6 +48,11 @@ def cluster_map(address: str) -> Callable[[Any, Iterable[Any]], Iterator[Any]]:
         ) from None
 
     distributed: Any = installed  # its functions have no types
+    if not _ADDRESS.fullmatch(address):
+        raise InputError(
+            f"cluster {address!r} is no address of a scheduler; write it as "
+            "tcp://host:8786"
+        )
 
     def mapped(work: Any, items: Iterable[Any]) -> Iterator[Any]:
         client = _client(distributed, address)

@@ -186,10 +186,7 @@ def checked_config(
     replicas = checked_replicas("replicas", replicas)
     checked_engine(engine, router)
     for key, limit in slo.items():
-        if key not in SLO_KEYS or not 0 < limit < math.inf:
-            raise InputError(
-                f"slo {key}={limit}: choose {', '.join(SLO_KEYS)}, in seconds above 0"
-            )
+        _check_limit(key, limit)
     dtype_on(system.device, dtype)
     wide = dtype if dtype in {"fp32", "bf16", "fp16"} else "bf16"
     return ServeConfig(
@@ -240,3 +237,17 @@ def rules_of(
         rules, max_queue=operations.max_queue, timeout=operations.timeout,
         max_retries=operations.max_retries,
     )  # fmt: skip
+
+
+def _check_limit(key: str, limit: float) -> None:
+    """Refuse a limit that no single request can meet or miss."""
+    name, _, statistic = key.partition(".")
+    if name in SLO_KEYS and statistic:
+        raise InputError(
+            f"slo {key}: limits are of each request, which has no {statistic}; write "
+            f"{name}={limit:g}s, or ask for percentiles with plan serve"
+        )
+    if key not in SLO_KEYS or not 0 < limit < math.inf:
+        raise InputError(
+            f"slo {key}={limit:g}: choose {', '.join(SLO_KEYS)}, in seconds above 0"
+        )

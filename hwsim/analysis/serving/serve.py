@@ -334,8 +334,9 @@ def run_serving(
     )  # fmt: skip
     wall = time.perf_counter() - begun
     stable = None
-    if run.rate is not None and run.busiest > _SUSPECT and run.cached is None:
-        stable = _stable_rate(arrivals, pool, first)
+    up = 1.0 if operations is None else operations.availability
+    if run.rate is not None and run.busiest > _SUSPECT * up and run.cached is None:
+        stable = _stable_rate(arrivals, pool, first, up)
     return ServeResult(
         model, pool.group, stack, engine, config, traffic,
         resolved_fidelity(system.device, fidelity), run, capacity, stable, wall,
@@ -346,13 +347,21 @@ def run_serving(
     )  # fmt: skip
 
 
-def _stable_rate(arrivals: Arrivals, pool: Pool, first: Pool | None) -> float:
-    """Return the most requests per second that no pool falls behind at. [1/s]"""
+def _stable_rate(
+    arrivals: Arrivals, pool: Pool, first: Pool | None, up: float
+) -> float:
+    """Return the most requests per second that no pool falls behind at. [1/s]
+
+    Parameters
+    ----------
+    up : float
+        Share of the time that replicas of ``pool`` are there.
+    """
     if first is None:
-        return pool.saturated_rate(arrivals)
+        return up * pool.saturated_rate(arrivals)
     return min(
         first.saturated_rate(arrivals, prompts_only=True),
-        pool.saturated_rate(arrivals, handed=True),
+        up * pool.saturated_rate(arrivals, handed=True),
     )
 
 

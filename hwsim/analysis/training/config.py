@@ -228,7 +228,12 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
             "use zero_stage 1, 2 or 3"
         )
     if config.lora_rank:
-        positive_int("lora_rank", config.lora_rank)
+        rank = positive_int("lora_rank", config.lora_rank, minimum=0)
+        if rank > model.hidden:
+            raise InputError(
+                f"lora_rank {rank} is more than the {model.hidden} values of a token "
+                f"of {model.id}: no adapter is of a higher rank; use for example 16"
+            )
     if config.lora is not None and not config.lora_targets:
         raise InputError(f"lora_targets is empty; give some of {', '.join(TARGETS)}")
 

@@ -50,6 +50,7 @@ class Disturbance:
         seed: int,
     ) -> Disturbance | None:
         """Return what was asked for; None where nothing disturbs."""
+        seed = positive_int("seed", seed, minimum=0)
         if jitter == 0.0 and not len(slowdown):
             if replications is not None:
                 raise InputError(

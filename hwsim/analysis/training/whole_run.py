@@ -19,6 +19,7 @@ from hwsim.errors import InputError
 from hwsim.sim.failures import FailurePlan, RunState
 from hwsim.specs.base import Spec
 from hwsim.specs.economics import Economics
+from hwsim.units import format_quantity
 
 DAY = 86_400.0
 
@@ -238,6 +239,7 @@ def whole_run(
         positive_int("spares", spares, minimum=0),
     )  # fmt: skip
     _can_finish(plan)
+    seed = positive_int("seed", seed, minimum=0)
     seeds = np.random.SeedSequence(seed).spawn(
         positive_int("replications", replications)
     )
@@ -267,7 +269,8 @@ def _usual_spares(repair_time: float, mtbf: float) -> int:
 
 
 def _positive_time(name: str, value: float) -> float:
-    if math.isnan(value) or value < 0 or (name.endswith("mtbf") and value == 0):
+    never = name.endswith("mtbf") or name == "checkpoint_interval"
+    if math.isnan(value) or value < 0 or (never and value == 0):
         raise InputError(f"{name} is {value}; give a time in seconds above 0")
     return value
 
@@ -291,8 +294,8 @@ def _can_finish(plan: FailurePlan) -> None:
     )
     if goodput < 1e-3:
         raise InputError(
-            f"the job fails every {plan.mtbf / 60:.3g} minutes on average but needs "
-            f"{(plan.interval + plan.write_time) / 60:.3g} minutes between checkpoints "
-            "and their restart: it would hardly get on; checkpoint faster or use "
-            "fewer or more reliable devices"
+            f"the job fails every {format_quantity(plan.mtbf, 's', 3)} on average but "
+            f"needs {format_quantity(plan.interval + plan.write_time, 's', 3)} between "
+            "checkpoints and their restart: it would hardly get on; checkpoint faster "
+            "or use fewer or more reliable devices"
         )

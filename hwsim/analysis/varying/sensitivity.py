@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwsim.analysis.case import TIMES, Case
+from hwsim.analysis.check import positive_int
 from hwsim.analysis.comparing.cell import Money, answered
 from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.resolve import unread
@@ -184,6 +185,7 @@ def sensitivities(
     """
     if not 0.0 < swing < 1.0:
         raise InputError(f"swing is {swing}; give a share above 0 and below 1")
+    seed = positive_int("seed", seed, minimum=0)
     key = metric or TIMES[case.task][0]
     cell = answered(case, money)
     if not cell.ok:

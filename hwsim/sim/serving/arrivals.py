@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsim.errors import InputError
-from hwsim.sim.serving.prefixes import PrefixColumns, Prefixes
+from hwsim.sim.serving.prefixes import Prefixes
+from hwsim.sim.serving.trace_file import Columns, read_columns, text_lines, token_count
 from hwsim.specs.traffic import ARRIVALS, MAX_TOKENS, Lengths, Traffic, parse_profile
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-# Column names of public traces, folded: Azure LLM inference, BurstGPT,
-# Mooncake, Splitwise and our own. Mooncake's timestamps are in milliseconds.
-_ARRIVAL = (
-    "arrival_s", "arrival", "arrived_at", "arrival_time", "arrival_timestamp",
-    "timestamp", "time",
-)  # fmt: skip
-_INPUT = (
-    "input_tokens", "inputtokens", "contexttokens", "request tokens", "input_length",
-    "prompt_size", "prompt_tokens", "num_prefill_tokens",
-)  # fmt: skip
-_OUTPUT = (
-    "output_tokens", "outputtokens", "generatedtokens", "response tokens",
-    "output_length", "token_size", "completion_tokens", "num_decode_tokens",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,39 +194,14 @@ def _draw_again(
 
 
 def _read_lengths(name: str, path: Path) -> IntArray:
-    lines = [(n, t) for n, t in enumerate(_lines(path), 1) if t.strip()]
+    lines = [(n, t) for n, t in enumerate(text_lines(path), 1) if t.strip()]
     if not lines:
         raise InputError(f"{name}: {path} is empty; write one length a line")
-    return np.array([_tokens(path, n, name, t) for n, t in lines], dtype=np.int64)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise InputError(f"{path}: cannot be read: {reason}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text in UTF-8") from None
-
-
-def _tokens(path: Path, row: int, name: str, text: object, least: int = 1) -> int:
-    if text is None:
-        raise InputError(f"{path}: row {row}: {name} is missing; give all columns")
-    try:
-        value = float(str(text))
-    except ValueError:
-        value = math.nan
-    if not least <= value <= MAX_TOKENS or value != int(value):
-        raise InputError(
-            f"{path}: row {row}: {name} is {str(text)[:40]!r}; "
-            f"give a whole number from {least} to {MAX_TOKENS}"
-        )
-    return int(value)
+    return np.array([token_count(path, n, name, t) for n, t in lines], dtype=np.int64)
 
 
 def read_trace(path: Path, limit: int | None = None) -> Arrivals:
-    """Read arrivals and lengths from a CSV or JSONL file.
+    """Read arrivals and lengths from a CSV or JSONL file, plain or gzipped.
 
     Columns are found by name, as public traces call them; times are seconds,
     dates, or milliseconds where Mooncake's columns are. Rows with an answer of
@@ -264,117 +221,9 @@ def read_trace(path: Path, limit: int | None = None) -> Arrivals:
         If it is empty, has no such columns, is not sorted, or a row is faulty;
         the message names file and row.
     """
-    rows = _rows(path)
-    try:
-        first_row, first = next(rows)
-    except StopIteration:
-        raise InputError(f"{path}: is empty; a trace has a row per request") from None
-    names = {str(key).strip().casefold(): key for key in first}
-    return _trace(path, names, _chain((first_row, first), rows), limit)
-
-
-def _trace(
-    path: Path,
-    names: dict[str, Any],
-    rows: Iterable[tuple[int, dict[str, Any]]],
-    limit: int | None,
-) -> Arrivals:
-    """Read the rows of a trace whose columns have these names."""
-    columns = [
-        _column(path, names, known, what)
-        for known, what in ((_ARRIVAL, "arrival"), (_INPUT, "input tokens"),
-                            (_OUTPUT, "output tokens"))
-    ]  # fmt: skip
-    mooncake = "input_length" in names and "timestamp" in names
-    times: list[float] = []
-    inputs: list[int] = []
-    outputs: list[int] = []
-    prefixes = PrefixColumns(path, names)
-    for row, fields in rows:
-        at, prompt, answer = (fields.get(c) for c in columns)
-        time = _time(path, row, at) / (1e3 if mooncake else 1.0)
-        if times and time < times[-1]:
-            raise InputError(
-                f"{path}: row {row}: arrives before the row above it; sort the "
-                "trace by arrival"
-            )
-        tokens = _tokens(path, row, str(columns[1]), prompt)
-        generated = _tokens(path, row, str(columns[2]), answer, least=0)
-        if generated:
-            times.append(time)
-            inputs.append(tokens)
-            outputs.append(generated)
-            prefixes.add(row, fields, tokens, generated)
-        if limit is not None and len(times) >= limit:
-            break
-    if not times:
-        raise InputError(f"{path}: no row generates a token; nothing can be served")
-    start = np.array(times)
+    found: Columns = read_columns(path, limit)
+    start = np.array(found.times)
     return Arrivals(
-        start - start[0], np.array(inputs), np.array(outputs), prefixes.found()
-    )
-
-
-def _chain(
-    first: tuple[int, dict[str, Any]], rest: Iterable[tuple[int, dict[str, Any]]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield first
-    yield from rest
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number in the file, fields)."""
-    lines = _lines(path)
-    if path.suffix.casefold() in {".jsonl", ".ndjson", ".json"}:
-        for row, line in enumerate(lines, 1):
-            if line.strip():
-                yield row, _object(path, row, line)
-        return
-    for row, fields in enumerate(csv.DictReader(lines), 2):
-        yield row, fields
-
-
-def _object(path: Path, row: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: row {row}: is not a JSON object")
-    return value
-
-
-def _column(
-    path: Path, names: dict[str, Any], known: tuple[str, ...], what: str
-) -> Any:
-    for name in known:
-        if name in names:
-            return names[name]
-    found = ", ".join(str(n) for n in list(names.values())[:8])
-    raise InputError(f"{path}: no column of {what} among {found}; name it {known[0]!r}")
-
-
-def _time(path: Path, row: int, text: object) -> float:
-    try:
-        value = float(str(text))
-    except ValueError:
-        value = _date(str(text))
-    if not math.isfinite(value):
-        raise InputError(
-            f"{path}: row {row}: arrival is {str(text)[:40]!r}; give seconds or a date"
-        )
-    return value
-
-
-def _date(text: str) -> float:
-    # Azure's traces have seven digits of a second; datetime reads six.
-    head, dot, tail = text.strip().partition(".")
-    if dot:
-        digits = len(tail) - len(tail.lstrip("0123456789"))
-        tail = tail[: min(digits, 6)].ljust(6, "0") + tail[digits:]
-    try:
-        moment = datetime.fromisoformat(f"{head}{dot}{tail}")
-    except ValueError:
-        return math.nan
-    epoch = datetime(1970, 1, 1, tzinfo=moment.tzinfo)
-    return (moment - epoch).total_seconds()
+        start - start[0], np.array(found.inputs), np.array(found.outputs),
+        found.prefixes.found(),
+    )  # fmt: skip

@@ -219,3 +219,9 @@ def test_swap_needs_a_link_to_the_host():
     with pytest.raises(InputError, match="host_link"):
         serve("llama-3.2-1b", "m2-ultra", rate=1.0, requests=5,
               preemption="swap", dtype="fp16")  # fmt: skip
+
+
+def test_failures_lower_the_rate_that_can_go_on():
+    whole = answer(rate=100.0).stable_rate
+    found = answer(rate=100.0, operations={"mtbf": 60.0, "repair": 20.0})
+    assert found.stable_rate == pytest.approx(0.75 * whole)

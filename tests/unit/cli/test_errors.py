@@ -40,6 +40,23 @@ CASES = {
     "tp times dp": ((*TRAIN, "--tp", "2", "--dp", "8"), "16"),
     "recompute": ((*TRAIN, "--recompute", "ful"), "full"),
     "optimizer": ((*TRAIN, "--optimizer", "adamx"), "adam"),
+    "seed below 0": ((*TRAIN, "--seed", "-1"), "seed is -1"),
+    "jitter beyond sense": ((*TRAIN, "--jitter", "1e9"), "from 0 to 2"),
+    "adapter wider than the model": ((*TRAIN, "--lora-rank", "100000"), "768"),
+    "checkpoints all the time": (
+        (*TRAIN, "--tokens", "1e9", "--checkpoint-interval", "0s"), "above 0",
+    ),
+    "no rows of a ranking": (
+        ("plan", *TRAIN, "--global-batch", "8", "--seq", "128", "--top", "0"), "--top",
+    ),
+    "cluster without a port": (
+        ("plan", *TRAIN, "--global-batch", "8", "--seq", "128", "--cluster", "here"),
+        "tcp://host:8786",
+    ),
+    "percentile of a request": (
+        ("serve", "gpt-2-124m", "-s", "t4", "--rate", "1", "--slo", "ttft.p99=1s"),
+        "ttft=1s",
+    ),
     "zero stage": ((*TRAIN, "--zero-stage", "7"), "7"),
     "too many devices": ((*TRAIN, "--devices", "800"), "8"),
     "set without value": ((*INFER, "--set", "device.memory"), "key=value"),
@@ -209,3 +226,12 @@ def test_a_buffer_is_told_in_bytes_or_with_a_unit(hwsim_cli):
     assert time("1 MiB") == time("1048576")
     assert "'1 GB/s' has unit 'B/s', expected B" in time("1 GB/s")
     assert "--bytes: 'lots' is not a quantity" in time("lots")
+
+
+def test_what_does_not_fit_is_said_before_any_time(hwsim_cli):
+    done = hwsim_cli("train", "llama-2-70b", "-s", "dgx-a100-80gb")
+    first, second = done.out.splitlines()[0], done.out.splitlines()[1]
+    assert first.startswith("Llama 2 70B")
+    assert "DOES NOT FIT" in second
+    fitting = hwsim_cli("train", "gpt-2-124m", "-s", "dgx-a100-80gb")
+    assert "step time" in fitting.out.splitlines()[1]

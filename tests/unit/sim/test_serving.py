@@ -1,5 +1,6 @@
 """Arrivals, traces, memory in pages, token gaps."""
 
+import gzip
 import math
 
 import numpy as np
@@ -111,12 +112,28 @@ def test_traces_are_recognised(tmp_path, name, text, arrival, inputs, outputs):
         (OWN + "3.0,5\n", "row 4: output_tokens is missing"),
         (OWN + "later,5,5\n", "row 4: arrival is 'later'"),
         (OWN + "nan,5,5\n", "row 4: arrival is 'nan'"),
+        (OWN + "3.0,x,5\n", r"row 4: input_tokens is 'x'.*\(request 3 of the file\)"),
+        (OWN + "3.0,1_000,5\n", "row 4: input_tokens is '1_000'"),
+        (OWN + f"3.0,{'9' * 140_000},5\n", "row 4: field larger than field limit"),
+        ("arrival_s;input_tokens;output_tokens\n0;5;5\n", "has semicolons between"),
+        ("arrival_s,input_tokens,input_tokens\n0,5,5\n", "'input_tokens' twice"),
     ],
 )
 def test_faulty_traces_name_the_row(tmp_path, text, message):
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
+        read_trace(path)
+
+
+def test_packed_traces_are_read_and_broken_ones_said(tmp_path):
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(OWN.encode("utf-8-sig")))
+    plain = tmp_path / "trace.csv"
+    plain.write_text(OWN)
+    assert read_trace(path).inputs.tolist() == read_trace(plain).inputs.tolist()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cannot be unpacked"):
         read_trace(path)
 
 
