@@ -21,9 +21,16 @@ class Communicator(Recorder):
         if moe is not None and fusion.exchange == "once":
             op = replace(op, fanout=moe.experts_per_token)
         op = replace(op, beside=name.endswith("_beside"))
-        return self.put(
-            op, (rows,), "exchange", numel=numel, stream=exchange_stream(op)
-        )
+        out = self.put(op, (rows,), "exchange", numel=numel, stream=exchange_stream(op))
+        if name == "dispatch_exchange":
+            self.count_rows(out)
+        return out
+
+    def count_rows(self, value: int) -> None:
+        """Let the host wait for the rows of each expert before it launches a node."""
+        if self.setting.training and self.setting.stack.launch.counts:
+            index = self.node_of[value]
+            self.nodes[index] = replace(self.nodes[index], synced=True)
 
     def among(
         self,

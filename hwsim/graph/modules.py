@@ -59,7 +59,8 @@ def rerun(
             continue
         place[index] = len(found)
         deps = tuple(place[d] for d in node.deps if d in place)
-        found.append(Node(replace(op, phase="recompute"), deps, node.stream))
+        made = replace(op, phase="recompute")
+        found.append(Node(made, deps, node.stream, synced=node.synced))
     return found
 
 

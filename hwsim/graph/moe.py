@@ -339,15 +339,15 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     )
     weights = expert_traffic(hidden, moe, tp, pairs, moe.experts / ep).weights
     y = w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
+    if ep == 1:
+        w.count_rows(y)
     if setting.training and setting.fusion.experts == "each":
         y = _operators(w, y, traffic, moe)
     return y
 
 
-# Values read and written forward, the same backward, kernels of both: by row (the
-# bias times the router's weight, added to each expert's rows, joined; gradients of
-# all three) and by inner value (both halves clamped, joined), as Megatron-Core's
-# TEGroupedMLP and fused_bias_geglu.py write them.
+# Values read and written forward, the same backward, kernels of both, by row and by
+# inner value, as Megatron-Core's TEGroupedMLP and fused_bias_geglu.py write them.
 _BIAS = (3, 3, 5, 3)
 _CLAMP = (4, 4, 6, 4)
 

@@ -19,13 +19,18 @@ COMPUTE = "compute"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An operator in its place: what it waits for, which stream runs it."""
+    """An operator in its place: what it waits for, which stream runs it.
+
+    ``synced``: the host needs a result of what it waits for before it can launch it,
+    and runs no longer ahead of the device.
+    """
 
     op: Op
     deps: tuple[int, ...] = ()
     stream: str = COMPUTE
     after: int | None = 1
     barrier: bool = False
+    synced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

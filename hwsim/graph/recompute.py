@@ -71,4 +71,4 @@ def _only(nodes: Sequence[Node], kept: Sequence[int]) -> list[Node]:
 
 def _again(node: Node, deps: tuple[int, ...]) -> Node:
     op: Op = replace(node.op, phase="recompute")
-    return Node(op, deps, node.stream)
+    return Node(op, deps, node.stream, synced=node.synced)

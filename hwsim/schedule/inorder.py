@@ -222,10 +222,10 @@ def _play_instance(
     played: list[tuple[float, float]] = []
     last, nodes = state.last, block.nodes
     for node, duration, launch in zip(nodes, durations, launches, strict=True):
-        state.host += launch
         stream = node.stream
         base = last[stream][1] if stream in last else 0.0
         ready, communication = _waits(state, node, nodes, played)
+        state.host = (max(state.host, ready) if node.synced else state.host) + launch
         start = max(ready, base, state.host)
         if stream == COMPUTE:
             exposed, idle = split_wait(base, start, *communication)

@@ -152,6 +152,9 @@ class GraphPlayer:
         if self._launch_start > 0.0:
             yield self.env.timeout(self._launch_start)
         for task in self.tasks[rank]:
+            for other in task.waits if task.node.synced else ():
+                if other.end < 0.0:
+                    yield other.when_done(self.env)
             if task.launch > 0.0:
                 yield self.env.timeout(task.launch)
             streams[task.node.stream].push(task)

@@ -38,6 +38,9 @@ class LaunchPolicy(Spec):
         Training only: host time to issue the forward pass of one layer's routed
         experts (router, sort, exchange, products and casts of each expert)
         beyond ``host_time`` of its kernels; backward takes twice as long. [s]
+    counts : bool
+        Training only: how many rows go to each expert is known on the host, which
+        waits for it in every layer (mixtures that drop no token).
     """
 
     mode: Literal["eager", "graph"] = "graph"
@@ -48,6 +51,7 @@ class LaunchPolicy(Spec):
     captured_tokens: Annotated[int, Field(ge=0, le=10**7, strict=True)] = 0
     collective: Seconds = 0.0
     experts: Seconds = 0.0
+    counts: bool = False
 
 
 class Fusion(Spec):
