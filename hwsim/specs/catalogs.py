@@ -41,7 +41,8 @@ def load_device(name: str) -> DeviceSpec:
     """Load a device by id, alias or path of a ``.toml`` or ``.json`` file.
 
     A name that is unknown as it stands is read as papers and drivers print it:
-    :func:`hwsim.specs.spellings.device_spellings`.
+    :func:`hwsim.specs.spellings.device_spellings`. A system's name, as of a
+    cloud's instance, stands for its device.
 
     Raises
     ------
@@ -52,9 +53,11 @@ def load_device(name: str) -> DeviceSpec:
         return load_spec(DEVICES, DeviceSpec, name)
     except UnknownNameError:
         other = _spelt(DEVICES, device_spellings(name), name)
-        if other is None:
+        if other is not None:
+            return load_spec(DEVICES, DeviceSpec, other)
+        if SYSTEMS.by_id(name) is None and SYSTEMS.by_alias(name) is None:
             raise
-        return load_spec(DEVICES, DeviceSpec, other)
+        return resolve_system(load_spec(SYSTEMS, SystemFile, name)).device
 
 
 _SPELT: dict[tuple[str, str], str] = {}

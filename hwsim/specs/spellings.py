@@ -26,6 +26,8 @@ _PACKAGE = re.compile(
 _CODENAMES = {
     "trillium": "tpu-v6e", "ironwood": "tpu-v7x", "hl-225": "gaudi2",
     "hl-325": "gaudi3", "trn2": "trainium2", "trn2.48xlarge": "trainium2",
+    "trn1.32xlarge": "trainium1", "trn1n.32xlarge": "trainium1",
+    "inf2.24xlarge": "inferentia2", "inf2.48xlarge": "inferentia2",
     "wse-2": "cerebras-wse-2", "wse-3": "cerebras-wse-3", "cs-2": "cerebras-wse-2",
     "cs-3": "cerebras-wse-3", "grace": "grace-cpu", "v5-lite": "tpu-v5e",
     "v5litepod": "tpu-v5e",

@@ -91,6 +91,31 @@ def test_devices(text: str, device: str) -> None:
     assert load_system(text).device.id == device
 
 
+# Instances of clouds, as tables name what they ran on.
+INSTANCES = {
+    "p4d.24xlarge": ("a100-40gb-sxm", "aws-p4d"),
+    "p5en.48xlarge": ("h200-sxm", "aws-p5en"),
+    "p6-b200.48xlarge": ("b200-sxm", "dgx-b200"),
+    "g5.12xlarge": ("a10g", "a10g-pcie-4"),
+    "g6e.xlarge": ("l40s", "l40s"),
+    "trn1.32xlarge": ("trainium1", "trn1-32xlarge"),
+    "inf2.48xlarge": ("inferentia2", "inf2-48xlarge"),
+    "ND96asr_v4": ("a100-40gb-sxm", "azure-ndv4"),
+    "Standard_ND96amsr_A100_v4": ("a100-80gb-sxm", "azure-ndm-a100-v4"),
+    "a3-highgpu-8g": ("h100-80gb-sxm", "gcp-a3-high"),
+    "a2-highgpu-1g": ("a100-40gb-sxm", "a100-40gb-sxm"),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), INSTANCES.items())
+def test_instances_stand_for_systems_and_their_devices(
+    text: str, wanted: tuple[str, str]
+) -> None:
+    device, system = wanted
+    assert load_device(text).id == device
+    assert load_system(text).id == system
+
+
 @pytest.mark.parametrize(("text", "model"), MODELS.items())
 def test_models(text: str, model: str) -> None:
     assert load_model(text).id == model
