@@ -27,7 +27,7 @@ from hwsim.cli import (
     validate,
     whatif,
 )
-from hwsim.cli.output import INTERRUPTED
+from hwsim.cli.output import INTERRUPTED, drop_stdout
 from hwsim.cli.settings import PREFIX, config_files, defaults, manners
 from hwsim.errors import HwsimError, InputError
 from hwsim.units import Units, use_units
@@ -119,7 +119,14 @@ def run_code(arguments: list[str] | None = None) -> int:
         return _run(arguments)
     except BrokenPipeError:
         # The reader of a pipe has gone: not an error, but nothing can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
+        return 0
+    except SystemExit as ended:
+        # The command-line library ends the process when a pipe breaks.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        sys.stdout = sys.__stdout__
+        drop_stdout()
         return 0
     except OSError as error:
         if error.filename is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,10 +33,23 @@ _FREE = 10_000  # width at which nothing wraps
 _ROOMY = 80  # columns of a terminal that any table fits, if it must by folding
 
 
+def drop_stdout() -> None:
+    """Send what is still to be said on stdout nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Printer(Console):
+    """A console whose reader may go away: files are still to be written then."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a word."""
+        drop_stdout()
+
+
 def console() -> Console:
     """Return a console for stdout: no colours when piped or NO_COLOR is set."""
     width = None if sys.stdout.isatty() else 120
-    return Console(highlight=False, soft_wrap=False, width=width)
+    return _Printer(highlight=False, soft_wrap=False, width=width)
 
 
 def note(text: str) -> None:

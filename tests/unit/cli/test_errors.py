@@ -149,6 +149,26 @@ def test_a_broken_pipe_is_silent():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "infer gpt-2-124m -s t4 --dtype fp16 --out {out}",
+        "serve gpt-2-124m -s t4 --dtype fp16 --rate 1 --requests 50 --out {out}",
+        "whatif --model gpt-2-124m -s t4 --dtype fp16 --vary batch=1,2,4 --out {out}",
+        "models --json",
+    ],
+)
+def test_a_reader_that_leaves_is_no_failure(tmp_path, asked):
+    place = tmp_path / "answer.json"
+    command = asked.format(out=place)
+    done = subprocess.run(
+        f"{sys.executable} -m hwsim -q {command} | true; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert place.exists() == ("--out" in command)
+
+
 INTERRUPTED = """
 import time
 import hwsim.analysis.published.runs as published
