@@ -10,7 +10,7 @@ import typer
 
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Out, Report, Set
-from hwsim.cli.output import note_unread, save_outputs
+from hwsim.cli.output import check_outputs, note_unread, save_outputs
 from hwsim.cli.progress import Meter
 from hwsim.cli.validate_rows import print_validation
 from hwsim.errors import InputError
@@ -115,6 +115,7 @@ def validate(
             "--set changes what measured rows are predicted with; tables of published "
             "runs, logs and --live are predicted as they are (hwsim demo has --set)"
         )
+    check_outputs(out, report)
     if jobs is not None and not published:
         raise InputError("--jobs goes with --published: other rows take one process")
     if live:

@@ -181,11 +181,6 @@ def _reason(bad: BadRow) -> str:
 
 def _check_columns(file: str, names: Mapping[str, str]) -> None:
     missing = [n for n in REQUIRED if n not in names]
-    other = next((c for c in ";\t|" if any(c in name for name in names)), None)
-    if missing and other:
-        raise SpecError(
-            file, f"has its columns separated by {other!r}", "separate them by commas"
-        )
     if missing == ["arrival_s"] and "queued_s" in names:
         missing = []
     if not missing and not set(names) & {"ttft_us", "tpot_us", "latency_us"}:

@@ -16,6 +16,7 @@ from typing import Any
 
 from hwsim.errors import InputError
 from hwsim.sim.serving.prefixes import PrefixColumns
+from hwsim.specs.measurement.file import separator_fault
 from hwsim.specs.traffic import MAX_TOKENS
 
 # Column names of public traces, folded: Azure LLM inference, BurstGPT,
@@ -33,7 +34,6 @@ _OUTPUT = (
     "output_length", "token_size", "completion_tokens", "num_decode_tokens",
 )  # fmt: skip
 _JSON = (".jsonl", ".ndjson", ".json")
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
@@ -153,9 +153,8 @@ def _check_heading(path: Path, names: list[str]) -> None:
     twice = sorted({name for name in folded if name and folded.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has column {twice[0]!r} twice; rename one")
-    for mark, word in _SEPARATORS.items():
-        if len(names) == 1 and mark in names[0]:
-            raise InputError(f"{path}: has {word} between columns; write commas")
+    if fault := separator_fault(names):
+        raise InputError(f"{path}: {fault}; save it as plain CSV")
 
 
 def _object(path: Path, row: int, line: str) -> dict[str, Any]:

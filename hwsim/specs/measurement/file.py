@@ -54,7 +54,8 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
     """
     file = str(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is no plain file" if path.exists() else "does not exist"
+        what = "is a folder" if path.is_dir() else what
         raise SpecError(file, what, f"name a {' or '.join(SUFFIXES)} file")
     if file.endswith(".parquet"):
         return _parquet(path)
@@ -105,7 +106,21 @@ def _text(path: Path) -> str:
         raise SpecError(file, f"cannot be read ({error})") from None
 
 
+def separator_fault(header: Sequence[str]) -> str:
+    """Return what is wrong where columns are not separated by commas, else nothing.
+
+    Examples
+    --------
+    >>> separator_fault(["model;device"]), separator_fault(["model", "device"])
+    ("is not separated by commas, but by ';'", '')
+    """
+    mark = next((c for c in ";\t|" if len(header) == 1 and c in header[0]), None)
+    return f"is not separated by commas, but by {mark!r}" if mark else ""
+
+
 def _check_header(file: str, header: Sequence[str]) -> None:
+    if fault := separator_fault(header):
+        raise SpecError(file, fault, "save it as plain CSV")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise SpecError(file, f"has column {twice[0]!r} twice", "rename one")

@@ -115,7 +115,10 @@ def test_traces_are_recognised(tmp_path, name, text, arrival, inputs, outputs):
         (OWN + "3.0,x,5\n", r"row 4: input_tokens is 'x'.*\(request 3 of the file\)"),
         (OWN + "3.0,1_000,5\n", "row 4: input_tokens is '1_000'"),
         (OWN + f"3.0,{'9' * 140_000},5\n", "row 4: field larger than field limit"),
-        ("arrival_s;input_tokens;output_tokens\n0;5;5\n", "has semicolons between"),
+        (
+            "arrival_s;input_tokens;output_tokens\n0;5;5\n",
+            "not separated by commas, but by ';'",
+        ),
         ("arrival_s,input_tokens,input_tokens\n0,5,5\n", "'input_tokens' twice"),
     ],
 )

@@ -94,6 +94,10 @@ def test_a_bad_cell_is_said_and_kept(tmp_path: Path, row: str, fault: str) -> No
         ("op,m,n,k,latency_us\n", "no column 'model'"),
         ("model,device,num_device,iter_time_s\n", "is it 'num_device'"),
         ("model,device,num_devices\n", "no column 'iter_time_s'"),
+        (
+            "model;device;num_devices;iter_time_s\n",
+            "not separated by commas, but by ';'",
+        ),
     ],
 )
 def test_a_table_of_something_else_is_refused(

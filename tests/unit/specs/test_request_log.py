@@ -161,5 +161,5 @@ def test_times_in_other_units_are_refused(tmp_path: Path) -> None:
 def test_other_separators_are_named(tmp_path: Path) -> None:
     path = log(tmp_path / "log.csv", row("a").replace(",", ";"),
                head=HEAD.replace(",", ";"))  # fmt: skip
-    with pytest.raises(SpecError, match="columns separated by ';'"):
+    with pytest.raises(SpecError, match="not separated by commas, but by ';'"):
         read_request_log(path)
