@@ -15,8 +15,9 @@ _AROUND = re.compile(
     r"|instinct|radeon|dgx|hgx|xilinx|huawei|gpus?|accelerators?|chips?|devices?|hpus?"
     r"|cpus?|nodes?|sockets?|superchip|tensor core|ampere|(?<!grace )hopper|volta"
     r"|turing|edition|generation|soc|processors?|aib|oam|ac|hbm\d?e?|gddr\d?x?|vram|unified|memory"
-    r"|nvl\d+|rev-?\d|founders|titanium)\b|\b(?:x\s*\d+|\d+\s*x)(?=\s|$)|\(r\)|\(tm\)"
-    r"|[()\[\],/@®™]"
+    r"|nvl\d+|rev-?\d|founders|titanium|ai|mac studio|mac mini|mac pro|macbook pro"
+    r"|macbook air|imac|[12]s|dual|nps\d|[sc]px|\d+ ?w|hpc)\b"
+    r"|\b(?:x\s*\d+|\d+\s*x)(?=\s|$)|\(r\)|\(tm\)|[()\[\],/@®™]"
 )
 _COUNT = re.compile(r"^\d+\s*[x×*]\s*-?(?=[a-z])")
 _CORES = re.compile(r"[-\s]*\b\d+[-\s]*(?:cores?|c|cu)\b(?:[-\s]*gpus?)?|[-\s]gpus?\b")
@@ -24,7 +25,8 @@ _PACKAGE = re.compile(
     r"-(gpu|accelerator|generation|edition|ac|oam|rev-?\d|\d+x|x\d+)$"
 )
 _CODENAMES = {
-    "trillium": "tpu-v6e", "ironwood": "tpu-v7x", "hl-225": "gaudi2",
+    "trillium": "tpu-v6e", "ironwood": "tpu-v7x", "tpu-trillium": "tpu-v6e",
+    "tpu-ironwood": "tpu-v7x", "hl-225": "gaudi2",
     "hl-325": "gaudi3", "trn2": "trainium2", "trn2.48xlarge": "trainium2",
     "trn1.32xlarge": "trainium1", "trn1n.32xlarge": "trainium1",
     "inf2.24xlarge": "inferentia2", "inf2.48xlarge": "inferentia2",
@@ -68,6 +70,9 @@ def _device_spellings(text: str) -> Iterator[str]:
     lower = text.casefold().replace("_", "-")
     if cores := _APPLE_CORES.search(lower):
         yield f"{'-'.join(cores[1].split())}-{cores[2]}core"
+    if part := re.search(r"\b(mi250x?|max[\s-]1550)\b.*\b(gcd|tile|stack)s?\b", lower):
+        half = "gcd" if part[2] == "gcd" else "tile"
+        yield f"{'-'.join(part[1].split())}-{half}"
     yield from _without(text.casefold().strip())
     if "grace hopper" in lower.replace("-", " "):
         yield "gh200"
