@@ -33,6 +33,7 @@ from hwsim.cost.stack_terms import (
     derated,
     inner_dtype,
     product_by,
+    stored_rate,
 )
 from hwsim.errors import InputError
 from hwsim.graph.op import Attention, Collective, Copy, Matmul, MoeExperts, Op
@@ -90,7 +91,7 @@ def group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, Copy) and op.path != "device":
         return ("host_copy",)
     if fidelity == "roofline":
-        return ("roofline", op.dtype, isinstance(op, MATRIX))
+        return ("roofline", op.dtype, isinstance(op, MATRIX), isinstance(op, Matmul))
     if isinstance(op, Matmul):
         return ("matmul", op.dtype)
     if isinstance(op, Attention):
@@ -130,15 +131,17 @@ def _matmul(ops: Sequence[Op], context: Context) -> Cost:
     )
     activations = batch * (m * k * a + m * n * c)
     total = activations + batch * k * n * b
+    device, dtype = context.system.device, ops[0].dtype
     cost = matmul_cost(
-        m, n, k, batch=batch, device=context.system.device,
+        m, n, k, batch=batch, device=device,
         calibration=context.calibration,
-        dtype=inner_dtype(context.system.device, ops[0].dtype),
+        dtype=inner_dtype(device, dtype),
         a_bytes=a, b_bytes=b, c_bytes=c,
         resident=_cached_share(activations, context) * activations / total,
         sustained_flop=context.sustained_flop,
     )  # fmt: skip
-    return product_by(cost, context.stack, ops[0].dtype)
+    rate = stored_rate(context.stack, device, context.calibration, dtype, m, b)
+    return product_by(cost, context.stack, dtype, rate)
 
 
 def _attention(ops: Sequence[Op], context: Context) -> Cost:
@@ -191,7 +194,12 @@ def _moe(ops: Sequence[Op], context: Context) -> Cost:
     )  # fmt: skip
     # Backward is two products (data and weight gradient) where forward has one.
     cost = derated(cost, 1.0 / first.passes)
-    return product_by(cost, context.stack, first.dtype)
+    stored = np.full_like(shape[0], DTYPE_BYTES[first.weight_dtype])
+    rate = stored_rate(
+        context.stack, context.system.device, context.calibration, first.dtype,
+        shape[0], stored,
+    )  # fmt: skip
+    return product_by(cost, context.stack, first.dtype, np.minimum(rate, 1.0))
 
 
 def _vector(ops: Sequence[Op], context: Context) -> Cost:
@@ -261,8 +269,15 @@ def _roofline(ops: Sequence[Op], context: Context) -> Cost:
     for name, level in device.memory.items():
         if level is device.cache and level.bandwidth:
             traffic[name] = held
+    flop = _column(ops, "flop", context)
+    if isinstance(ops[0], Matmul):
+        shape = (_column(ops, name, context) for name in ("m", "b_bytes"))
+        rate = stored_rate(
+            context.stack, device, context.calibration, ops[0].dtype, *shape
+        )
+        flop = flop / np.maximum(rate, 1.0)
     return roofline_cost(
-        _column(ops, "flop", context), traffic, device=device,
+        flop, traffic, device=device,
         dtype=inner_dtype(device, ops[0].dtype),
         unit="matrix" if matrix else "vector",
     )  # fmt: skip

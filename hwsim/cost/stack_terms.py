@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from hwsim.cost.cost import Cost
+import numpy as np
+
+from hwsim.cost.cost import Cost, FloatArray
+from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.stack import StackSpec
 
+# Products of more rows are the work of libraries and of int8 kernels.
+FEW_ROWS = 32
 # Products of these read operands with scales; see ``StackSpec.tensor_scales``.
 SCALED = frozenset({"fp8", "fp4"})
 
@@ -41,10 +47,49 @@ def attention_rate(stack: StackSpec, device: DeviceSpec) -> float:
     return stack.attention_derate * rates.get(device.architecture, 1.0)
 
 
-def product_by(cost: Cost, stack: StackSpec, dtype: str) -> Cost:
-    """Return the cost of a matrix product by the kernels of a stack."""
-    rate = stack.tensor_scales if dtype in SCALED else 1.0
-    if rate != 1.0:
+def stored_rate(
+    stack: StackSpec,
+    device: DeviceSpec,
+    calibration: Calibration,
+    dtype: str,
+    rows: FloatArray,
+    stored: FloatArray,
+) -> FloatArray:
+    """Return the rate of a stack's 16-bit products over those summed in fp32.
+
+    Parameters
+    ----------
+    rows : ndarray of float64
+        Of each product; few of them stream weights as they are stored.
+    stored : ndarray of float64
+        Bytes per weight as stored. [B]
+
+    Returns
+    -------
+    ndarray of float64
+        Of products whose weights are narrower, by int8 units; of others, where
+        sums of 16 bit are faster. [1]
+    """
+    one = np.ones_like(rows)
+    if device.kind != "gpu" or dtype not in {"fp16", "bf16"}:
+        return one
+    narrow = stored < DTYPE_BYTES[dtype]
+    int8 = device.peak("int8") / device.peak(dtype) if "int8" in device.dtypes else 1.0
+    summed = calibration.matmul.half_sums if stack.half_sums else 1.0
+    of_narrow = stack.stored_int8 * int8 if stack.stored_int8 and int8 > 1.0 else 1.0
+    rate = np.where(narrow, of_narrow, summed if dtype == "fp16" else 1.0)
+    return np.where(rows > FEW_ROWS, rate, one)
+
+
+def product_by(
+    cost: Cost, stack: StackSpec, dtype: str, by_storage: FloatArray | float = 1.0
+) -> Cost:
+    """Return the cost of a matrix product by the kernels of a stack.
+
+    ``by_storage`` is the rate that :func:`stored_rate` gives.
+    """
+    rate = by_storage * (stack.tensor_scales if dtype in SCALED else 1.0)
+    if np.any(rate != 1.0):
         compute = cost.compute / rate
         cost = Cost(
             time=cost.time - cost.compute + compute,

@@ -44,6 +44,7 @@ class _Rates:
     flop_per_s: float  # of one unit
     bytes_per_s: float  # operands into one unit
     widen_per_s: float  # weights dequantised by one unit
+    widen_rows: int | None  # that share them, on the units that multiply
     units: float
 
 
@@ -91,6 +92,7 @@ def _rates(
         flop_per_s=device.peak(dtype) * efficiency / units,
         bytes_per_s=supply / units,
         widen_per_s=widen,
+        widen_rows=params.widen_rows,
         units=units,
     )
 
@@ -171,7 +173,11 @@ def _step(
     load = rows * work.a_bytes + columns * work.b_bytes
     load *= depth / rates.bytes_per_s
     if np.any(work.narrow):
-        load = np.maximum(load, columns * (depth / rates.widen_per_s) * work.narrow)
+        widen = columns * (depth / rates.widen_per_s) * work.narrow
+        if rates.widen_rows is None:
+            load = np.maximum(load, widen)
+        else:
+            compute = compute + widen * np.maximum(rows / rates.widen_rows, 1.0)
     return np.broadcast_to(compute, load.shape), load
 
 

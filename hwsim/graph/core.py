@@ -237,8 +237,8 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
         (q, keys), w.held(scores, wide) if wide else w.act(scores), wide,
     )  # fmt: skip
     x = _softmax(w, x, c, scores)
-    if wide:
-        x = w.cast(f"{c.prefix}scores_cast", x, scores, w.setting.precision.act)
+    if wide or w.setting.precision.widened:
+        x = w.cast(f"{c.prefix}scores_cast", x, scores, w.setting.precision.attention)
     if w.setting.dropout and not _compiled_softmax(w):
         x = w.elementwise(
             f"{c.prefix}attention_dropout", "dropout", (x,), numel=scores,

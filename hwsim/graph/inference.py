@@ -248,7 +248,8 @@ def decoder_setting(
         check_positive(tp=tp, ep=ep)
         ranks = max(ep // tp, 1) if etp == 1 else ep
         layout = layout_of(model, tp=tp, dp=ranks, **spread)
-    precision = resolve(dtype, kv_dtype, weight_dtype)
+    wide = stack.wide_activations
+    precision = resolve(dtype, kv_dtype, weight_dtype, wide=wide)
     local = shard(model, tp, layout.etp)
     return Setting(model, local, precision, stack, layout=layout)
 

@@ -10,6 +10,7 @@ from hwsim.specs.base import DTYPE_BYTES, DTYPES, WHOLE_MODEL_FORMATS
 
 # Matrix units take these, but activations are kept in bf16 between operators.
 QUANTISED = frozenset({"fp8", "int8", "fp6", "fp4", "int4"})
+HALVES = frozenset({"bf16", "fp16"})
 INDEX_BYTES = 8.0  # token ids are int64
 
 
@@ -45,6 +46,11 @@ class Precision:
     attention: str
     vector: str
     autocast: bool = False
+
+    @property
+    def widened(self) -> bool:
+        """Whether 16-bit products stand among activations in fp32 (no autocast)."""
+        return self.act == "fp32" and self.math in HALVES and not self.autocast
 
     @property
     def stream(self) -> str:
@@ -103,8 +109,11 @@ def resolve(
     grad_dtype: str | None = None,
     *,
     autocast: bool = False,
+    wide: bool = False,
 ) -> Precision:
     """Return the dtypes of a run from what the user gave.
+
+    ``wide``: activations are fp32 where products are of 16 bit.
 
     Raises
     ------
@@ -112,13 +121,14 @@ def resolve(
         If one of them is no dtype.
     """
     known_dtype(dtype)
-    act = "bf16" if dtype in QUANTISED else stored(dtype)
+    half = "bf16" if dtype in QUANTISED else stored(dtype)
+    act = "fp32" if wide and dtype in HALVES else half
     weight = stored(known_dtype(weight_dtype or dtype, weights=True))
-    kv = stored(known_dtype(kv_dtype or act))
-    autocast = autocast and dtype in {"bf16", "fp16"}
-    grad = stored(known_dtype(grad_dtype or ("fp32" if autocast else act)))
-    table = weight if weight in WHOLE_MODEL_FORMATS else act
-    attention = act if dtype in QUANTISED else dtype
+    kv = stored(known_dtype(kv_dtype or half))
+    autocast = autocast and dtype in HALVES
+    grad = stored(known_dtype(grad_dtype or ("fp32" if autocast else half)))
+    table = weight if weight in WHOLE_MODEL_FORMATS else half
+    attention = half if dtype in QUANTISED else dtype
     if dtype in QUANTISED and kv == "fp8":
         attention = kv
     vector = "fp64" if dtype == "fp64" else "fp32"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hwsim.graph.communicate import Communicator, group_collective, tp_collective
 from hwsim.graph.op import Copy, Elementwise, Matmul, Norm, Operand
 from hwsim.graph.opgraph import Node
 from hwsim.graph.record import INPUT, MEMORY, Rule, Step
 from hwsim.specs.base import DTYPE_BYTES
+
+# Products of so few rows stream their weights as they are stored, and take and give
+# activations as they are kept (llama.cpp: up to 8 by vectors, 32 by small tiles).
+_FEW = 32
 
 __all__ = [
     "INPUT",
@@ -17,6 +23,10 @@ __all__ = [
     "group_collective",
     "tp_collective",
 ]
+
+
+def _many(rows: float) -> bool:
+    return bool(np.all(np.asarray(rows) > _FEW))
 
 
 class Writer(Communicator):
@@ -192,6 +202,10 @@ class Writer(Communicator):
             math, weight = self.plain_math, precision.table
         elif precision.quantised and math != self.plain_math:
             x = self.quantised(x, batch * m * k)
+        apart = False
+        if _many(m) and setting.fusion.stored == "copied":
+            weight = self._copied(name, batch * n * k, math, weight)
+            x, apart = self._apart(x, batch * m * k, math, weight)
         a_bytes, b_bytes = DTYPE_BYTES[math], DTYPE_BYTES[weight]
         if setting.training and quantise:
             b_bytes, weight = a_bytes, math
@@ -205,17 +219,46 @@ class Writer(Communicator):
         numel = batch * m * n
         op = Matmul(
             name=name, dtype=math, m=m, n=n, k=k, batch=batch, a_bytes=a_bytes,
-            b_bytes=b_bytes, c_bytes=self.act_bytes, reads=tuple(reads),
-            writes=(self.act(numel),),
+            b_bytes=b_bytes, c_bytes=a_bytes if apart else self.act_bytes,
+            reads=tuple(reads),
+            writes=(self.held(numel, math) if apart else self.act(numel),),
         )  # fmt: skip
         out = self.put(
-            op, (x,), "linear", numel=numel, bias=n if fused else 0.0, sliced=sliced
-        )
+            op, (x,), "linear", numel=numel, bias=n if fused else 0.0, sliced=sliced,
+            dtype=math if apart else "",
+        )  # fmt: skip
+        if apart:
+            out = self.cast(f"{name}_widen", out, numel, precision.act)
         if bias and not defer_bias and not fused:
             out = self._bias(name, out, numel, batch * n)
         if setting.lora is not None and setting.lora.adapts(name):
             out = self._adapted(name, x, out, (m, n, k), sliced=sliced)
         return out
+
+    def _copied(self, name: str, numel: float, math: str, weight: str) -> str:
+        """Append the kernel that writes a narrower weight for a library.
+
+        Return the dtype that its product reads.
+        """
+        if DTYPE_BYTES[weight] >= DTYPE_BYTES[math] or self.setting.stack.stored_int8:
+            return weight
+        op = Elementwise(
+            name=f"{name}_dequantize",
+            dtype=self.setting.precision.vector,
+            numel=numel,
+            function="cast",
+            flop_per_value=1.0,
+            reads=(Operand("weight", numel * DTYPE_BYTES[weight], weight),),
+            writes=(Operand("weight", numel * DTYPE_BYTES[math], math),),
+        )
+        self.nodes.append(Node(op))
+        return math
+
+    def _apart(self, x: int, numel: float, math: str, weight: str) -> tuple[int, bool]:
+        """Return what a library's product reads, and whether its dtype is apart."""
+        if not self.setting.precision.widened or weight != math:
+            return x, False
+        return self.cast("cast", x, numel, math), True
 
     def _adapted(
         self,

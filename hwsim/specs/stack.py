@@ -93,6 +93,10 @@ class Fusion(Spec):
         Cross-entropy that is not one kernel: ``framework``, cast, log-softmax and
         gather; ``vocab_parallel``, Megatron's for a vocabulary that is shared out,
         in place and one kernel an operation.
+    stored : str
+        Weights stored narrower than they are multiplied, in products of more than
+        32 rows: ``widened`` inside the product; ``copied``, widened in memory by a
+        kernel of their own, for a library that knows one dtype.
     quantize : bool
         The operator before a product writes its quantised input; gradients are
         cast by kernels of their own.
@@ -124,6 +128,7 @@ class Fusion(Spec):
     optimizer: bool = True
     accumulate: bool = True
     loss: Literal["framework", "vocab_parallel"] = "framework"
+    stored: Literal["widened", "copied"] = "widened"
     quantize: bool = False
     experts: Literal["fused", "library", "each"] = "fused"
     exchange: Literal["all_to_all", "once"] = "all_to_all"
@@ -226,6 +231,15 @@ class StackSpec(CatalogSpec):
     tensor_scales : float
         Rate of narrow products (fp8, fp4) with one scale per tensor over those
         that calibrations rest on, which have one per row. [1]
+    stored_int8 : float
+        Share of the int8 peak that products of weights stored narrower reach on
+        devices that multiply faster in it than in 16 bit, activations being
+        quantised for them; 0: such weights are widened. [1]
+    wide_activations : bool
+        Activations are fp32 between kernels, in inference in 16 bit; a library's
+        products of more than 32 rows take casts of them, and give 16 bit.
+    half_sums : bool
+        16-bit products are summed in 16 bit, which graphics cards do faster.
     matmul_derate, attention_derate : float
         Rate of this stack's kernels over the best known kernels for the
         device generation (1 = as good).
@@ -244,6 +258,9 @@ class StackSpec(CatalogSpec):
     recompute: Literal["whole", "needed"] = "whole"
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     tensor_scales: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
+    stored_int8: Fraction = 0.0
+    wide_activations: bool = False
+    half_sums: bool = False
     matmul_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     attention_derates: tuple[ArchitectureRate, ...] = ()

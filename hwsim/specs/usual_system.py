@@ -11,7 +11,7 @@ from hwsim.specs.load import spec_error
 from hwsim.specs.network import Network, replace
 from hwsim.specs.system import SystemSpec
 
-NODE = 8  # devices of a node, at most
+NODE, MOST = 8, 16  # devices of a node: usually, and at most
 # Of a device: links between chips, PCIe where it has none, and 100 Gbit/s outside.
 LINK_LATENCY, BUS_LATENCY, OUTER_LATENCY = 1e-6, 2e-6, 10e-6
 PCIE_BANDWIDTH, OUTER_BANDWIDTH = 31.5e9, 12.5e9
@@ -19,6 +19,8 @@ PCIE_BANDWIDTH, OUTER_BANDWIDTH = 31.5e9, 12.5e9
 
 def assumed_system(device: DeviceSpec, devices: int) -> SystemSpec:
     """Return nodes of up to eight of a device, joined by what its spec says.
+
+    Devices that fill no whole nodes of eight stand in larger ones, of up to 16.
 
     Links between chips are a mesh of their bandwidth, else the host link is a shared
     bus; nodes stand on 100 Gbit/s Ethernet, a port a device. Every network is marked
@@ -31,9 +33,13 @@ def assumed_system(device: DeviceSpec, devices: int) -> SystemSpec:
     """
     per_node = min(devices, NODE)
     if devices % per_node:
+        fitting = (n for n in range(MOST, NODE, -1) if devices % n == 0)
+        per_node = next(fitting, 0)
+    if not per_node:
         raise InputError(
             f"no usual system of {devices} x {device.id} is known, and they do not "
-            f"fill nodes of {per_node}; name one in a system column (hwsim systems)"
+            f"fill nodes of {NODE} to {MOST}; name one in a system column "
+            "(hwsim systems)"
         )
     networks = [_inside(device, per_node)]
     if devices > per_node:

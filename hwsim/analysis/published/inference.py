@@ -29,7 +29,7 @@ from hwsim.specs.published.inference_map import (
 from hwsim.specs.published.training_map import load_mappings
 
 # Share of memory that weights may fill where servers are laid out for throughput,
-# and sequences of an encoder's batch where none is given.
+# and sequences of an encoder's batch on each replica where none is given.
 HOLDING, ENCODED = 0.5, 64.0
 UNITS = {"ttft": "s", "tpot": "s", "latency": "s", "throughput": "1/s"}
 
@@ -99,10 +99,13 @@ class InferencePredictor:
         served = row.load in {"closed", "open", "max"}
         usual = engine.stack if served else "default-inference"
         stack = load_stack(found.stack or usual)
+        apart = found.attention_dp and model.moe is not None and (row.tp or 1) > 1
+        if apart:
+            notes.append(f"attention_dp = {row.tp}")
         return Work(
             row, model, system, stack, engine, precise, found.spread,
             found.microbatch, found.in_flight, found.filled,
-            (*found.assumed, *notes, *more),
+            (*found.assumed, *notes, *more), apart,
         )  # fmt: skip
 
 
@@ -167,7 +170,7 @@ def spread_out(row: InferenceRow, model: ModelSpec) -> InferenceRow:
 def _passes(row: InferenceRow, notes: list[str]) -> InferenceRow:
     """Return an encoder's row as one of fixed batches: it has no steps to serve."""
     if row.load in {"max", "closed"}:
-        size = row.size or ENCODED
+        size = row.size or ENCODED * (row.dp or 1)
         notes.append(f"batch = {size:g} of an encoder")
         row = dataclasses.replace(row, load="fixed", size=size)
     return row if row.phase else dataclasses.replace(row, phase="prefill")

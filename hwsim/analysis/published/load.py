@@ -139,8 +139,15 @@ def _drawn(work: Work, result: ServeResult) -> LogInterval:
 
 
 def _rate(work: Work, run: Run, steady: slice) -> float:
-    """Return requests or tokens per second."""
+    """Return requests or tokens per second.
+
+    The decode rate of clients is that between their first tokens and their last.
+    """
     row = work.row
+    if row.phase == "decode" and row.load == "closed":
+        gaps = run.tpot[steady]
+        rate = (row.size or 1.0) / float(gaps[~np.isnan(gaps)].mean())
+        return rate / (row.num_devices or 1) if row.per_device else rate
     order = np.argsort(run.finish, kind="stable")[steady]
     counts = {
         "requests": float(order.size), "input": float(run.inputs[order].sum()),

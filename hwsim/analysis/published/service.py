@@ -82,13 +82,16 @@ class InferenceRuns:
 
     def _service(self, work: Work) -> ServeResult:
         traffic = traffic_of(work)
-        key = ("service", *_identity(work), work.engine, traffic)
+        apart = work.attention_dp
+        key = ("service", *_identity(work), work.engine, traffic, apart)
         if key not in self._done:
-            row = work.row
+            row, tp = work.row, work.row.tp or 1
+            groups = tp if apart else 1
             self._done[key] = run_serving(
                 work.model, work.system, work.stack, work.engine, traffic,
-                tp=row.tp or 1, pp=row.pp or 1, replicas=row.dp or 1,
-                fidelity=self.fidelity, **vars(work.precise),
+                tp=tp // groups, pp=row.pp or 1, replicas=row.dp or 1,
+                ep=groups, attention_dp=groups, fidelity=self.fidelity,
+                **vars(work.precise),
             )  # fmt: skip
         found: ServeResult = self._done[key]
         return found

@@ -59,6 +59,7 @@ _DTYPES: tuple[tuple[str, str | None, str | None], ...] = (
     (r"fp16|float16|half|\bf16", "fp16", None),
     (r"fp32|float32|\bf32", "fp32", None),
 )  # fmt: skip
+_GGUF = {"q4_k_m", "q5_k_m", "q6_k", "q8_0", "q4_0"}
 _KV = (
     (r"fp8|e4m3|e5m2|q8", "fp8"), (r"int8", "int8"), (r"bf16|bfloat16", "bf16"),
     (r"fp16|float16|f16|half", "fp16"), (r"fp32|f32", "fp32"), (r"q4|int4|fp4", "int4"),
@@ -82,7 +83,8 @@ def precisions(row: InferenceRow, device: DeviceSpec) -> tuple[Precisions, list[
     if row.weight_dtype:
         weight = _words(row.weight_dtype.casefold())[1] or weight
     if dtype is None:
-        half = (usual, "fp16", "bf16")
+        # GGUF's formats are multiplied in fp16, others in the usual 16 bit.
+        half = ("fp16", usual) if weight in _GGUF else (usual, "fp16", "bf16")
         dtype = next((d for d in half if d in device.dtypes and d != "fp32"), usual)
     elif dtype not in device.dtypes:
         weight, lacking = weight or dtype, dtype

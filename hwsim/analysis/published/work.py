@@ -36,6 +36,8 @@ class Work:
         Share of a prompt that is no padding.
     assumed : tuple of str
         What the row left open.
+    attention_dp : bool
+        Devices of a mixture attend to requests of their own and share experts out.
     """
 
     row: InferenceRow
@@ -49,6 +51,7 @@ class Work:
     in_flight: int | None
     filled: float
     assumed: tuple[str, ...]
+    attention_dp: bool = False
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,14 @@ class MatmulParameters(Spec):
         p of (compute^p + memory^p)^(1/p): how far they hide each other. [1]
     overhead : float
         Floor of one kernel, as in graph replay; host launch is apart. [s]
+    half_sums : float
+        Rate of fp16 products that are summed in fp16 over those summed in fp32. [1]
     dequantise_flop : float
         Vector operations to widen one weight that is stored narrower than
         the dtype it is multiplied in. [FLOP]
+    widen_rows : int or None
+        Rows that share a widened weight where the units that multiply widen too,
+        which takes their time; None: other units do it, beside the products.
     tiled, systolic, blocked : Spec or None
         Table of the GPU, systolic-array and CPU form.
     tiled_narrow : Spec or None
@@ -189,7 +194,9 @@ class MatmulParameters(Spec):
     cache_speedup: Speedup
     overlap: Exponent
     overhead: Seconds
+    half_sums: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     dequantise_flop: NonNegative
+    widen_rows: Annotated[int, Field(ge=1, le=1024)] | None = None
     tiled: TiledParameters | None = None
     tiled_narrow: TiledParameters | None = None
     tiled_block: TiledParameters | None = None

@@ -117,9 +117,38 @@ class InferenceRow:
 
     @property
     def version(self) -> tuple[int, ...] | None:
-        """Release in the backend's words: (0, 17) of ``TensorRT-LLM 0.17``."""
+        """Release in the backend's words: (0, 17) of ``TensorRT-LLM 0.17``.
+
+        Of one that counts its builds, that count: (6918,) of ``llama.cpp b6918``.
+        """
         found = re.search(r"(?:^|[\s\-(@=])v?(\d+(?:\.\d+)+)", self.backend)
+        found = found or re.search(r"\bb(?:uild)?[\s:]*(\d{3,5})\b", self.backend)
         return version_of(found[1]) if found else None
+
+    @property
+    def ubatch(self) -> int | None:
+        """Tokens of a pass over prompts, where the row's words name them.
+
+        Examples
+        --------
+        >>> InferenceRow("t", 1, notes="n_ubatch 2048, fa 1").ubatch
+        2048
+        """
+        words = f"{self.backend} {self.notes}"
+        found = re.search(r"(?:\bn_|\b|-)ub(?:atch)?[\s=]+(\d{2,6})\b", words)
+        return int(found[1]) if found else None
+
+    @property
+    def most_at_once(self) -> int | None:
+        """Most requests of the engine, where the row's remarks name them.
+
+        Examples
+        --------
+        >>> InferenceRow("t", 1, notes="--max-num-seqs 512").most_at_once
+        512
+        """
+        found = re.search(r"max[-_ ]num[-_ ]seqs[\s=:]+(\d{1,6})\b", self.notes)
+        return int(found[1]) if found else None
 
 
 def version_of(text: str) -> tuple[int, ...]:

@@ -143,6 +143,11 @@ class InferenceRule(SourceRule):
         Most passes that are under way in a pipeline at a time.
     filled : float or None
         Share of a prompt that is no padding, where padding is not computed.
+    attention_dp : bool or None
+        The devices of a mixture each attend to requests of their own and share
+        its experts out; else they split both.
+    at_once : bool or None
+        The engine was started with room for all requests of the run.
     """
 
     when: InferenceCondition = InferenceCondition()
@@ -157,6 +162,8 @@ class InferenceRule(SourceRule):
     microbatch: Count | None = None
     in_flight: Count | None = None
     filled: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    attention_dp: bool | None = None
+    at_once: bool | None = None
 
 
 class InferenceMap(SourceMap):
@@ -198,6 +205,7 @@ class MappedInference:
     microbatch: int | None
     in_flight: int | None
     filled: float
+    attention_dp: bool
     unanswered: str
 
 
@@ -223,6 +231,9 @@ def mapped_inference(
         for name in ("max_num_seqs", "max_num_batched_tokens")
         if (value := shared.last(rules, name)) is not None
     }
+    if shared.last(rules, "at_once") and filled.requests:
+        limits["max_num_seqs"] = filled.requests
+    limits |= {"max_num_seqs": row.most_at_once} if row.most_at_once else {}
     system = shared.last(rules, "system")
     return MappedInference(
         row=filled,
@@ -235,9 +246,10 @@ def mapped_inference(
         engine=row.engine or shared.last(rules, "engine"),
         limits=limits,
         spread=shared.last(rules, "spread"),
-        microbatch=shared.last(rules, "microbatch"),
+        microbatch=row.ubatch or shared.last(rules, "microbatch"),
         in_flight=shared.last(rules, "in_flight"),
         filled=shared.last(rules, "filled") or 1.0,
+        attention_dp=bool(shared.last(rules, "attention_dp")),
         unanswered=shared.last(rules, "unanswered") or "",
     )
 

@@ -147,12 +147,69 @@ def test_clients_count_once_they_fell_out_of_step(tmp_path: Path) -> None:
     assert row["predicted"] == pytest.approx(float(served.run.ttft[32:-16].mean()))
 
 
+def test_the_decode_rate_of_clients_is_that_between_tokens(tmp_path: Path) -> None:
+    load = {
+        "backend": "vLLM 0.6", "batch_or_concurrency": "concurrency 4",
+        "isl": "2048", "osl": "64", "unit": "tokens/s",
+    }  # fmt: skip
+    rate, tpot, whole = compared(
+        tmp_path,
+        load | {"metric": "decode_throughput"},
+        load | {"metric": "mean_tpot", "unit": "ms"},
+        load | {"metric": "output_throughput"},
+    ).records
+    assert rate["predicted"] == pytest.approx(4.0 / tpot["predicted"])
+    assert rate["predicted"] > 1.2 * whole["predicted"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "stack", "assumed"),
+    [
+        ({"backend": "llama.cpp (May 2024)"}, "llama-cpp", ""),
+        ({"backend": "llama.cpp b8460 (Vulkan)"}, "llama-cpp-graph", ""),
+        ({"backend": "llama.cpp", "notes": "fa 1"}, "llama-cpp-graph", ""),
+        ({"backend": "Ollama", "device": "M2 Ultra"}, "llama-cpp-own", ""),
+        ({"backend": "vLLM 0.2.7"}, "vllm-2023", ""),
+        ({"backend": "Transformers 4.44"}, "transformers", ""),
+        ({"backend": "PyTorch/XLA", "device": "TPU v5e"}, "xla-inference", ""),
+        ({"backend": "vLLM 0.10.1"}, "vllm", "max_num_seqs = 1024"),
+        ({"backend": "vLLM 0.10.1", "notes": "--max-num-seqs 64"}, "vllm",
+         "max_num_seqs = 64"),
+        ({"backend": "vLLM 0.7", "source": "x docs/dev-docker/README.md",
+          "batch_or_concurrency": "max load (48 requests)"}, "vllm",
+         "max_num_seqs = 48"),
+    ],
+)  # fmt: skip
+def test_backends_are_known_by_release_and_device(
+    tmp_path: Path, cells: dict[str, str], stack: str, assumed: str
+) -> None:
+    row = compared(tmp_path, cells).records[0]
+    assert (row["reason"], row["stack"]) == ("", stack)
+    assert assumed in row["assumed"]
+
+
+def test_mixtures_of_later_releases_attend_apart(tmp_path: Path) -> None:
+    cells = {
+        "model": "qwen3-30b-a3b", "num_devices": "4", "tp": "4", "dtype": "fp8",
+        "batch_or_concurrency": "max load (64 requests)", "unit": "tokens/s",
+        "metric": "output_throughput",
+    }  # fmt: skip
+    new, old = compared(
+        tmp_path,
+        cells | {"backend": "TensorRT-LLM 1.0"},
+        cells | {"backend": "TensorRT-LLM 0.17"},
+    ).records
+    assert "attention_dp = 4" in new["assumed"]
+    assert "attention_dp" not in old["assumed"]
+    assert new["predicted"] != pytest.approx(old["predicted"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "device"),
     [
         ("NVIDIA A100-SXM4-40GB", "a100-40gb-sxm"), ("AMD Instinct MI300X", "mi300x"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"), ("RTX-A6000-48GB", "rtx-a6000"),
-        ("Apple M2-Ultra (76-core GPU)", "m2-ultra"), ("M1-7-Core-GPU", "m1"),
+        ("Apple M2-Ultra (76-core GPU)", "m2-ultra"), ("M1-7-Core-GPU", "m1-7core"),
         ("EPYC-9654 (2 sockets)", "epyc-9654"),
     ],
 )  # fmt: skip
@@ -246,7 +303,7 @@ def test_degrees_fill_the_devices(
     [
         ("fp8", "h100-80gb-sxm", ("fp8", None)),
         ("fp8", "a100-80gb-sxm", ("bf16", "fp8")),
-        ("Q4_K_M", "rtx-4090", ("bf16", "q4_k_m")),
+        ("Q4_K_M", "rtx-4090", ("fp16", "q4_k_m")),
         ("F16", "rtx-4090", ("fp16", None)),
         ("int8 weights", "tpu-v4", ("bf16", "int8")),
         ("bf16 weights", "tpu-v4", ("bf16", "bf16")),
@@ -319,7 +376,7 @@ def test_devices_that_no_system_joins_stand_in_an_assumed_node(tmp_path: Path) -
     cells = {"device": "Ascend 910B", "num_devices": "4", "tp": "4", "dtype": "bf16"}
     row = compared(tmp_path, cells).records[0]
     assert row["system"] == "ascend-910b-assumed-4"
-    odd = compared(tmp_path, cells | {"num_devices": "12", "tp": "4"}).records[0]
+    odd = compared(tmp_path, cells | {"num_devices": "19", "tp": "1"}).records[0]
     assert "do not fill nodes of 8" in odd["reason"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hwsim.cost.matmul import matmul_cost
 from hwsim.errors import InputError
 from hwsim.specs.calibration import Calibration, calibration_for, with_parameters
+from hwsim.specs.catalogs import load_device
 from hwsim.specs.device import DeviceSpec
 
 
@@ -233,6 +234,21 @@ def test_refuses_a_dtype_without_a_rate(
         matmul_cost(4, 4, 4, device=gpu, calibration=calibration, dtype="int4")
     with pytest.raises(InputError, match="'bf17'"):
         matmul_cost(4, 4, 4, device=gpu, calibration=calibration, dtype="bf17")
+
+
+def test_units_that_multiply_and_widen_take_longer_over_stored_weights() -> None:
+    def times(device: DeviceSpec) -> tuple[float, float]:
+        shapes = {"device": device, "calibration": calibration_for(device)}
+        plain = matmul_cost(512.0, 4096.0, 4096.0, dtype="fp16", **shapes)
+        stored = matmul_cost(
+            512.0, 4096.0, 4096.0, dtype="fp16", b_bytes=0.5625, **shapes
+        )
+        return float(plain.time), float(stored.time)
+
+    plain, stored = times(load_device("m2-ultra"))
+    assert 1.15 * plain < stored < 1.35 * plain
+    plain, stored = times(load_device("rtx-a6000"))
+    assert stored < 1.05 * plain
 
 
 def test_a_gpu_needs_a_tile_table(gpu: DeviceSpec, calibration: Calibration) -> None:

@@ -12,7 +12,9 @@ from hwsim.cost.stack_terms import (
     derated,
     inner_dtype,
     product_by,
+    stored_rate,
 )
+from hwsim.specs.calibration import calibration_for
 from hwsim.specs.catalogs import load_device, load_stack
 from hwsim.specs.stack import LaunchPolicy, StackSpec
 
@@ -78,3 +80,23 @@ def test_attention_kernels_of_an_earlier_architecture(
 ) -> None:
     found = attention_rate(load_stack(stack), load_device(device))
     assert found == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("device", "stack", "rates"),
+    [
+        # (narrow weights, 16-bit weights) of many rows.
+        ("a100-80gb-sxm", "llama-cpp-graph", (0.5, 1.0)),
+        ("rtx-4090", "llama-cpp-graph", (1.0, 1.6)),
+        ("rtx-4090", "llama-cpp", (1.0, 1.6)),
+        ("m2-ultra", "llama-cpp-graph", (1.0, 1.0)),
+        ("h100-80gb-sxm", "vllm", (1.0, 1.0)),
+    ],
+)
+def test_rates_by_storage(device: str, stack: str, rates: tuple[float, float]) -> None:
+    spec = load_device(device)
+    found = stored_rate(
+        load_stack(stack), spec, calibration_for(spec, "auto"), "fp16",
+        np.array([512.0, 512.0, 1.0, 1.0]), np.array([0.6, 2.0, 0.6, 2.0]),
+    )  # fmt: skip
+    assert found == pytest.approx([*rates, 1.0, 1.0], rel=2e-3)

@@ -28,8 +28,9 @@ def test_without_links_the_host_is_a_shared_bus() -> None:
 
 
 def test_devices_must_fill_assumed_nodes() -> None:
-    with pytest.raises(InputError, match="do not fill nodes of 8"):
-        assumed_system(load_device("ascend-910b"), 12)
+    assert assumed_system(load_device("inferentia2"), 12).devices_per_node == 12
+    with pytest.raises(InputError, match="do not fill nodes of 8 to 16"):
+        assumed_system(load_device("ascend-910b"), 19)
 
 
 def test_nodes_that_nothing_joins_stand_on_ethernet() -> None:
