@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwsim.graph.op import Collective, CollectiveName, Matmul, Operand
+from hwsim.graph.op import (
+    Collective,
+    CollectiveName,
+    Elementwise,
+    Matmul,
+    Operand,
+)
 from hwsim.graph.opgraph import Node
 from hwsim.graph.record import Recorder, Rule
 from hwsim.graph.setting import Setting
@@ -18,13 +24,35 @@ class Communicator(Recorder):
         """Append an all-to-all of rows among the ranks that share the experts."""
         moe, fusion = self.setting.model.moe, self.setting.fusion
         op = group_collective(self.setting, "ep", name, "all_to_all", nbytes)
-        if moe is not None and fusion.exchange == "once":
+        if moe is not None and fusion.exchange != "all_to_all":
             op = replace(op, fanout=moe.experts_per_token)
         op = replace(op, beside=name.endswith("_beside"))
         out = self.put(op, (rows,), "exchange", numel=numel, stream=exchange_stream(op))
         if name == "dispatch_exchange":
             self.count_rows(out)
         return out
+
+    def map_of_rows(self, chosen: int, tokens: float) -> int:
+        """Append what tells every rank which tokens go where, if its library asks.
+
+        A byte for each token of all ranks and each expert is gathered, then scanned
+        for the places of rows (Hybrid-EP; DeepEP's pull request 716).
+        """
+        setting, moe = self.setting, self.setting.model.moe
+        mapped = setting.fusion.exchange == "mapped" and setting.training
+        if not mapped or moe is None or setting.layout.ep == 1:
+            return chosen
+        numel = tokens * setting.layout.ep * moe.experts
+        table = self.among(
+            "ep", "routing_gather", "all_gather", (chosen,), numel, "none", numel
+        )
+        scan = Elementwise(
+            name="routing_scan", dtype=setting.precision.vector, numel=numel,
+            function="copy", flop_per_value=0.0,
+            reads=(Operand("index", numel, "int8"),),
+            writes=(Operand("index", 4.0 * tokens * moe.experts_per_token, "int32"),),
+        )  # fmt: skip
+        return self.put(scan, (table,), "none", numel=numel)
 
     def count_rows(self, value: int) -> None:
         """Let the host wait for the rows of each expert before it launches a node."""

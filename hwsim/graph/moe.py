@@ -93,8 +93,8 @@ def spread_experts(w: Writer, x: int, tokens: int, dense: Dense) -> tuple[int, b
     if shared and not split and setting.training:
         own = w.alias(x, "slice", tokens * hidden)
     chosen = _router(w, own, mine, moe)
-    narrow = _into_latent(w, own, mine, moe)
-    rows = _dispatch(w, (narrow, chosen), mine, moe)
+    narrow, known = _into_latent(w, own, mine, moe), w.map_of_rows(chosen, mine)
+    rows = _dispatch(w, (narrow, known), mine, moe)
     numel = mine * topk * width * layout.load
     rows = _exchange(w, "dispatch_exchange", rows, numel)
     gathers = split and layout.etp > 1

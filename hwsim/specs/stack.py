@@ -110,7 +110,8 @@ class Fusion(Spec):
         How rows reach the experts of other ranks: ``all_to_all`` sends a copy to
         each expert, and ranks with several experts sort what they receive;
         ``once`` sends one copy to each rank, and between nodes one to each node
-        (DeepEP, Hybrid-EP).
+        (DeepEP); ``mapped`` does so after a map of all ranks' tokens and experts has
+        been gathered (Hybrid-EP).
     """
 
     attention: Literal["fused", "unfused"] = "fused"
@@ -131,7 +132,7 @@ class Fusion(Spec):
     stored: Literal["widened", "copied"] = "widened"
     quantize: bool = False
     experts: Literal["fused", "library", "each"] = "fused"
-    exchange: Literal["all_to_all", "once"] = "all_to_all"
+    exchange: Literal["all_to_all", "once", "mapped"] = "all_to_all"
 
 
 class Overlap(Spec):

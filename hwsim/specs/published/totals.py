@@ -54,7 +54,7 @@ class PublishedTotal(CatalogSpec):
     global_batch: Count
     seq: Count
     dtype: Name = "bf16"
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Name = "none"
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
     pue: Annotated[float, Field(ge=1.0, le=3.0)] | None = None

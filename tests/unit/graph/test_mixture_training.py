@@ -37,6 +37,26 @@ def test_the_host_waits_for_counts_before_rows_are_exchanged() -> None:
     assert synced(graph_of("qwen3-30b-a3b", "nemo", ep=1)) == [("experts", "forward")]
 
 
+def test_hybrid_ep_gathers_a_map_of_tokens_and_experts() -> None:
+    blocks = graph_of("qwen3-30b-a3b", "nemo-hybridep").blocks
+    nodes = blocks[1].nodes
+    names = [node.op.name for node in nodes]
+    gather, scan = names.index("routing_gather"), names.index("routing_scan")
+    # A byte for each of 4,096 tokens of 8 ranks and each of 128 experts.
+    size = 4096 * 8 * 128
+    assert nodes[gather].op.nbytes / 2 == nodes[scan].op.nbytes_read == size
+    assert nodes[gather].deps == (names.index("topk"),)
+    assert scan in nodes[names.index("dispatch")].deps
+    trained = {node.op.name for block in blocks for node in block.nodes}
+    assert "router_weight_gradient" in trained
+
+
+@pytest.mark.parametrize("stack", ["nemo", "nemo-deepep"])
+def test_other_libraries_gather_no_map(stack: str) -> None:
+    blocks = graph_of("qwen3-30b-a3b", stack).blocks
+    assert not any("routing" in n.op.name for b in blocks for n in b.nodes)
+
+
 @pytest.mark.parametrize("stack", ["nemo-graphs", "nemo-drop", "torchtitan"])
 def test_graphs_and_capacities_need_no_counts(stack: str) -> None:
     assert synced(graph_of("qwen3-30b-a3b", stack)) == []
