@@ -121,7 +121,8 @@ def test_overlap_as_documented(stacks: dict[str, StackSpec]) -> None:
     hidden_tp = {name for name, stack in stacks.items() if stack.overlap.tp}
     assert hidden_tp == {
         "megatron-core", "nemo", "nemo-deepep", "nemo-drop", "nemo-hybridep",
-        "nemo-overlap",        "nemo-scoped-graphs", "nemo-scoped-drop", "nemo-scoped-overlap", "nemo-graphs",
+        "nemo-overlap", "nemo-scoped-graphs", "nemo-scoped-drop",
+        "nemo-scoped-overlap", "nemo-graphs",
         "nemo-graphs-drop", "hai-llm", "llama-2023", "maxtext", "xla-inference",
     }  # fmt: skip
 
