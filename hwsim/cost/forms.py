@@ -33,6 +33,7 @@ from hwsim.cost.stack_terms import (
     derated,
     inner_dtype,
     product_by,
+    repeated,
     stored_rate,
 )
 from hwsim.errors import InputError
@@ -126,6 +127,8 @@ def _cached_share(
 
 def _matmul(ops: Sequence[Op], context: Context) -> Cost:
     m, n, k, batch = (_column(ops, name, context) for name in ("m", "n", "k", "batch"))
+    parts = _column(ops, "parts", context)
+    m = m / parts
     a, b, c = (
         _column(ops, name, context) for name in ("a_bytes", "b_bytes", "c_bytes")
     )
@@ -141,7 +144,7 @@ def _matmul(ops: Sequence[Op], context: Context) -> Cost:
         sustained_flop=context.sustained_flop,
     )  # fmt: skip
     rate = stored_rate(context.stack, device, context.calibration, dtype, m, b)
-    return product_by(cost, context.stack, dtype, rate)
+    return product_by(repeated(cost, parts), context.stack, dtype, rate)
 
 
 def _attention(ops: Sequence[Op], context: Context) -> Cost:

@@ -27,6 +27,19 @@ def inner_dtype(device: DeviceSpec, dtype: str) -> str:
     return "fp16" if "fp16" in device.dtypes else "fp32"
 
 
+def repeated(cost: Cost, times: FloatArray) -> Cost:
+    """Return the cost of doing the same several times."""
+    if np.all(times == 1.0):
+        return cost
+    return Cost(
+        time=cost.time * times,
+        compute=cost.compute * times,
+        levels={name: part * times for name, part in cost.levels.items()},
+        interconnect=cost.interconnect * times,
+        overhead=cost.overhead * times,
+    )
+
+
 def derated(cost: Cost, derate: float) -> Cost:
     """Slow a stack's kernels down; start-up time is left as it is."""
     if derate == 1.0:

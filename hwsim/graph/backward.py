@@ -68,6 +68,7 @@ class Backward:
         self.frozen = self.setting.lora is not None
         self.last_compute = len(nodes) - 1
         self._gathered: dict[int, int] = {}
+        self._quantised: set[int] = set()  # gradients gathered in a narrow dtype
 
     # Emission ---------------------------------------------------------------
 
@@ -86,10 +87,15 @@ class Backward:
             self.grads.setdefault(value, []).append(node)
 
     def communicate(
-        self, name: str, collective: CollectiveName, numel: float, after: int
+        self,
+        name: str,
+        collective: CollectiveName,
+        numel: float,
+        after: int,
+        width: float | None = None,
     ) -> int:
         """Append a collective; without overlap it waits for all compute."""
-        setting, nbytes = self.setting, numel * self.w.act_bytes
+        setting, nbytes = self.setting, numel * (width or self.w.act_bytes)
         op = tp_collective(
             name, collective, nbytes, setting.shard.tp, setting.precision.act
         )
@@ -170,7 +176,7 @@ class Backward:
         if not isinstance(op, Matmul):
             return
         quantised = self.setting.precision.quantised and op.dtype != self.w.plain_math
-        if quantised:
+        if quantised and dy not in self._quantised:
             dy = self.put(self._quantise(step.numel, op.dtype), (dy,))
         self.give(step, self.put(input_gradient(self.w, op), (dy,)))
         if self.frozen and not step.adapter:
@@ -207,8 +213,9 @@ class Backward:
             return INCOMING
         if source not in self._gathered:
             self._gathered[source] = self.communicate(
-                "input_gather", "all_gather", origin.numel, dy
-            )
+                "input_gather", "all_gather", origin.numel, dy,
+                self.w.sent_for(step.op),
+            )  # fmt: skip
         return self._gathered[source]
 
     def product(self, step: Step, dy: int) -> None:
@@ -270,8 +277,15 @@ class Backward:
     def leave(self, step: Step, dy: int) -> None:
         """End of a region: every device needs the whole gradient."""
         if self.setting.sequence_parallel:
+            made = self.w.steps[step.inputs[0] - 2].op if step.inputs[0] >= 2 else None
+            width = self.w.sent_for(made)
             numel = step.numel * self.setting.shard.tp
-            dy = self.communicate("gradient_gather", "all_gather", numel, dy)
+            if made is None or width == self.w.act_bytes:
+                dy = self.communicate("gradient_gather", "all_gather", numel, dy)
+            else:
+                dy = self.put(self._quantise(step.numel, made.dtype), (dy,))
+                dy = self.communicate("gradient_gather", "all_gather", numel, dy, width)
+                self._quantised.add(dy)
         self.give(step, dy)
 
     def attention(self, step: Step, dy: int) -> None:

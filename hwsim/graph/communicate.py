@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwsim.graph.op import (
-    Collective,
-    CollectiveName,
-    Elementwise,
-    Matmul,
-    Operand,
-)
+from hwsim.graph.op import Collective, CollectiveName, Elementwise, Matmul, Op, Operand
 from hwsim.graph.opgraph import Node
 from hwsim.graph.record import Recorder, Rule
 from hwsim.graph.setting import Setting
 from hwsim.specs.base import DTYPE_BYTES
+
+# Parts that Transformer Engine cuts a 16-bit product in that is reduced beside it
+# (userbuffers, num_splits).
+PIECES = 4
 
 
 class Communicator(Recorder):
@@ -91,18 +89,38 @@ class Communicator(Recorder):
             name, collective, nbytes, self.setting.shard.tp, dtype,
             direct=self.setting.stack.all_reduce == "direct",
         )  # fmt: skip
-        return self.put(op, inputs, rule, numel=numel, stream="tp", dtype=dtype)
+        out = self.put(op, inputs, rule, numel=numel, stream="tp", dtype=dtype)
+        if rule == "enter" and inputs[0] in self._fed:
+            self._fed.add(out)
+        return out
 
-    def enter(self, x: int, name: str, tokens: float) -> int:
-        """Begin a tensor-parallel region: gather the sequence if it is split."""
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes of a value gathered for products: quantised before it is sent."""
+        narrow = self.setting.precision.quantised and self.setting.fusion.quantize
+        return self.math_bytes if narrow else self.act_bytes
+
+    def sent_for(self, product: Op | None) -> float:
+        """Return the bytes of a value that is gathered for one product."""
+        plain = not isinstance(product, Matmul) or product.dtype == self.plain_math
+        return self.act_bytes if plain else self.sent_bytes
+
+    def enter(self, x: int, name: str, tokens: float, *, narrow: bool = True) -> int:
+        """Begin a tensor-parallel region: gather the sequence if it is split.
+
+        ``narrow``: what reads it are quantised products.
+        """
         setting = self.setting
         if setting.shard.tp == 1 or not setting.training:
             return x
         numel = tokens * setting.model.hidden
         if not setting.sequence_parallel:
-            return self.alias(x, "enter", numel)
-        nbytes = numel * self.act_bytes
-        return self.collective(name, "all_gather", (x,), nbytes, "enter", numel)
+            out = self.alias(x, "enter", numel)
+            if x in self._fed:
+                self._fed.add(out)
+            return out
+        width = self.sent_bytes if narrow else self.act_bytes
+        return self.collective(name, "all_gather", (x,), numel * width, "enter", numel)
 
     def leave(self, x: int, name: str, tokens: float) -> int:
         """End a tensor-parallel region: sum the devices' partial results."""
@@ -116,15 +134,52 @@ class Communicator(Recorder):
         )
         out = self.collective(name, kind, (x,), nbytes, "leave", setting.outer(numel))
         if setting.stack.overlap.tp and not setting.stack.overlap.windows:
-            self._beside_product(self.node_of[out])
+            self._beside_product(out, numel)
         return out
 
-    def _beside_product(self, index: int) -> None:
-        """Let a collective start with the product whose parts it sends."""
+    def _beside_product(self, value: int, numel: float) -> None:
+        """Let a collective start with the product whose parts it sends.
+
+        Quantised products send each part to its owner, who sums what came; others
+        are cut in ``PIECES``, and the last one is reduced after them.
+        """
+        index = self.node_of[value]
         node = self.nodes[index]
         source = self.nodes[node.deps[-1]] if node.deps else node
-        if isinstance(source.op, Matmul):
-            self.nodes[index] = Node(node.op, source.deps, node.stream)
+        op = node.op
+        if not isinstance(source.op, Matmul) or not isinstance(op, Collective):
+            return
+        if not self.setting.rings:
+            self.nodes[index] = Node(op, source.deps, node.stream)
+            return
+        ring = source.op.dtype != self.plain_math
+        parts = op.group_size if ring else PIECES
+        self.nodes[node.deps[-1]] = Node(
+            replace(source.op, parts=parts), source.deps, source.stream
+        )
+        if ring:
+            self.nodes[index] = Node(op, source.deps, node.stream)
+            several = self.act(numel)
+            total = self.act(self.setting.outer(numel))
+            after = Node(
+                Elementwise(
+                    name="partial_sums", dtype=self.setting.precision.vector,
+                    numel=numel, function="add", reads=(several,), writes=(total,),
+                ),
+                (index,),
+            )  # fmt: skip
+        else:
+            last = 1.0 / PIECES
+            self.nodes[index] = Node(_scaled(op, 1.0 - last), source.deps, node.stream)
+            after = Node(_scaled(op, last), node.deps, node.stream)
+        self.nodes.append(after)
+        self.node_of[value] = len(self.nodes) - 1
+
+
+def _scaled(op: Collective, share: float) -> Collective:
+    """Return a collective of a share of its message."""
+    moved = tuple(replace(o, nbytes=o.nbytes * share) for o in op.reads)
+    return replace(op, message=op.message * share, reads=moved, writes=moved)
 
 
 def exchange_stream(op: Collective) -> str:

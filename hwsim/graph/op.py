@@ -102,7 +102,8 @@ class Matmul(Op):
     """``batch`` products out[m, n] = a[m, k] · b[k, n].
 
     ``a_bytes``, ``b_bytes`` and ``c_bytes`` are bytes per element;
-    ``counts`` says whether model FLOP include it.
+    ``counts`` says whether model FLOP include it. ``parts`` is how many launches
+    share out the rows, one after the other.
     """
 
     m: float
@@ -113,6 +114,7 @@ class Matmul(Op):
     b_bytes: float
     c_bytes: float
     counts: bool = True
+    parts: int = 1
 
     @property
     def flop(self) -> float:

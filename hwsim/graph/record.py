@@ -64,6 +64,8 @@ class Recorder:
         self.dtype_of: list[str] = [setting.precision.stream] * 2
         self.autocast = setting.precision.autocast and setting.training
         self._quantised: dict[int, int] = {}
+        # Values that what made them has written quantised.
+        self._fed: set[int] = set()
         precision = setting.precision
         self.act_bytes = DTYPE_BYTES[precision.act]
         self.math_bytes = DTYPE_BYTES[precision.math]

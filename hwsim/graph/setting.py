@@ -57,6 +57,13 @@ class Setting:
         """What the stack runs as one kernel."""
         return self.stack.fusion
 
+    @property
+    def rings(self) -> bool:
+        """Whether tensor-parallel gathers go round beside products."""
+        overlap = self.stack.overlap
+        beside = overlap.tp and overlap.ring and not overlap.windows
+        return beside and self.sequence_parallel and self.training
+
     def outer(self, tokens: float) -> float:
         """Tokens that one device holds outside the tensor-parallel regions."""
         return tokens / self.shard.tp if self.sequence_parallel else tokens

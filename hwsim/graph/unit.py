@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hwsim.graph import outer, recompute
 from hwsim.graph.backward import INCOMING, Backward
+from hwsim.graph.beside import ring_exchanged
 from hwsim.graph.lora import ROW_PARALLEL
 from hwsim.graph.loss import cross_entropy
 from hwsim.graph.modules import modules_of, rerun, scores_again
@@ -207,7 +208,7 @@ def _unit(
 ) -> Unit:
     w = Writer(plan.setting.of(kind), p.tokens, p.batch * p.memory)
     outputs = body(w, p)
-    forward = _cut_up(plan, w.block(name, outputs[0], repeat))
+    forward = _exchanged(plan, _cut_up(plan, w.block(name, outputs[0], repeat)))
     full = again and plan.recompute == "full"
     nodes = _run_again(plan, w, forward.nodes, kind) if again else []
     pass_back = Backward(
@@ -219,11 +220,19 @@ def _unit(
         # No adapter stands before it in its stack: no gradient goes further.
         return Unit(name, forward, None, held, NOTHING)
     backward = Block(f"{name}_backward", tuple(nodes), repeat, end)
-    backward = _added(plan.setting, _cut_up(plan, backward))
+    backward = _exchanged(plan, _cut_up(plan, backward))
+    backward = _added(plan.setting, backward)
     trained = _trained(w, held)
     if plan.setting.lora is not None:
         held = Held(held.dense + trained.dense, held.expert)
     return Unit(name, forward, backward, held, trained, full, again, kind)
+
+
+def _exchanged(plan: Plan, block: Block) -> Block:
+    """Return the block with gathers beside their products, if the stack does so."""
+    if not plan.setting.rings:
+        return block
+    return replace(block, nodes=tuple(ring_exchanged(block.nodes)))
 
 
 def _added(setting: Setting, backward: Block) -> Block:
@@ -287,13 +296,14 @@ def _head(plan: Plan, p: Pass) -> tuple[Head, Writer]:
     if rows < p.tokens:
         x = outer.select_rows(w, x, rows)
     x = outer.masked_head(w, x, rows) if setting.model.kind == "encoder" else x
-    x = w.enter(x, "head_gather", rows)
+    x = w.enter(x, "head_gather", rows, narrow=False)
     rows *= setting.model.predicted_tokens
     logits = outer.head(w, x, rows, gather=False)
     _, gradient = cross_entropy(w, logits, rows)
     cut = next(i for i, n in enumerate(w.nodes) if n.op.phase == "backward")
     end = Backward(w, w.nodes, {logits: gradient}).run()
-    return Head(tuple(w.nodes), cut, end), w
+    whole = _exchanged(plan, Block("head", tuple(w.nodes)))
+    return Head(whole.nodes, cut, end), w
 
 
 def _head_unit(plan: Plan, p: Pass) -> Unit:

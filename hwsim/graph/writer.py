@@ -65,7 +65,9 @@ class Writer(Communicator):
         read = (moved, self.parameters(weights))
         narrow = dtype == self.setting.precision.act
         written: tuple[Operand, ...] = (
-            self.feed(out) if to_linear and narrow else self.held(out, dtype),
+            self.feed(out)
+            if to_linear and narrow and self.setting.fusion.quantize_activation
+            else self.held(out, dtype),
         )
         if mask:
             written += (Operand("activation", mask, "int8"),)
@@ -172,6 +174,8 @@ class Writer(Communicator):
         out = self.put(op, inputs, "norm", numel=numel, extra=extra, dtype=dtype)
         if self.setting.training:
             self.steps[-1].source = source
+        if narrow:
+            self._fed.add(out)
         return out
 
     def linear(
@@ -302,10 +306,13 @@ class Writer(Communicator):
 
     def quantised(self, x: int, numel: float) -> int:
         """Return the value in the matrix units' dtype, quantised once."""
-        if self.setting.fusion.quantize:
+        fusion, training = self.setting.fusion, self.setting.training
+        if fusion.quantize and (fusion.quantize_activation or x in self._fed):
             return x
         if x not in self._quantised:
             dtype = self.setting.precision.math
+            # The gradient of the weights reads columns where products read rows.
+            copies = 2.0 if training and fusion.quantize else 1.0
             op = Elementwise(
                 name="quantize",
                 dtype=self.setting.precision.vector,
@@ -313,7 +320,9 @@ class Writer(Communicator):
                 function="quantize",
                 flop_per_value=3.0,
                 reads=(self.act(numel),),
-                writes=(Operand("activation", numel * self.math_bytes, dtype),),
+                writes=(
+                    Operand("activation", copies * numel * self.math_bytes, dtype),
+                ),
             )
             self._quantised[x] = self.put(op, (x,), "through", numel=numel)
         return self._quantised[x]

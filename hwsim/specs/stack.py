@@ -100,6 +100,9 @@ class Fusion(Spec):
     quantize : bool
         The operator before a product writes its quantised input; gradients are
         cast by kernels of their own.
+    quantize_activation : bool
+        With ``quantize``: attention and activations do so too; else norms alone, and
+        inputs of other products are cast by kernels of their own.
     experts : str
         Routed experts: ``fused``, one serving kernel that sorts, multiplies and
         activates; ``library``, grouped products as good as dense ones, after
@@ -131,6 +134,7 @@ class Fusion(Spec):
     loss: Literal["framework", "vocab_parallel"] = "framework"
     stored: Literal["widened", "copied"] = "widened"
     quantize: bool = False
+    quantize_activation: bool = True
     experts: Literal["fused", "library", "each"] = "fused"
     exchange: Literal["all_to_all", "once", "mapped"] = "all_to_all"
 
@@ -147,6 +151,10 @@ class Overlap(Spec):
     windows : bool
         Products go part by part beside the tensor-parallel gathers before them as
         well, forward and backward, and add up the sums after them (XLA).
+    ring : bool
+        With ``tp`` and a divided sequence: gathers, too, go round beside the products
+        that read them, and products are launched in parts (userbuffers of
+        Transformer Engine). Else only reductions are beside products.
     backward_prefetch : bool
         Sharded parameters of a layer are fetched while the backward of the one
         before it runs, not after it (FSDP: BACKWARD_PRE against POST). After it
@@ -161,6 +169,7 @@ class Overlap(Spec):
     dp: bool = True
     tp: bool = False
     windows: bool = False
+    ring: bool = False
     backward_prefetch: bool = True
     ep: Fraction = 0.0
 

@@ -23,6 +23,7 @@ def stack_with(
     tp: bool = False,
     autocast: bool = False,
     windows: bool = False,
+    ring: bool = False,
     recompute: str = "whole",
     **fusion: Any,
 ) -> StackSpec:
@@ -33,7 +34,7 @@ def stack_with(
             "name": "drawn",
             "sources": (SOURCE,),
             "fusion": Fusion(**fusion),
-            "overlap": Overlap(dp=dp, tp=tp, windows=windows),
+            "overlap": Overlap(dp=dp, tp=tp, windows=windows, ring=ring),
             "autocast": autocast,
             "recompute": recompute,
         }
@@ -50,6 +51,7 @@ stacks = st.builds(
     stack_with,
     dp=st.booleans(),
     tp=st.booleans(),
+    ring=st.booleans(),
     autocast=st.booleans(),
     windows=st.booleans(),
     recompute=st.sampled_from(["whole", "needed"]),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwsim.cost.cost import combine
+from hwsim.cost.evaluate import cost_op
 from hwsim.cost.stack_terms import (
     attention_rate,
     collective_by,
@@ -14,8 +15,9 @@ from hwsim.cost.stack_terms import (
     product_by,
     stored_rate,
 )
+from hwsim.graph.op import Matmul
 from hwsim.specs.calibration import calibration_for
-from hwsim.specs.catalogs import load_device, load_stack
+from hwsim.specs.catalogs import load_device, load_stack, load_system
 from hwsim.specs.stack import LaunchPolicy, StackSpec
 
 PLAIN = load_stack("default-inference")
@@ -38,6 +40,24 @@ def test_one_scale_per_tensor_speeds_arithmetic_of_narrow_products_alone() -> No
     assert narrow.time == pytest.approx(base.time - base.compute * 0.2)
     assert product_by(base, fast, "bf16").time == pytest.approx(base.time)
     assert narrow.overhead == pytest.approx(base.overhead)
+
+
+def test_parts_of_a_product_follow_each_other() -> None:
+    system, stack = load_system("dgx-h100"), load_stack("nemo")
+
+    def product(rows: int, parts: int = 1) -> Matmul:
+        return Matmul(
+            name="p", dtype="bf16", m=rows, n=2304, k=16384, parts=parts,
+            a_bytes=2, b_bytes=2, c_bytes=2, reads=(), writes=(),
+        )  # fmt: skip
+
+    whole, cut, one = (
+        cost_op(op, system, stack)
+        for op in (product(4096), product(4096, 8), product(512))
+    )
+    assert cut.time == pytest.approx(8 * one.time)
+    assert cut.overhead == pytest.approx(8 * one.overhead)
+    assert cut.time > whole.time
 
 
 def test_derate_leaves_the_start_alone() -> None:

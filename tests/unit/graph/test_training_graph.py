@@ -451,3 +451,89 @@ def test_biases_and_clamps_of_experts_one_by_one(stack: str, apart: bool) -> Non
             "clamp_gradient": 10 * rows, "expert_bias_gradient": 8 * rows,
         } if apart else {}
     )  # fmt: skip
+
+
+def beside(**changes) -> OpGraph:
+    """Eight-way tensor parallelism with its collectives beside products."""
+    given = {"tp": True, "ring": True, "quantize": True, "quantize_activation": False}
+    stack = stack_with(**given | changes.pop("stack", {}))
+    options = {"tp": 8, "sequence_parallel": True, "dtype": "fp8", "last": False}
+    return train(load_model("llama-2-7b"), stack=stack, **options | changes)
+
+
+def at_name(nodes: Block) -> dict[str, int]:
+    return {n.op.name: i for i, n in enumerate(nodes.nodes)}
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "bf16"])
+def test_a_gather_goes_round_beside_the_first_product_that_reads_it(dtype: str) -> None:
+    graph = beside(dtype=dtype)
+    for name, gather, product in (
+        ("decoder", "attention_gather", "qkv"),
+        ("decoder", "ffn_gather", "gate_up"),
+        ("decoder_backward", "gradient_gather", "down_input_gradient"),
+    ):
+        nodes = block(graph, name)
+        at = at_name(nodes)
+        sent = next(n for n in nodes.nodes if n.op.name == gather)
+        first = nodes.nodes[at[product]]
+        index = nodes.nodes.index(sent)
+        assert index not in first.deps
+        assert set(sent.deps) <= set(first.deps)
+        assert first.op.parts == 8
+        # What reads the product's result waits for the last rows that came.
+        assert any({index, at[product]} <= set(n.deps) for n in nodes.nodes), (
+            name,
+            product,
+        )
+
+
+def test_gathered_values_are_quantised_before_they_are_sent() -> None:
+    hidden = 2 * 512 * 4096
+    for dtype, width in (("fp8", 1), ("bf16", 2)):
+        graph = beside(dtype=dtype)
+        sent = [
+            node.op for _, _, node, _ in graph.distinct()
+            if isinstance(node.op, Collective) and node.op.collective == "all_gather"
+        ]  # fmt: skip
+        assert {op.name for op in sent} >= {
+            "attention_gather", "ffn_gather", "gradient_gather", "input_gather",
+        }  # fmt: skip
+        narrow = [op.message for op in sent if op.name != "head_gather"]
+        # The head's products stay wide; its gather again in backward too.
+        assert sorted(set(narrow)) in ([width * hidden], [width * hidden, 2 * hidden])
+        wide = [op.message for op in sent if op.name == "head_gather"]
+        assert set(wide) == {2 * hidden}
+
+
+def test_reductions_begin_with_the_product_whose_parts_they_send() -> None:
+    narrow, wide = beside(), beside(dtype="bf16")
+    for graph, parts in ((narrow, 8), (wide, 4)):
+        nodes = block(graph, "decoder")
+        at = at_name(nodes)
+        product = nodes.nodes[at["down"]]
+        assert product.op.parts == parts
+        sent = [n for n in nodes.nodes if n.op.name == "ffn_reduce"]
+        assert sent[0].deps == product.deps
+        assert sum(n.op.message for n in sent) == 2 * 2 * 512 * 4096
+        if parts == 4:  # the last of four parts is reduced when the product is done
+            assert at["down"] in sent[1].deps
+            assert sent[1].op.message == sent[0].op.message / 3
+        else:
+            total = nodes.nodes[at["partial_sums"]].op
+            assert total.reads[0].nbytes == 8 * total.writes[0].nbytes
+
+
+def test_inputs_that_no_norm_writes_are_cast_by_kernels_of_their_own() -> None:
+    def casts(graph: OpGraph) -> list[float]:
+        return [
+            n.op.writes[0].nbytes
+            for n in block(graph, "decoder").nodes
+            if n.op.name == "quantize"
+        ]
+
+    tokens = 2 * 512
+    # Rows and columns, of attention's and the activation's results.
+    assert casts(beside()) == [2 * tokens * 4096 / 8, 2 * tokens * 11008 / 8]
+    assert not casts(beside(stack={"quantize_activation": True}))
+    assert len(casts(beside(stack={"quantize": False}))) == 4
