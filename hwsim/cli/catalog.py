@@ -11,7 +11,7 @@ from rich.markup import escape
 from hwsim.cli.examples import examples
 from hwsim.cli.options import Json
 from hwsim.cli.output import console, note, print_json, table
-from hwsim.errors import HwsimError, SpecError
+from hwsim.errors import HwsimError, InputError, SpecError
 from hwsim.report import format as fmt
 from hwsim.units import format_quantity
 
@@ -40,6 +40,9 @@ def _loaded(names: Iterable[str], load: Callable[[str], T]) -> list[T]:
         except SpecError as error:
             note(f"hwsim: left out: {error}")
     return loaded
+
+
+_KINDS = ("cpu", "gpu", "tpu", "asic", "fpga")
 
 
 def _matches(text: str | None, *fields: object) -> bool:
@@ -81,6 +84,8 @@ def devices(
     """List devices with their main figures."""
     import hwsim
 
+    if kind is not None and kind not in _KINDS:
+        raise InputError(f"--kind {kind!r} is unknown; choose {', '.join(_KINDS)}")
     rows = []
     for d in _loaded(hwsim.device_ids(), hwsim.load_device):
         if (kind and d.kind != kind) or not _matches(

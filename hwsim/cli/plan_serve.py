@@ -204,7 +204,7 @@ def _headline(plan: ServePlan) -> list[tuple[str, str, str]]:
             (f"{named}: {check.key}.{check.stat}", fmt.seconds(check.value), told)
         )
     rows.append(
-        ("looked at", f"{plan.candidates:,} deployments",
+        ("looked at", fmt.plural(plan.candidates, "deployment"),
          f"{len(plan.steady):,} fit in memory, {len(plan.confirmed)} confirmed; "
          f"closed form {fmt.seconds(plan.search_s)}, "
          f"simulation {fmt.seconds(plan.simulate_s)}")

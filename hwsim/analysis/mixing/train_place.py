@@ -119,11 +119,16 @@ def place_system(
         bandwidth=_outward(place, cp, hop) / stage,
         latency=(hop or Hop(PORT)).latency,
     )  # fmt: skip
+    # A node that is partly used ends where its devices do: further out are others.
+    within = (
+        n.model_copy(update={"size": min(n.size, mine.num_devices)})
+        for n in mine.networks
+    )
     return SystemSpec(
         **{
             **dict(mine),
             "nodes": mine.nodes * domains,
-            "networks": (*mine.networks, level),
+            "networks": (*within, level),
         }
     )
 

@@ -217,7 +217,13 @@ class Confirmer:
         if not worst:
             return ""
         check = max(worst, key=lambda c: c.bound / c.limit)
-        return f"{check.key}.{check.stat} is {check.value:.4g} s"
+        told = f"{check.key}.{check.stat} is {check.value:.4g} s"
+        if check.value <= check.limit * (1.0 - self.margin):
+            told += (
+                f", but only below {check.bound:.4g} s for sure (95 %; more requests "
+                "tell it more closely)"
+            )
+        return told
 
     def confirm(
         self, steady: Steady, hourly: float, enough: int | None = None

@@ -142,6 +142,12 @@ class Space:
             self._tensor(system), self._stages(system), self._groups(system)
         ):
             if tp * pp * attention_dp > system.num_devices:
+                if any(self.held.values()):
+                    self._pass(
+                        f"tp {tp} x pp {pp} x attention_dp {attention_dp} is more than "
+                        f"the {system.num_devices} devices of {system.id}; name a "
+                        "larger system or ask for less"
+                    )
                 continue
             for ep in self._experts(tp * attention_dp):
                 try:

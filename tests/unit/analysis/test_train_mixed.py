@@ -149,6 +149,19 @@ def test_mfu_is_of_all_peaks_together():
     assert found.mfu == pytest.approx(mfu, rel=0.02)
 
 
+def test_nodes_may_be_partly_used():
+    """Six of eight devices are a domain of six; others are further out."""
+    part = {"tp": 2, "dp": 3}
+    found = mixed(
+        [place(FAST, **part), place(SLOW, **part)], global_batch=12, model=MODEL
+    )
+    whole = mixed(
+        [place(FAST, tp=2, dp=4), place(SLOW, tp=2, dp=4)], global_batch=16, model=MODEL
+    )
+    assert found.devices == 12
+    assert found.step_s == pytest.approx(whole.step_s, rel=0.05)
+
+
 def test_a_slower_partner_never_speeds_a_step_up():
     fast = mixed([place(FAST)] * 2)
     both = mixed([place(FAST), place(SLOW)])

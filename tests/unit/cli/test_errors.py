@@ -57,6 +57,16 @@ CASES = {
         ("serve", "gpt-2-124m", "-s", "t4", "--rate", "1", "--slo", "ttft.p99=1s"),
         "ttft=1s",
     ),
+    "kind of device": (("devices", "--kind", "foo"), "cpu, gpu"),
+    "no tp of a system": (
+        ("plan", "serve", "gpt-2-124m", "-s", "t4", "--rate", "1", "--slo", "ttft=1s",
+         "--tp", "3"),
+        "more than the 1 devices of t4",
+    ),
+    "tp of a stage": (
+        ("train-mixed", "gpt-2-124m", "--stage", "dgx-h100,tp=5", "--stage", "h100"),
+        "12 heads",
+    ),
     "zero stage": ((*TRAIN, "--zero-stage", "7"), "7"),
     "too many devices": ((*TRAIN, "--devices", "800"), "8"),
     "set without value": ((*INFER, "--set", "device.memory"), "key=value"),
