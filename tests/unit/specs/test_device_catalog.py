@@ -85,6 +85,7 @@ NAMES = {
     "GB300": "gb300",
     "MI355X": "mi355x",
     "A100-SXM": "a100-80gb-sxm",
+    "NVIDIA A100-SXM-64GB": "a100-64gb-sxm",
     "A100-PCIe": "a100-80gb-pcie",
     "H100-SXM": "h100-80gb-sxm",
     "H100-PCIe": "h100-80gb-pcie",

@@ -148,6 +148,7 @@ def test_nics_carry_what_the_devices_share(systems: dict[str, SystemSpec]) -> No
         ("rtx-4090-pcie-8", "rtx-4090", 8, "bus", 31.5e9),
         ("m7i.48xlarge", "xeon-8488c", 2, "bus", 128e9),
         ("tpu-v7x-9216", "tpu-v7x", 9216, "torus", 600e9),
+        ("leonardo", "a100-64gb-sxm", 13824, "mesh", 300e9),
         ("selene", "a100-80gb-sxm", 3072, "switch", 300e9),
     ],
 )
