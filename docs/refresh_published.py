@@ -99,7 +99,11 @@ def blind(checks: Mapping[str, str]) -> str:
         looks = {"all": first["all"], **first["by_source"]}
         for name, found in looks.items():
             cells = [f"all of {file}" if name == "all" else name, str(found["rows"])]
-            for errors in (found, now[name].to_dict()):
+            answered = now[name].to_dict() if name in now else None
+            for errors in (found, answered):
+                if errors is None:
+                    cells += ["no answer"] * 3
+                    continue
                 cells += [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
                 cells.append(fmt.signed_percent(errors["bias"], 0))
             rows.append(f"| {' | '.join(cells)} |")
