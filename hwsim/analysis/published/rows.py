@@ -328,7 +328,8 @@ def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
         except UnknownNameError:
             raise InputError(f"device {run.device!r} is not in the catalog") from None
     system = load_system(name)
-    if run.slices > 1 and devices % run.slices == 0:
+    joined = system.networks[-1].kind if system.networks else ""
+    if run.slices > 1 and joined == "dcn" and devices % run.slices == 0:
         return system.in_slices(run.slices, devices)
     if devices > system.num_devices:
         per_node = system.devices_per_node

@@ -117,6 +117,8 @@ class PublishedRun:
     @property
     def slices(self) -> int:
         """Parts of a TPU cluster that the data-centre network joins, of the remarks."""
+        if "tpu" not in self.device_id.casefold():
+            return 1
         found = re.search(r"\b(\d{1,4})\s+slices?\b", self.notes.casefold())
         return max(int(found[1]), 1) if found else 1
 

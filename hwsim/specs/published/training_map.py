@@ -231,10 +231,10 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
 
 def _usual_system(run: PublishedRun, fitting: list[PublishedMap]) -> str | None:
     device = fold(run.device_id)
-    if run.slices == 1:
-        return shared.system_of(fitting, device)
     found = [m.slices[device] for m in fitting if device in m.slices]
-    return found[-1] if found else None
+    if run.slices > 1 and found:
+        return found[-1]
+    return shared.system_of(fitting, device)
 
 
 def _family(run: PublishedRun, fitting: list[PublishedMap]) -> Family | None:

@@ -181,6 +181,22 @@ def test_slices_said_in_words_are_joined_by_the_data_centre(
     assert found.result.system.num_devices == 128
 
 
+def test_slices_of_other_devices_are_no_slices_of_pods() -> None:
+    row = run(device="H100-SXM", num_devices=16, notes="2 slices of a MIG", tp=1)
+    assert row.slices == 1
+    assert (
+        mapped(row, MAPPINGS).system == mapped(replace(row, notes=""), MAPPINGS).system
+    )
+    named = run(
+        device="TPU-v4", num_devices=128, notes="2 slices", system="tpu-v4-256",
+        source="maxtext", model="MaxText-22B", global_batch=1664, tp=1, seq_len=2048,
+        dtype="bf16", recompute="full", tflops_per_device=150.0,
+    )  # fmt: skip
+    found = RunPredictor().predict(mapped(named, MAPPINGS))
+    assert found.result is not None, found.reason
+    assert found.result.system.id == "tpu-v4-256"
+
+
 def test_columns_of_the_row_win() -> None:
     cells = {"source": "llm-foundry", "device": "A100-40GB-SXM"}
     found = mapped(run(**cells, stack="llm-c", system="dgx-a100-40gb"), MAPPINGS)
