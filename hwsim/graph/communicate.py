@@ -13,18 +13,34 @@ from hwsim.specs.base import DTYPE_BYTES
 # Parts that Transformer Engine cuts a 16-bit product in that is reduced beside it
 # (userbuffers, num_splits).
 PIECES = 4
+_ALL_TO_ALL: CollectiveName = "all_to_all"
 
 
 class Communicator(Recorder):
     """Appends collectives to a block."""
 
     def exchange(self, name: str, rows: int, nbytes: float, numel: float) -> int:
-        """Append an all-to-all of rows among the ranks that share the experts."""
-        moe, fusion = self.setting.model.moe, self.setting.fusion
-        op = group_collective(self.setting, "ep", name, "all_to_all", nbytes)
-        if moe is not None and fusion.exchange != "all_to_all":
-            op = replace(op, fanout=moe.experts_per_token)
-        op = replace(op, beside=name.endswith("_beside"))
+        """Append the sending of rows among the ranks that share the experts.
+
+        ``nbytes`` is that of a copy of each row to each of its experts. Serving
+        engines send less: see ``exchange`` and ``sent_narrow`` of
+        :class:`~hwsim.specs.stack.Fusion`.
+        """
+        setting, fusion = self.setting, self.setting.fusion
+        moe, kind, fanout = setting.model.moe, _ALL_TO_ALL, 0
+        if moe is not None and fusion.exchange != _ALL_TO_ALL:
+            fanout = moe.experts_per_token
+        leaves = name.startswith("dispatch")
+        if leaves and self._sends_narrow():
+            nbytes *= DTYPE_BYTES[setting.precision.math] / self.act_bytes
+        if fusion.exchange == "gather" and setting.layout.ep <= fanout:
+            kind = "all_gather" if leaves else "reduce_scatter"
+            nbytes *= setting.layout.ep / (fanout * setting.layout.load)
+        op = group_collective(setting, "ep", name, kind, nbytes)
+        op = replace(
+            op, fanout=fanout if kind == _ALL_TO_ALL else 0,
+            beside=name.endswith("_beside"),
+        )  # fmt: skip
         out = self.put(op, (rows,), "exchange", numel=numel, stream=exchange_stream(op))
         if name == "dispatch_exchange":
             self.count_rows(out)
@@ -57,6 +73,13 @@ class Communicator(Recorder):
         if self.setting.training and self.setting.stack.launch.counts:
             index = self.node_of[value]
             self.nodes[index] = replace(self.nodes[index], synced=True)
+
+    def _sends_narrow(self) -> bool:
+        """Whether rows are quantised before they are sent to their experts."""
+        setting = self.setting
+        if setting.training or not setting.precision.quantised:
+            return False
+        return setting.precision.math in setting.fusion.sent_narrow
 
     def among(
         self,

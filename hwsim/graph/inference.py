@@ -271,6 +271,7 @@ def layer_blocks(
         if kind.role != role:
             continue
         w = Writer(setting)
+        w.decoding = p.mode == "decode"
         values = layer(w, p, kind)
         block = w.block(kind.role, values[0], count)
         if setting.stack.overlap.windows:

@@ -67,7 +67,8 @@ def _down(w: Writer, x: int, p: Pass, mla: MlaSpec) -> tuple[int, int]:
             kv = w.linear("kv_a", x, tokens, latent, hidden, bias=bias)
         q = w.norm("q_a_norm", (q,), tokens, rank)
         q = w.linear("q_b", q, tokens, queries, rank)
-    return q, w.norm("kv_a_norm", (kv,), tokens, mla.kv_lora_rank)
+    with w.beside():
+        return q, w.norm("kv_a_norm", (kv,), tokens, mla.kv_lora_rank)
 
 
 def _absorb(w: Writer, name: str, x: int, p: Pass, mla: MlaSpec, *, into: bool) -> int:

@@ -243,11 +243,10 @@ def _out_of_latent(w: Writer, x: int, tokens: float, moe: MoeSpec) -> int:
 
 def _shared(w: Writer, x: int, tokens: int, moe: MoeSpec, dense: Dense) -> int:
     """Append the experts that every token visits."""
-    hidden = w.setting.model.hidden
-    shared = dense(
-        w, x, tokens, w.setting.shard.shared_ffn, moe.gated, bias=moe.expert_bias,
-        prefix="shared_",
-    )  # fmt: skip
+    hidden, ffn = w.setting.model.hidden, w.setting.shard.shared_ffn
+    with w.beside():
+        bias = moe.expert_bias
+        shared = dense(w, x, tokens, ffn, moe.gated, bias=bias, prefix="shared_")
     if not moe.shared_gate:
         return shared
     numel = tokens * hidden

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hwsim.graph.op import Op
 
 COMPUTE = "compute"
+BESIDE = "beside"  # short kernels on a second stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hwsim.graph.op import Attention, Op, Operand
-from hwsim.graph.opgraph import COMPUTE, Block, Node
+from hwsim.graph.opgraph import BESIDE, COMPUTE, Block, Node
 from hwsim.graph.setting import Setting
 from hwsim.specs.base import DTYPE_BYTES
 
@@ -71,6 +73,18 @@ class Recorder:
         self.math_bytes = DTYPE_BYTES[precision.math]
         self.plain_math = precision.act if precision.quantised else precision.math
         self.core = False
+        self.decoding = False  # a decode step, which is captured
+        self._lane = COMPUTE
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Put operators on a second stream, in decode steps of stacks that do so."""
+        if self.decoding and self.setting.stack.overlap.beside:
+            self._lane = BESIDE
+        try:
+            yield
+        finally:
+            self._lane = COMPUTE
 
     # Operands ---------------------------------------------------------------
 
@@ -108,7 +122,7 @@ class Recorder:
         rule: Rule,
         *,
         numel: float = 0.0,
-        stream: str = COMPUTE,
+        stream: str = "",
         bias: float = 0.0,
         sliced: bool = False,
         extra: dict[str, float] | None = None,
@@ -119,7 +133,7 @@ class Recorder:
         dtype = dtype or self.setting.precision.act
         self.dtype_of.append(dtype)
         deps = tuple(sorted({node_of[i] for i in inputs if node_of[i] >= 0}))
-        self.nodes.append(Node(op, deps, stream))
+        self.nodes.append(Node(op, deps, stream or self._lane))
         node_of.append(len(self.nodes) - 1)
         if self.setting.training:
             self.steps.append(

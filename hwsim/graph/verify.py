@@ -12,7 +12,19 @@ from hwsim.graph.opgraph import Block, Node, OpGraph
 from hwsim.specs.base import DTYPE_BYTES, DTYPES
 
 STREAMS = frozenset(
-    {"compute", "tp", "cp", "ep", "ep_beside", "dp", "gather", "pp", "copy", "copy_out"}
+    {
+        "compute",
+        "beside",
+        "tp",
+        "cp",
+        "ep",
+        "ep_beside",
+        "dp",
+        "gather",
+        "pp",
+        "copy",
+        "copy_out",
+    }
 )
 _DTYPES = frozenset(DTYPES)
 # Stored, but never computed in: block formats of weights, indices.

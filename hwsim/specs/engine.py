@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Seconds
 from hwsim.specs.load import Catalog, load_spec
@@ -67,6 +67,9 @@ class EngineSpec(CatalogSpec):
         Most steps that prompts wait beside running requests for more of them.
     wait_share : float
         Share of ``max_num_batched_tokens`` from which on they do not wait.
+    balance_steps : int
+        With attention of each device by itself: steps between looks at which prompts
+        start before each device has one; 0: they start at once.
     request_overhead : float
         Time between a request's arrival and its entering the queue (transport,
         tokenising); the engine is not kept busy by it. [s]
@@ -91,7 +94,17 @@ class EngineSpec(CatalogSpec):
     lookahead: bool = False
     wait_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0
     wait_share: Fraction = 1.0
+    balance_steps: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0
     request_overhead: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _one_wait(self) -> EngineSpec:
+        if self.wait_steps and self.balance_steps:
+            raise ValueError(
+                "wait_steps and balance_steps are both set: prompts wait for more of "
+                "them or for those of other devices; set one to 0"
+            )
+        return self
 
 
 ENGINES = Catalog("engine", EngineSpec, "workloads", "engines/*.toml")

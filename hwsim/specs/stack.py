@@ -114,7 +114,11 @@ class Fusion(Spec):
         each expert, and ranks with several experts sort what they receive;
         ``once`` sends one copy to each rank, and between nodes one to each node
         (DeepEP); ``mapped`` does so after a map of all ranks' tokens and experts has
-        been gathered (Hybrid-EP).
+        been gathered (Hybrid-EP); ``gather`` does so where there are more ranks than
+        a row has experts, and else gathers the rows of all and reduces their sums.
+    sent_narrow : tuple of str
+        Dtypes of products whose inputs are quantised before they are sent to the
+        experts of other ranks.
     """
 
     attention: Literal["fused", "unfused"] = "fused"
@@ -136,11 +140,12 @@ class Fusion(Spec):
     quantize: bool = False
     quantize_activation: bool = True
     experts: Literal["fused", "library", "each"] = "fused"
-    exchange: Literal["all_to_all", "once", "mapped"] = "all_to_all"
+    exchange: Literal["all_to_all", "once", "mapped", "gather"] = "all_to_all"
+    sent_narrow: tuple[Name, ...] = ()
 
 
 class Overlap(Spec):
-    """Which communication may run beside compute.
+    """What may run beside compute.
 
     Attributes
     ----------
@@ -164,6 +169,9 @@ class Overlap(Spec):
         exchanged that another microbatch computes (interleaved forward and
         backward, DualPipe); what kernels that send take of the device's units
         is left. [1]
+    beside : bool
+        Decode steps run short kernels on a second stream: shared experts beside
+        routed ones, the norm of latent keys beside queries.
     """
 
     dp: bool = True
@@ -172,6 +180,7 @@ class Overlap(Spec):
     ring: bool = False
     backward_prefetch: bool = True
     ep: Fraction = 0.0
+    beside: bool = False
 
 
 # Families that intervals know by another name.

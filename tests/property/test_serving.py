@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,22 @@ def test_a_replica_behind_a_router_is_an_engine_of_its_own(scenario, cost, repli
 @settings(max_examples=200, deadline=None)
 @given(scenarios(), COSTS, st.integers(2, 4))
 def test_groups_in_lock_step_give_what_single_steps_give(scenario, cost, groups):
+    requests, engine, had = fast_joint_serve(scenario, cost, groups)
+    plain, steps, block_time = plain_joint_serve(scenario, cost, had)
+    for member in engine.groups[1:]:
+        assert member.log.flush().steps == steps
+        member.log.sums.steps = 0.0
+    agree(requests, engine.groups, plain, steps, block_time)
+    assert engine.outstanding == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(scenarios(), COSTS, st.integers(2, 4), st.sampled_from([1, 3, 60]))
+def test_prompts_of_groups_in_lock_step_wait_for_each_other(
+    scenario, cost, groups, most
+):
+    limits = replace(scenario[4], wait_steps=0, balance_steps=most)
+    scenario = (*scenario[:4], limits)
     requests, engine, had = fast_joint_serve(scenario, cost, groups)
     plain, steps, block_time = plain_joint_serve(scenario, cost, had)
     for member in engine.groups[1:]:

@@ -267,10 +267,28 @@ class PlainJoint:
 
     def __init__(self, engines):
         self.engines, self.now, self.steps = engines, 0.0, 0
+        self.since = 0
 
     @property
     def busy(self):
         return any(e.coming or e.waiting or e.running for e in self.engines)
+
+    def bars(self):
+        """Whether prompts wait until every engine has one, or for their turn."""
+        most = self.engines[0].limits.balance_steps
+        if not most:
+            return False
+        offers = [
+            e.waiting
+            and len(e.running) < e.limits.max_num_seqs
+            and not (e.policy.holds and e.running)
+            for e in self.engines
+        ]
+        together = all(offers) or not all(e.running for e in self.engines)
+        if not together and self.since < most:
+            return any(offers)
+        self.since = 0
+        return False
 
     def step(self):
         engines, mixed = self.engines, self.engines[0].policy.mixed
@@ -280,7 +298,12 @@ class PlainJoint:
         for e in engines:
             e.now = self.now
             e.queue_up()
-        chunks = [e.choose_prompts(e.make_room() if mixed else True) for e in engines]
+        free = not self.bars()
+        self.since += 1
+        chunks = [
+            e.choose_prompts((e.make_room() if mixed else True) and free)
+            for e in engines
+        ]
         prompts = any(chunks)
         if not mixed and not prompts:
             for e in engines:

@@ -119,7 +119,7 @@ class Pool:
             math.ceil(engine.watermark * capacity.blocks), engine.reserve,
             engine.intake_interval, engine.wait_steps,
             engine.wait_share * engine.max_num_batched_tokens * self.layout.pp,
-            self._swap_time(), engine.lookahead,
+            self._swap_time(), engine.lookahead, engine.balance_steps,
         )  # fmt: skip
 
     def _swap_time(self) -> float | None:

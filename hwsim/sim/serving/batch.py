@@ -29,6 +29,9 @@ class Limits:
     lookahead : bool
         A step is put together while the one before it runs: with requests that
         had come when that one began.
+    balance_steps : int
+        Steps between looks at which a group in lock step with others may take
+        prompts before each of the others has one too; 0: it takes them at once.
     swap_time : float or None
         Per block; preempted requests keep their blocks in the host's memory,
         and the next step waits while they go, and when they come. [s]
@@ -46,6 +49,7 @@ class Limits:
     wait_tokens: float = 0.0
     swap_time: float | None = None
     lookahead: bool = False
+    balance_steps: int = 0
 
     @property
     def ahead(self) -> bool:

@@ -5,6 +5,9 @@ experts, so that a step of one is a step of all and takes as long as that of
 the slowest. Where prompts and running requests do not share steps, a prompt
 in one group lets the running requests of all groups wait. A request goes to
 the group with the fewest requests, the first of equals.
+
+Prompts may wait until each group has one, so that they share a step: while all
+groups have running requests, and up to the next of looks so many steps apart.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ class JointReplica:
         self.coming = 0
         self._steps, self._time, self._growth = 0, 0.0, 0.0
         self._idle = self._between = self._prompt_step = False
+        self._since = 0  # steps since prompts could start
+        self._barred = self._together = False
 
     @property
     def outstanding(self) -> int:
@@ -117,8 +122,9 @@ class JointReplica:
     def plan(self) -> None:
         """Decide the next step, or stretch of steps, and when it ends."""
         self._between = self._idle = self._prompt_step = False
+        self._barred = self._bars()
         for group in self.groups:
-            group.choose()
+            group.choose(barred=self._barred)
         if any(g.has_prompts for g in self.groups):
             self._time = self.cost.joint([g.part() for g in self.groups])
             self._time += max(g.take_stall() for g in self.groups)
@@ -134,6 +140,27 @@ class JointReplica:
             self.end = _INF
             if heads:
                 self._await(min(heads))
+
+    def _bars(self) -> bool:
+        """Whether prompts wait until each group has one.
+
+        As TensorRT-LLM's attention_dp_config with enable_balance: its count goes
+        on where nothing waits, and starts anew at timeout_iters.
+        """
+        most = self.groups[0].limits.balance_steps
+        if not most:
+            return False
+        offers = [g.offers() for g in self.groups]
+        self._together = all(offers) or not all(g.running for g in self.groups)
+        return not self._together and self._since < most and any(offers)
+
+    def _count(self) -> None:
+        """Count the steps since prompts could start."""
+        most = self.groups[0].limits.balance_steps
+        if self._together:
+            self._since = 1
+        elif most:
+            self._since = (self._since + self._steps - 1) % most + 1
 
     def _await(self, ready: float) -> None:
         self._idle, self.end = True, max(self.now, ready)
@@ -153,6 +180,8 @@ class JointReplica:
         if steps > 1 and not self.policy.holds:
             for group in self.groups:
                 steps = group.pages.steps_that_fit(group.counter, steps)
+        if self._barred:
+            steps = min(steps, self.groups[0].limits.balance_steps - self._since)
         stall = max(g.take_stall() for g in self.groups)
         if stall:
             steps, time = 1, time + stall
@@ -178,6 +207,8 @@ class JointReplica:
             group.hold(self._steps, self._time, self._growth)
             group.commit(idle=self._idle, prompts=self._prompt_step)
         self.now = self.end
+        if not self._idle:
+            self._count()
 
 
 def _outstanding(replica: Replica) -> int:

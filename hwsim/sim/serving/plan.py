@@ -60,8 +60,19 @@ class Planner(Batch):
         else:
             self.end = _INF
 
-    def choose(self) -> None:
-        """Make room and choose the prompts of the next step."""
+    def offers(self) -> bool:
+        """Whether a prompt has come, and a slot is free for it."""
+        if not self.running or self.limits.intake_interval == 1:
+            self._look()
+        return (
+            bool(self.queue)
+            and self.policy.opens(self.running)
+            and self.running < self.limits.max_num_seqs
+            and self.requests.ready[self.queue[0]] <= self._seen + SAME_TIME
+        )
+
+    def choose(self, *, barred: bool = False) -> None:
+        """Make room and choose the prompts of the next step; none new if barred."""
         self._prompts = []
         self._prompt_step = self._holding = self._cut = False
         for request in self._aborted:
@@ -70,7 +81,7 @@ class Planner(Batch):
         self._aborted = []
         if not self.running or self.limits.intake_interval == 1:
             self._look()
-        room = not self.policy.mixed or self.make_room()
+        room = (not self.policy.mixed or self.make_room()) and not barred
         if self._partial is not None or self.queue:
             self._choose_prompts(room)
 
