@@ -72,16 +72,19 @@ class StepTable:
     ) -> tuple[float, float, float]:
         """Return as ``decode`` for ``each`` tokens of every sequence at once.
 
-        Keys and values are read once for all of them.
+        Keys and values are read once for all of them; the rest is that of as many
+        sequences.
         """
         knots, _, slopes, kept = self._row(batch)
         at = bisect_right(knots, contexts) - 1
         attention = kept[at] + slopes[at] * (contexts - knots[at])
         limit = knots[at + 1] if at + 1 < len(knots) else _INF
         tokens = min(self.padded[batch] * each, len(self.linear) - 1)
-        time = self.linear[tokens] + self.head[tokens] + attention
-        time = max(time, self.decode(batch, contexts)[0])
-        return time + self.per_sequence * batch, slopes[at], limit
+        last = min(tokens, len(self.decode_linear) - 1)
+        less = self.linear[last] + self.head[last] - self.decode_linear[last]
+        time = self.linear[tokens] + self.head[tokens] - less + attention
+        time += self.per_sequence * batch
+        return max(time, self.decode(batch, contexts)[0]), slopes[at], limit
 
     def one_layer(
         self, batch: int, contexts: float, layers: float

@@ -146,6 +146,25 @@ def test_mappings_say_what_a_benchmark_does(tmp_path: Path) -> None:
     assert mapped_serving(rows[1], 4, mappings).shortest == 1.0
 
 
+@pytest.mark.parametrize(
+    ("version", "own", "steps", "tokens"),
+    [("1.2.0rc6.post3", True, 60, 64), ("1.2.0rc6.post2", False, None, None)],
+)
+def test_launch_scripts_say_how_prompts_are_held(
+    version: str, own: bool, steps: int | None, tokens: int | None
+) -> None:
+    row = recipe_row(
+        64, mode="agg", backend_version=version, precision="fp8", model="deepseek-r1",
+        pool=Workers(tp=1, attention_dp=8, moe_ep=8) if own else Workers(tp=8),
+    )  # fmt: skip
+    found = mapped_serving(row, 1 if own else 8, load_serving_mappings())
+    assert found.limits.get("balance_steps") == steps
+    assert found.limits.get("max_num_batched_tokens") == tokens
+    # Prompts that wait for others do not wait for more of them besides.
+    assert bool(found.limits.get("wait_steps")) is not own
+    assert found.limits["chunked_prefill"] == 0
+
+
 SPLIT = (
     "model,device,backend,precision,mode,isl,osl,concurrency,prefill_tp_size,"
     "prefill_moe_ep_size,prefill_num_workers,decode_tp_size,decode_moe_ep_size,"

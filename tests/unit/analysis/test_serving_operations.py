@@ -156,6 +156,21 @@ def test_what_drafts_sets_the_pace_of_all_stages():
         assert grown == pytest.approx(growth, rel=0.05)
 
 
+def test_checking_one_token_is_a_decode_step():
+    table, _ = step_table(Deployment(
+        load_model("deepseek-v2-lite"), load_system("dgx-h100"), load_stack("sglang"),
+        load_engine("sglang"), ReplicaLayout(1, 1, 1, 1), "bf16", "bf16", "bf16",
+        "auto", 4096,
+    ))  # fmt: skip
+    for batch in (1, 4, 16, 64):
+        contexts = 500.0 * batch
+        plain = table.decode(batch, contexts)
+        assert table.check(batch, contexts, 1) == pytest.approx(plain)
+        # Two tokens of each sequence read keys once, not as twice as many would.
+        two = table.check(batch, contexts, 2)[0]
+        assert plain[0] <= two <= table.decode(2 * batch, 2 * contexts)[0]
+
+
 def test_a_draft_model_takes_memory():
     with_draft = answer(
         requests=10, speculative={"acceptance": 0.5, "draft": "llama-3.2-1b"}
