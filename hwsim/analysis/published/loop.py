@@ -49,11 +49,11 @@ SEED = 1
 # Between nodes: one 400 Gb/s adapter beside each device, as on usual nodes. [B/s]
 _NODE_LINK, _NODE = 50e9, 8
 # Share of the tokens drafted by a model's own layers that are accepted, each where
-# those before it are. The first: 81 to 82.3 % of DeepSeek-R1's (vLLM pull request 12755;
-# the report on DeepSeek-V3, arXiv:2412.19437, section 5.4.3, has 85 to 90 %). Those after
-# it: what three drafted tokens need to be 2.16 times as fast as none (TensorRT-LLM, tech
-# blog 2: R1 in NVFP4, one request on eight B200), a round of theirs predicted at 1.17
-# steps: 2.53 tokens of it.
+# those before it are. The first: 81 to 82.3 % of DeepSeek-R1's (vLLM pull request
+# 12755; the report on DeepSeek-V3, arXiv:2412.19437, section 5.4.3, has 85 to 90 %).
+# Those after it: what three drafted tokens need to be 2.16 times as fast as none
+# (TensorRT-LLM, tech blog 2: R1 in NVFP4, one request on eight B200), a round of theirs
+# predicted at 1.17 steps: 2.53 tokens of it.
 _ACCEPTED = (0.82, 0.557)
 # Requests of a run that are simulated, and rounds of all clients at least: the
 # first, whose prompts all come at once, the last, and those between, which are alike.
