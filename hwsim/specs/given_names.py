@@ -20,7 +20,7 @@ from hwsim.specs.engine import EngineSpec, load_engine
 from hwsim.specs.measurement.names import canonical_dtype
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.usual_system import assumed_system, joined
+from hwsim.specs.usual_system import assumed_system, cuts_out, joined
 
 # Formats in names of checkpoints: arithmetic (None: 16 bit) and weights.
 _FORMATS: tuple[tuple[str, str | None, str], ...] = (
@@ -162,8 +162,8 @@ def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
     """Return a system of the catalog with so many of a device.
 
     The usual node comes first, then its usual cluster, then the smallest
-    system that has enough; a node is repeated where none has, and assumed where
-    the catalog joins no such devices.
+    system that has enough, of tori those that have so many as a box; a node is
+    repeated where none has, and assumed where the catalog joins no such devices.
 
     Raises
     ------
@@ -180,9 +180,9 @@ def given_system(device: DeviceSpec, devices: int) -> SystemSpec:
          if load_system_file(name).device == device.id),
         key=lambda s: s.num_devices,
     )  # fmt: skip
-    for system in known:
-        if system.num_devices >= devices:
-            return system
+    enough = [system for system in known if system.num_devices >= devices]
+    if enough:
+        return next((s for s in enough if cuts_out(s, devices)), enough[0])
     if not known:
         return assumed_system(device, devices)
     largest = max(known, key=lambda s: s.num_devices)

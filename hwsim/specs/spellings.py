@@ -89,6 +89,7 @@ def _device_spellings(text: str) -> Iterator[str]:
             kind = tpu[2] or ("x" if tpu[1] == "7" else "")
             yield f"tpu-v{tpu[1]}{'e' if kind.startswith('lite') else kind}"
         yield from _formed(plain)
+    yield from _without(bare)
 
 
 def _without(name: str) -> Iterator[str]:

@@ -116,3 +116,12 @@ def _inside(device: DeviceSpec, size: int) -> Network:
         bandwidth=host.bandwidth if host else PCIE_BANDWIDTH, latency=BUS_LATENCY,
         peer_to_peer=False,
     )  # fmt: skip
+
+
+def cuts_out(system: SystemSpec, devices: int) -> bool:
+    """Return whether so many devices are a part of the system's networks."""
+    try:
+        system.subsystem(devices)
+    except InputError:
+        return False
+    return True

@@ -26,7 +26,7 @@ from hwsim.specs.published.rules import ANY
 from hwsim.specs.published.training import PublishedRun
 from hwsim.specs.published.training_map import PublishedMap, mapped
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.usual_system import assumed_system
+from hwsim.specs.usual_system import assumed_system, cuts_out
 
 _SHAPE = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "ffn_words", "params_b",
@@ -196,4 +196,6 @@ def _smallest(device: str, devices: int) -> SystemSpec | None:
             system = load_system(name)
             if system.num_devices >= devices:
                 found.append(system)
-    return min(found, key=lambda s: (s.num_devices, s.id), default=None)
+    found.sort(key=lambda s: (s.num_devices, s.id))
+    whole = [s for s in found if cuts_out(s, devices)]
+    return next(iter(whole or found), None)

@@ -61,6 +61,7 @@ DEVICES = {
     "MI250X": "mi250x",
     "Intel Max 1550 (1 tile)": "max-1550-tile",
     "Ryzen AI Max+ 395": "ryzen-ai-max+-395",
+    "Ryzen AI Max+ 395 (Radeon 8060S)": "ryzen-ai-max+-395",
     "Radeon AI PRO R9700": "radeon-ai-pro-r9700",
     "HL-225B": "gaudi2",
     "Apple M1 Max 32": "m1-max",

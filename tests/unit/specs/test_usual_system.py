@@ -47,3 +47,9 @@ def test_nodes_that_nothing_joins_stand_on_ethernet() -> None:
 def test_a_given_device_always_has_a_system() -> None:
     for name, devices in (("ascend-910b", 4), ("gaudi3", 64), ("v100-pcie", 16)):
         assert given_system(load_device(name), devices).num_devices >= devices
+
+
+def test_a_torus_too_short_for_the_box_is_left_out():
+    """Four chips are no box of a ring of six, but of one of twelve."""
+    assert given_system(load_device("inferentia2"), 4).id == "inf2-48xlarge"
+    assert given_system(load_device("inferentia2"), 6).id == "inf2-24xlarge"
