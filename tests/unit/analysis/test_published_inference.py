@@ -211,6 +211,7 @@ def test_mixtures_of_later_releases_attend_apart(tmp_path: Path) -> None:
         ("NVIDIA GeForce RTX 4090", "rtx-4090"), ("RTX-A6000-48GB", "rtx-a6000"),
         ("Apple M2-Ultra (76-core GPU)", "m2-ultra"), ("M1-7-Core-GPU", "m1-7core"),
         ("EPYC-9654 (2 sockets)", "epyc-9654"),
+        ("Ryzen AI Max+ 395 (Radeon 8060S)", "ryzen-ai-max+-395"),
     ],
 )  # fmt: skip
 def test_devices_as_tables_print_them(words: str, device: str) -> None:
