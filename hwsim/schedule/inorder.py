@@ -232,7 +232,10 @@ def _play_instance(
             state.busy += duration
             state.exposed += exposed
             state.idle += idle
-        last[stream] = (start, start + duration)
+        since = start
+        if stream != COMPUTE and communication[1] == start:
+            since = communication[0]  # one transfer right after another
+        last[stream] = (since, start + duration)
         played.append(last[stream])
     out = block.output_index
     state.outputs.append((nodes[out].stream, *played[out]))

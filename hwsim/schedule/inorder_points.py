@@ -187,7 +187,10 @@ def _play_instance(
             state.busy = state.busy + duration
             state.exposed = state.exposed + exposed
             state.idle = state.idle + idle
-        last[stream] = (start, start + duration)
+        since = start
+        if stream != COMPUTE and waited is not None:
+            since = np.where(waited[1] == start, waited[0], start)
+        last[stream] = (since, start + duration)
         played.append(last[stream])
     out = block.output_index
     state.outputs.append((nodes[out].stream, played[out]))

@@ -7,6 +7,7 @@ gives the same timeline, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class _Task:
     launch: float
     waits: tuple[_Task, ...]
     start: float = -1.0
+    since: float = -1.0
     end: float = -1.0
     waiting: list[simpy.Event] | None = None
 
@@ -51,8 +53,15 @@ class _Task:
         found = (0.0, 0.0)
         for other in self.waits:
             if other.node.stream != COMPUTE and other.end > found[1]:
-                found = (other.start, other.end)
+                found = (other.since, other.end)
         return found
+
+    def begin(self, now: float) -> None:
+        """Start; a transfer right after one that it waited for goes on with it."""
+        self.start = self.since = now
+        since, until = self.communication()
+        if until and math.isclose(until, now, rel_tol=1e-12):
+            self.since = since
 
 
 class _Stream:
@@ -195,7 +204,7 @@ class GraphPlayer:
         op = task.node.op
         if self.ranks > 1 and isinstance(op, Collective):
             yield from self._meet(task, op)
-        task.start = self.env.now
+        task.begin(self.env.now)
         if task.transfer <= 0.0:
             yield self.env.timeout(task.duration)
             return
@@ -236,7 +245,7 @@ class GraphPlayer:
         ]  # fmt: skip
         ends = [max((t.end for t in tasks), default=0.0) for tasks in self.tasks]
         busy, exposed, idle = self._waited[0]
-        last = {t.node.stream: (t.start, t.end) for t in self.tasks[0]}
+        last = {t.node.stream: (t.since, t.end) for t in self.tasks[0]}
         compute_end = last.pop(COMPUTE, (0.0, 0.0))[1]
         comm = max(last.values(), key=lambda times: times[1], default=(0.0, 0.0))
         more_exposed, more_idle = split_wait(compute_end, ends[0], *comm)
