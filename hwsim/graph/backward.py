@@ -196,7 +196,7 @@ class Backward:
             numel=numel,
             function="quantize",
             flop_per_value=3.0,
-            reads=(w.act(numel),),
+            reads=(w.act(numel * (2.0 if self.setting.two_passes else 1.0)),),
             writes=(written,),
             phase="backward",
         )

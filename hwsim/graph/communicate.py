@@ -143,7 +143,38 @@ class Communicator(Recorder):
                 self._fed.add(out)
             return out
         width = self.sent_bytes if narrow else self.act_bytes
-        return self.collective(name, "all_gather", (x,), numel * width, "enter", numel)
+        early = width != self.act_bytes
+        if early:
+            x = self.quantised(x, setting.outer(numel))
+        out = self.collective(name, "all_gather", (x,), numel * width, "enter", numel)
+        if early:
+            self._fed.add(out)
+        return out
+
+    def quantised(self, x: int, numel: float) -> int:
+        """Return the value in the matrix units' dtype, quantised once."""
+        fusion, training = self.setting.fusion, self.setting.training
+        known = fusion.quantize_activation and not self.setting.two_passes
+        if fusion.quantize and (known or x in self._fed):
+            return x
+        if x not in self._quantised:
+            dtype = self.setting.precision.math
+            # The gradient of the weights reads columns where products read rows.
+            copies = 2.0 if training and fusion.quantize else 1.0
+            passes = 2.0 if self.setting.two_passes else 1.0
+            op = Elementwise(
+                name="quantize",
+                dtype=self.setting.precision.vector,
+                numel=numel,
+                function="quantize",
+                flop_per_value=3.0,
+                reads=(self.act(numel * passes),),
+                writes=(
+                    Operand("activation", copies * numel * self.math_bytes, dtype),
+                ),
+            )
+            self._quantised[x] = self.put(op, (x,), "through", numel=numel)
+        return self._quantised[x]
 
     def leave(self, x: int, name: str, tokens: float) -> int:
         """End a tensor-parallel region: sum the devices' partial results."""

@@ -109,7 +109,8 @@ class Recorder:
     def feed(self, numel: float) -> Operand:
         """Values on their way into a linear layer, quantised if that is fused."""
         precision = self.setting.precision
-        if precision.quantised and self.setting.fusion.quantize:
+        fused = self.setting.fusion.quantize and not self.setting.two_passes
+        if precision.quantised and fused:
             return Operand("activation", numel * self.math_bytes, precision.math)
         return self.act(numel)
 

@@ -58,6 +58,20 @@ class Setting:
         return self.stack.fusion
 
     @property
+    def two_passes(self) -> bool:
+        """Whether what is quantised is read twice, first for its largest value.
+
+        Training in fp4 scales blocks and, by that value, the whole tensor [1]_:
+        no kernel before can write it quantised.
+
+        References
+        ----------
+        .. [1] NVIDIA, "Pretraining Large Language Models with NVFP4", 2025,
+           arXiv:2509.25149, section 2: a second level of scaling, per tensor.
+        """
+        return self.training and self.precision.math == "fp4"
+
+    @property
     def rings(self) -> bool:
         """Whether tensor-parallel gathers go round beside products."""
         overlap = self.stack.overlap

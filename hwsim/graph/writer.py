@@ -174,7 +174,7 @@ class Writer(Communicator):
         out = self.put(op, inputs, "norm", numel=numel, extra=extra, dtype=dtype)
         if self.setting.training:
             self.steps[-1].source = source
-        if narrow:
+        if narrow and not self.setting.two_passes:
             self._fed.add(out)
         return out
 
@@ -303,29 +303,6 @@ class Writer(Communicator):
         if narrow is None or not self.setting.training:
             return math
         return narrow.dtype(name, math, self.plain_math)
-
-    def quantised(self, x: int, numel: float) -> int:
-        """Return the value in the matrix units' dtype, quantised once."""
-        fusion, training = self.setting.fusion, self.setting.training
-        if fusion.quantize and (fusion.quantize_activation or x in self._fed):
-            return x
-        if x not in self._quantised:
-            dtype = self.setting.precision.math
-            # The gradient of the weights reads columns where products read rows.
-            copies = 2.0 if training and fusion.quantize else 1.0
-            op = Elementwise(
-                name="quantize",
-                dtype=self.setting.precision.vector,
-                numel=numel,
-                function="quantize",
-                flop_per_value=3.0,
-                reads=(self.act(numel),),
-                writes=(
-                    Operand("activation", copies * numel * self.math_bytes, dtype),
-                ),
-            )
-            self._quantised[x] = self.put(op, (x,), "through", numel=numel)
-        return self._quantised[x]
 
     def narrowed(self, x: int, numel: float) -> int:
         """Return the value in the products' dtype; a cast if it is in fp32.

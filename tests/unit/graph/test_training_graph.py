@@ -537,3 +537,24 @@ def test_inputs_that_no_norm_writes_are_cast_by_kernels_of_their_own() -> None:
     assert casts(beside()) == [2 * tokens * 4096 / 8, 2 * tokens * 11008 / 8]
     assert not casts(beside(stack={"quantize_activation": True}))
     assert len(casts(beside(stack={"quantize": False}))) == 4
+
+
+def test_fp4_is_quantised_in_two_passes_and_by_no_norm() -> None:
+    graphs = {dtype: beside(dtype=dtype) for dtype in ("fp4", "fp8")}
+    tokens = 2 * 512
+    for dtype, count, passes in (("fp4", 4, 2), ("fp8", 2, 1)):
+        nodes = block(graphs[dtype], "decoder").nodes
+        cast = [n.op for n in nodes if n.op.name == "quantize"]
+        assert len(cast) == count
+        assert cast[-1].reads[0].nbytes == passes * 2 * tokens * 11008 / 8
+        if count == 4:  # what norms write is quantised before it is gathered
+            assert cast[0].reads[0].nbytes == passes * 2 * tokens * 4096 / 8
+    gathered = {
+        dtype: next(
+            n.op.message for n in block(graph, "decoder").nodes
+            if n.op.name == "attention_gather"
+        )
+        for dtype, graph in graphs.items()
+    }  # fmt: skip
+    # Half a byte, and a byte of scale for each sixteen.
+    assert gathered["fp4"] == gathered["fp8"] * (0.5 + 1 / 16)
