@@ -16,6 +16,7 @@ from hwsim.graph.op import Op
 
 COMPUTE = "compute"
 BESIDE = "beside"  # short kernels on a second stream
+COMPUTING = (COMPUTE, BESIDE)
 
 
 @dataclass(frozen=True, slots=True)

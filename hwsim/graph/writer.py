@@ -12,7 +12,7 @@ from hwsim.specs.base import DTYPE_BYTES
 
 # Products of so few rows stream their weights as they are stored, and take and give
 # activations as they are kept (llama.cpp: up to 8 by vectors, 32 by small tiles).
-_FEW = 32
+FEW_ROWS = 32
 
 __all__ = [
     "INPUT",
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def _many(rows: float) -> bool:
-    return bool(np.all(np.asarray(rows) > _FEW))
+    return bool(np.all(np.asarray(rows) > FEW_ROWS))
 
 
 class Writer(Communicator):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
+from hwsim.graph.opgraph import COMPUTE, COMPUTING, Block, Node, OpGraph
 
 SETTLED = 3  # equal growth in so many instances in a row is the steady pattern
 TOLERANCE = 1e-11
@@ -88,7 +88,7 @@ class _State:
         """Start and end of the communication that ends last. [s]"""
         found = (0.0, 0.0)
         for stream, times in self.last.items():
-            if stream != COMPUTE and times[1] > found[1]:
+            if stream not in COMPUTING and times[1] > found[1]:
                 found = times
         return found
 
@@ -254,10 +254,10 @@ def _waits(
     for dep in node.deps:
         end = played[dep][1]
         ready = max(ready, end)
-        if nodes[dep].stream != COMPUTE and end > communication[1]:
+        if nodes[dep].stream not in COMPUTING and end > communication[1]:
             communication = played[dep]
     if not node.deps and node.after and node.after <= len(state.outputs):
         stream, start, ready = state.outputs[-node.after]
-        if stream != COMPUTE:
+        if stream not in COMPUTING:
             communication = (start, ready)
     return ready, communication

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
+from hwsim.graph.opgraph import COMPUTE, COMPUTING, Block, Node, OpGraph
 from hwsim.schedule.inorder import (
     MAX_AFTER,
     MIN_FOLD,
@@ -58,7 +58,7 @@ class _State:
         """Start and end of the communication that ends last."""
         found = None
         for stream, times in self.last.items():
-            if stream != COMPUTE:
+            if stream not in COMPUTING:
                 found = _later(found, times)
         return found
 
@@ -216,11 +216,11 @@ def _waits(
     for dep in node.deps:
         end = played[dep][1]
         ready = end if ready is None else np.maximum(ready, end)
-        if nodes[dep].stream != COMPUTE:
+        if nodes[dep].stream not in COMPUTING:
             waited = _later(waited, played[dep])
     if not node.deps and node.after and node.after <= len(state.outputs):
         stream, times = state.outputs[-node.after]
         ready = times[1]
-        if stream != COMPUTE:
+        if stream not in COMPUTING:
             waited = times
     return ready, waited

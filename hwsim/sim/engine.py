@@ -18,7 +18,7 @@ import simpy
 from hwsim.cost.sharing import HOST
 from hwsim.errors import InputError
 from hwsim.graph.op import Collective, Op
-from hwsim.graph.opgraph import COMPUTE, Node, OpGraph
+from hwsim.graph.opgraph import COMPUTE, COMPUTING, Node, OpGraph
 from hwsim.schedule.inorder import split_wait
 from hwsim.sim.links import FairNetwork, Use
 from hwsim.sim.records import PlayedGraph, Record
@@ -52,7 +52,7 @@ class _Task:
         """Start and end of the last communication that it waited for."""
         found = (0.0, 0.0)
         for other in self.waits:
-            if other.node.stream != COMPUTE and other.end > found[1]:
+            if other.node.stream not in COMPUTING and other.end > found[1]:
                 found = (other.since, other.end)
         return found
 
@@ -246,8 +246,9 @@ class GraphPlayer:
         ends = [max((t.end for t in tasks), default=0.0) for tasks in self.tasks]
         busy, exposed, idle = self._waited[0]
         last = {t.node.stream: (t.since, t.end) for t in self.tasks[0]}
-        compute_end = last.pop(COMPUTE, (0.0, 0.0))[1]
-        comm = max(last.values(), key=lambda times: times[1], default=(0.0, 0.0))
+        compute_end = last.get(COMPUTE, (0.0, 0.0))[1]
+        sent = [times for name, times in last.items() if name not in COMPUTING]
+        comm = max(sent, key=lambda times: times[1], default=(0.0, 0.0))
         more_exposed, more_idle = split_wait(compute_end, ends[0], *comm)
         return PlayedGraph(
             records=tuple(records),

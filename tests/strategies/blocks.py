@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from hwsim.graph.op import Collective, Elementwise
-from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
+from hwsim.graph.opgraph import BESIDE, COMPUTE, Block, Node, OpGraph
 
 TIMES = st.integers(0, 40).map(lambda n: n * 0.25)
 
@@ -20,7 +20,7 @@ def small_op(name: str, stream: str):
 
 
 @st.composite
-def blocks(draw, streams=(COMPUTE, "tp", "dp"), max_repeat=30):
+def blocks(draw, streams=(COMPUTE, BESIDE, "tp", "dp"), max_repeat=30):
     """One block with valid dependencies."""
     size = draw(st.integers(1, 5))
     nodes = []
@@ -41,7 +41,7 @@ def blocks(draw, streams=(COMPUTE, "tp", "dp"), max_repeat=30):
 
 
 @st.composite
-def timed_graphs(draw, streams=(COMPUTE, "tp", "dp"), max_repeat=30):
+def timed_graphs(draw, streams=(COMPUTE, BESIDE, "tp", "dp"), max_repeat=30):
     """A graph, device times and host times."""
     parts = tuple(draw(st.lists(blocks(streams, max_repeat), min_size=1, max_size=3)))
     times = [[draw(TIMES) for _ in b.nodes] for b in parts]

@@ -21,6 +21,7 @@ from hwsim.cost.evaluate import Fidelity, OpCosts, cost_graph, cost_ops
 from hwsim.graph.op import Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.setting import Pass
+from hwsim.graph.writer import FEW_ROWS
 from hwsim.schedule.inorder_points import play_inorder_points
 from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.stack import StackSpec
@@ -51,14 +52,16 @@ class Points:
     decode: bool
 
     def alike(
-        self, captured: float = math.inf
+        self, captured: float = math.inf, few: float = math.inf
     ) -> Iterator[tuple[npt.NDArray[np.intp], OpGraph]]:
         """Yield points that share a graph, by index, with it.
 
-        Points of more tokens than are ``captured`` come apart from the others.
+        Points of more tokens than are ``captured``, or than are ``few``, come apart
+        from the others.
         """
         kind = 2 * (self.new > 1) + (self.seen > self.new)
-        kind = kind + 4 * (self.batch * self.new > captured)
+        tokens = self.batch * self.new
+        kind = kind + 4 * (tokens > captured) + 8 * (tokens > few)
         for each in np.unique(kind):
             at = np.flatnonzero(kind == each)
             batch, new, seen = (
@@ -102,7 +105,7 @@ def run_points(
     fidelity = resolved_fidelity(system.device, fidelity)
     size = points.batch.size
     columns = {n: np.empty(size) for n in ("time", "head", *PARTS)}
-    for at, graph in points.alike(stack.launch.captured_tokens):
+    for at, graph in points.alike(stack.launch.captured_tokens, _few(stack)):
         costs = cost_graph(graph, system, stack, fidelity, points=at.size)
         for name, values in _played(graph, costs, system, stack, fidelity).items():
             columns[name][at] = values
@@ -131,6 +134,11 @@ def _played(
     }  # fmt: skip
 
 
+def _few(stack: StackSpec) -> float:
+    """Return the tokens up to which narrow weights stay as stored in products."""
+    return FEW_ROWS if stack.fusion.stored == "copied" else math.inf
+
+
 def times_of(
     points: Points,
     chosen: Callable[[Op], bool],
@@ -140,7 +148,7 @@ def times_of(
 ) -> FloatArray:
     """Return the time of some operators of each point, one after another. [s]"""
     total = np.zeros(points.batch.size)
-    for at, graph in points.alike():
+    for at, graph in points.alike(few=_few(stack)):
         found = [(n.op, float(r)) for _, _, n, r in graph.distinct() if chosen(n.op)]
         if not found:
             continue

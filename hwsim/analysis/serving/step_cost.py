@@ -38,6 +38,7 @@ from hwsim.graph.op import Collective, MoeCombine, MoeDispatch, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.precision import resolve
 from hwsim.graph.setting import Pass
+from hwsim.graph.writer import FEW_ROWS
 from hwsim.sim.serving.cost import StepCost
 from hwsim.sim.serving.records import StepPower
 from hwsim.specs.base import DTYPE_BYTES
@@ -299,14 +300,15 @@ def _batch_knots(engine: EngineSpec, most: int) -> list[int]:
     captured = [b for b in engine.captured_batches if b <= most]
     knots = [1, *captured, most]
     if most > max(captured, default=0) or not captured:
-        knots += [2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56]
+        knots += [2, 3, 4, 6, 8, 12, 16, 20, 24, FEW_ROWS, FEW_ROWS + 1, 40, 48, 56]
         for tile in range(_TILE, most, _TILE):
             knots += [tile, tile + 1]
     return sorted({k for k in knots if k <= most})
 
 
 def _token_knots(most: int) -> list[int]:
-    knots = [1, 2, 3, 4, 6, 8, 11, 14, *range(16, _TILE, 4), *range(80, 256, 16)]
+    knots = [1, 2, 3, 4, 6, 8, 11, 14, FEW_ROWS, FEW_ROWS + 1]
+    knots += [*range(16, _TILE, 4), *range(80, 256, 16)]
     # Messages of whole powers of two go by other collectives than smaller ones.
     knots += [(1 << power) - 1 for power in range(5, most.bit_length())]
     at = 64

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 
-from hwsim.graph.opgraph import COMPUTE, Block, Node, OpGraph
+from hwsim.graph.opgraph import BESIDE, COMPUTE, Block, Node, OpGraph
 from hwsim.schedule.inorder import play_inorder, split_wait
 from tests.strategies.blocks import small_op, timed_graphs
 
@@ -102,3 +102,19 @@ def test_folding_changes_nothing(case):
         assert math.isclose(
             getattr(folded, name), getattr(plain, name), rel_tol=1e-9, abs_tol=1e-9
         ), name
+
+
+def test_waiting_for_the_second_stream_is_no_communication():
+    def played(stream):
+        nodes = (
+            Node(small_op("routed", COMPUTE)),
+            Node(small_op("shared", stream), stream=stream),
+            Node(small_op("sum", COMPUTE), (0, 1)),
+        )
+        graph = OpGraph("experts", (Block("b", nodes),))
+        return play_inorder(graph, [[1.0, 9.0, 1.0]], [[0.0, 0.0, 0.0]])
+
+    beside, sent = played(BESIDE), played("tp")
+    assert beside.makespan == sent.makespan == 10.0
+    assert (beside.exposed_comm_time, beside.idle) == (0.0, 8.0)
+    assert (sent.exposed_comm_time, sent.idle) == (8.0, 0.0)
