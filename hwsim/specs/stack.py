@@ -40,7 +40,8 @@ class LaunchPolicy(Spec):
         beyond ``host_time`` of its kernels; backward takes twice as long. [s]
     counts : bool
         Training only: how many rows go to each expert is known on the host, which
-        waits for it in every layer (mixtures that drop no token).
+        waits for it in every layer (mixtures that drop no token): before rows are
+        exchanged, or before the products where the exchange itself tells (Hybrid-EP).
     """
 
     mode: Literal["eager", "graph"] = "graph"
