@@ -123,7 +123,8 @@ def test_overlap_as_documented(stacks: dict[str, StackSpec]) -> None:
         "megatron-core", "nemo", "nemo-deepep", "nemo-drop", "nemo-hybridep",
         "nemo-overlap", "nemo-scoped-graphs", "nemo-scoped-drop",
         "nemo-scoped-overlap", "nemo-graphs",
-        "nemo-graphs-drop", "hai-llm", "llama-2023", "maxtext", "xla-inference",
+        "nemo-2024", "nemo-graphs-drop", "hai-llm", "llama-2023", "maxtext",
+        "xla-inference",
     }  # fmt: skip
 
 
