@@ -42,7 +42,7 @@ class Communicator(Recorder):
             beside=name.endswith("_beside"),
         )  # fmt: skip
         out = self.put(op, (rows,), "exchange", numel=numel, stream=exchange_stream(op))
-        if name == "dispatch_exchange" and fusion.exchange != "mapped":
+        if name == "dispatch_exchange":
             self.count_rows(out)
         return out
 

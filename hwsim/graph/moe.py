@@ -338,7 +338,7 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     )
     weights = expert_traffic(hidden, moe, tp, pairs, moe.experts / ep).weights
     y = w.put(op, (rows,), "experts", numel=traffic.rows, extra={"weights": weights})
-    if ep == 1 or setting.fusion.exchange == "mapped":
+    if ep == 1:
         w.count_rows(y)
     if setting.training and setting.fusion.experts == "each":
         y = _operators(w, y, traffic, moe)

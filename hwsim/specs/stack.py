@@ -40,8 +40,7 @@ class LaunchPolicy(Spec):
         beyond ``host_time`` of its kernels; backward takes twice as long. [s]
     counts : bool
         Training only: how many rows go to each expert is known on the host, which
-        waits for it in every layer (mixtures that drop no token): before rows are
-        exchanged, or before the products where the exchange itself tells (Hybrid-EP).
+        waits for it in every layer (mixtures that drop no token).
     """
 
     mode: Literal["eager", "graph"] = "graph"
