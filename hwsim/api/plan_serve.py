@@ -49,6 +49,7 @@ def plan_serve(
     ep: Degree = None,
     attention_dp: Degree = None,
     max_num_seqs: Degree = None,
+    disaggregated: bool = True,
     router: str = "least_outstanding",
     margin: float = 0.0,
     max_replicas: int = 1000,
@@ -91,6 +92,8 @@ def plan_serve(
         Degrees, and limits on running requests, to try. By default: all
         divisors of a node, as many stages as nodes, experts split or shared
         out, the engine's own limit.
+    disaggregated : bool
+        Try replicas of their own for prompts too.
     margin : float
         Share of each limit that is to be left unused.
     max_replicas : int
@@ -144,7 +147,7 @@ def plan_serve(
     space = Space(
         spec, served, [Precision.parse(word) for word in words],
         {name: degrees(name, values) for name, values in held.items()},
-        degrees("max_num_seqs", max_num_seqs) or (),
+        degrees("max_num_seqs", max_num_seqs) or (), disaggregated,
     )  # fmt: skip
     confirmer = Confirmer(
         traffic, demand_of(spec, traffic, seed), parse_limits(slo), router, fidelity,

@@ -106,6 +106,12 @@ def serve(
     ep: Annotated[str | None, _some("Expert-parallel ranks.")] = None,
     attention_dp: Annotated[str | None, _some("Attention-parallel groups.")] = None,
     max_num_seqs: Annotated[str | None, _some("Limits on running requests.")] = None,
+    disaggregated: Annotated[
+        bool,
+        typer.Option(
+            help="Try replicas of their own for prompts too.", rich_help_panel=_CHOICES
+        ),
+    ] = True,
     max_replicas: Annotated[
         int, typer.Option(help="Most replicas.", rich_help_panel=_CHOICES)
     ] = 1000,
@@ -156,7 +162,8 @@ def serve(
             input_len=input_len, output_len=output_len, arrival=arrival,
             burstiness=burstiness, engine=words(engine),
             precision=None if precision is None else words(precision),
-            router=router, margin=margin, max_replicas=max_replicas,
+            disaggregated=disaggregated, router=router, margin=margin,
+            max_replicas=max_replicas,
             simulate=simulate, requests=requests, price=price, fidelity=fidelity.value,
             seed=seed, cluster=cluster, overrides=set_ or (),
             progress=lambda what, done, all_: meter.show(done, all_, what),
@@ -219,13 +226,17 @@ def _deployment(name: str, c: Confirmed) -> tuple[str, str, str]:
     energy = c.result.energy_j_per_token
     drawn = "" if energy is None else f"{energy:.3g} J per token"
     told = f"{c.replicas} x ({c.choice})"
+    if c.prompt_replicas is not None:
+        told = f"{c.prompt_replicas} for prompts and {told}"
     return name, told, ", ".join(part for part in (money, drawn) if part)
 
 
 def _ranking(plan: ServePlan) -> None:
+    split = any(c.prompt_replicas is not None for c in plan.confirmed)
     columns = (
         "system", "engine", "precision", "tp", "pp", "ep", "adp", "seqs", "replicas",
-        "devices", "USD/h", "ttft p99", "tpot p99", "J/token", "busy",
+        *(("prompts on",) if split else ()), "devices", "USD/h", "ttft p99",
+        "tpot p99", "J/token", "busy",
     )  # fmt: skip
     rows = []
     for c in plan.confirmed:
@@ -234,12 +245,19 @@ def _ranking(plan: ServePlan) -> None:
         rows.append(
             [c.choice.system.id, c.choice.engine.id, str(c.choice.precision)]
             + [str(v) for v in (layout.tp, layout.pp, layout.ep, layout.attention_dp,
-                                c.choice.engine.max_num_seqs, c.replicas, c.devices)]
+                                c.choice.engine.max_num_seqs, c.replicas)]
+            + ([_prompts(c)] if split else []) + [str(c.devices)]
             + ["–" if c.hourly != c.hourly else f"{c.hourly:,.2f}"]
             + [fmt.seconds(result.ttft_s["p99"]), fmt.seconds(result.tpot_s["p99"])]
             + ["–" if energy is None else f"{energy:.3g}", f"{result.utilisation:.0%}"]
         )  # fmt: skip
     console().print(table("Deployments that meet the limits", columns, rows))
+
+
+def _prompts(c: Confirmed) -> str:
+    """Return the replicas for prompts in short: ``2 x tp 4``."""
+    prompts = c.choice.prompts
+    return "" if prompts is None else f"{c.prompt_replicas} x {prompts.layout}"
 
 
 def _curve(plan: ServePlan) -> None:

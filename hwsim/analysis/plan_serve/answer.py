@@ -120,7 +120,8 @@ class ServePlan(Result):
         rows = [
             {**s.choice.to_dict(), "batch": int(batch),
              "tokens_per_s_per_user": 1.0 / tpot,
-             "tokens_per_s_per_device": rate * self.demand.output / s.choice.devices}
+             "tokens_per_s_per_device": rate * self.demand.output
+             / s.choice.devices_per_replica}
             for s in self.steady
             for batch, tpot, rate in zip(s.batch, s.tpot, s.rate, strict=True)
         ]  # fmt: skip
@@ -165,6 +166,7 @@ def _row(c: Confirmed) -> dict[str, Any]:
     return {
         **c.choice.to_dict(),
         "replicas": c.replicas,
+        "prompt_replicas": c.prompt_replicas,
         "devices": c.devices,
         "usd_per_hour": c.hourly,
         "usd_per_million_tokens": c.usd_per_million_tokens,

@@ -11,6 +11,7 @@ import numpy as np
 
 from hwsim.analysis.plan_serve.space import Choice
 from hwsim.analysis.plan_serve.steady import Demand, Steady
+from hwsim.analysis.serving.ask import PrefillAsked
 from hwsim.analysis.serving.serve import ServeResult, run_serving
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
@@ -24,6 +25,7 @@ SURE = 0.95  # of the bound on a percentile, one-sided
 _PER_REPLICA = 200  # requests, at least
 _MOST_REQUESTS = 40_000
 _GROW = 1.4
+_TRIES = 24  # simulations of one deployment until it does
 
 
 def upper_bound(values: FloatArray, stat: str) -> float:
@@ -112,7 +114,13 @@ class Confirmed:
     @property
     def devices(self) -> int:
         """Devices of all replicas."""
-        return self.replicas * self.choice.devices
+        return self.choice.devices(self.replicas)
+
+    @property
+    def prompt_replicas(self) -> int | None:
+        """Replicas for prompts; None where each replica does both."""
+        prompts = self.choice.prompts
+        return None if prompts is None else prompts.count(self.replicas)
 
     @property
     def usd_per_million_tokens(self) -> float:
@@ -124,6 +132,7 @@ class Confirmed:
         return {
             **self.choice.to_dict(),
             "replicas": self.replicas,
+            "prompt_replicas": self.prompt_replicas,
             "devices": self.devices,
             "usd_per_hour": self.hourly,
             "usd_per_million_tokens": self.usd_per_million_tokens,
@@ -174,7 +183,17 @@ class Confirmer:
             attention_dp=layout.attention_dp, replicas=replicas, router=self.router,
             dtype=precision.dtype, weight_dtype=precision.weight_dtype,
             kv_dtype=precision.kv_dtype, fidelity=self.fidelity, seed=self.seed,
-            slo=self.per_request,
+            slo=self.per_request, prefill=self._prompts(choice, replicas),
+        )  # fmt: skip
+
+    def _prompts(self, choice: Choice, replicas: int) -> PrefillAsked | None:
+        """Return the replicas for prompts, if they have their own."""
+        if choice.prompts is None:
+            return None
+        layout = choice.prompts.layout
+        return PrefillAsked(
+            choice.system, choice.stack, choice.engine, layout.tp, layout.pp, layout.ep,
+            layout.attention_dp, choice.prompts.count(replicas), self.router,
         )  # fmt: skip
 
     @property
@@ -206,17 +225,19 @@ class Confirmer:
             for check in checks
         )
 
+    def worst(self, checks: tuple[Check, ...]) -> Check | None:
+        """Return the limit that is broken most, if any."""
+        room = 1.0 - self.margin
+        over = [check for check in checks if check.bound > check.limit * room]
+        return max(over, key=lambda c: c.bound / c.limit, default=None)
+
     def broken(self, result: ServeResult, checks: tuple[Check, ...]) -> str:
         """Return what a run breaks, in words; empty if nothing."""
         if result.stable is False:
             return "queues grow without end"
-        worst = [
-            check for check in checks
-            if check.bound > check.limit * (1.0 - self.margin)
-        ]  # fmt: skip
-        if not worst:
+        check = self.worst(checks)
+        if check is None:
             return ""
-        check = max(worst, key=lambda c: c.bound / c.limit)
         told = f"{check.key}.{check.stat} is {check.value:.4g} s"
         if check.value <= check.limit * (1.0 - self.margin):
             told += (
@@ -226,44 +247,76 @@ class Confirmer:
         return told
 
     def confirm(
-        self, steady: Steady, hourly: float, enough: int | None = None
+        self, steady: Steady, price: float, enough: int | None = None
     ) -> Confirmed | str:
         """Return the fewest replicas that do; else why none does, in words.
 
         Parameters
         ----------
+        price : float
+            Of one device; NaN where unknown. [USD/h]
         enough : int, optional
             More replicas than these are of no interest.
         """
         most = min(self.most, enough or self.most)
         low, count, why = 0, steady.replicas(self.demand, self.slo), ""
+        start, choice = count, steady.choice
         good: tuple[int, ServeResult, tuple[Check, ...]] | None = None
-        while count <= most:
-            result = self.run(steady.choice, count)
+        for _ in range(_TRIES):
+            if count > most:
+                break
+            result = self.run(choice, count)
             checks = self.checks(result)
             why = self.broken(result, checks)
             if not why:
                 good = (count, result, checks)
                 break
             low = count
-            if count > 4 * steady.replicas(self.demand, self.slo) + 4:
+            if count > 4 * start + 4:
                 break  # waiting is not what takes the time
-            count = max(count + 1, math.ceil(count * _GROW))
+            choice, count = self._grown(choice, count, result, checks)
         if good is None:
             return self._short(low, most, why)
+        replicas, result, checks = self._fewer(choice, low, good)
+        checks = self.sure(result, checks)
+        return Confirmed(
+            choice, steady, replicas, result, checks, price * choice.devices(replicas)
+        )
+
+    def _grown(
+        self,
+        choice: Choice,
+        count: int,
+        result: ServeResult,
+        checks: tuple[Check, ...],
+    ) -> tuple[Choice, int]:
+        """Return more replicas of the sort that a run lacks."""
+        worst, prompts = self.worst(checks), choice.prompts
+        late = worst is not None and worst.key == "ttft" and result.stable is not False
+        if prompts is None or not late:
+            return choice, max(count + 1, math.ceil(count * _GROW))
+        now = prompts.count(count)
+        more = max(now + 1, math.ceil(now * _GROW))
+        return replace(
+            choice, prompts=replace(prompts, per_replica=more / count)
+        ), count
+
+    def _fewer(
+        self,
+        choice: Choice,
+        low: int,
+        good: tuple[int, ServeResult, tuple[Check, ...]],
+    ) -> tuple[int, ServeResult, tuple[Check, ...]]:
+        """Return the least number that does, above one that does not."""
         while good[0] - low > 1 and low:
             middle = (low + good[0]) // 2
-            result = self.run(steady.choice, middle)
+            result = self.run(choice, middle)
             checks = self.checks(result)
             if self.broken(result, checks):
                 low = middle
             else:
                 good = (middle, result, checks)
-        replicas, result, checks = good
-        checks = self.sure(result, checks)
-        return Confirmed(
-            steady.choice, steady, replicas, result, checks, hourly * replicas
-        )
+        return good
 
     def _short(self, tried: int, most: int, why: str) -> str:
         if not tried:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from hwsim.analysis.check import positive_int
 from hwsim.analysis.economy import Economy
 from hwsim.analysis.plan_serve.answer import Rejected, ServePlan
 from hwsim.analysis.plan_serve.confirm import Confirmed, Confirmer
-from hwsim.analysis.plan_serve.space import Choice, Space, price_of
+from hwsim.analysis.plan_serve.space import Choice, Space
+from hwsim.analysis.plan_serve.split import disaggregated
 from hwsim.analysis.plan_serve.steady import Demand, Steady, steady_state
 from hwsim.analysis.plan_serve.words import impossible, why_not
 from hwsim.analysis.serving.serve import ServeResult
@@ -54,6 +56,12 @@ class ServePlanner:
             why = self.space.passed_over[:1] or ["leave out a choice"]
             raise InputError(f"no deployment to choose from: {why[0]}")
         steady = self._steady(choices)
+        if self.space.disaggregated:
+            confirmer = self.confirmer
+            steady += disaggregated(
+                [one for one in steady if one.holds(confirmer.demand)],
+                confirmer.demand, confirmer.slo,
+            )  # fmt: skip
         searched = time.perf_counter()
         viable = self._viable(steady)
         try:
@@ -68,7 +76,7 @@ class ServePlanner:
             )
         self.confirmed.sort(
             key=lambda c: (
-                self._cost(c.steady, c.replicas), c.devices, c.result.e2e_s["mean"],
+                self._paid(c), c.devices, c.result.e2e_s["mean"],
             )
         )  # fmt: skip
         curve = () if self.interrupted else self._curve(self.confirmed[0])
@@ -76,7 +84,9 @@ class ServePlanner:
             self.model, self.confirmer.demand, dict(self.confirmer.slo),
             self.confirmer.traffic, self.config, self._priced(steady),
             tuple(self.confirmed), tuple(self.rejected), tuple(steady), tuple(curve),
-            tuple(self.space.passed_over), len(choices), searched - started,
+            tuple(self.space.passed_over), len(choices) + sum(
+                one.choice.prompts is not None for one in steady
+            ), searched - started,
             time.perf_counter() - searched, self.interrupted,
         )  # fmt: skip
 
@@ -97,7 +107,7 @@ class ServePlanner:
         confirmer, found = self.confirmer, []
         for one in steady:
             count = one.replicas(confirmer.demand, confirmer.slo)
-            if 0 < count <= confirmer.most:
+            if 0 < count <= confirmer.most and one.holds(confirmer.demand):
                 found.append(one)
             else:
                 why = why_not(one, confirmer, count)
@@ -107,15 +117,16 @@ class ServePlanner:
     def _least(self, one: Steady) -> int:
         return one.replicas(self.confirmer.demand, self.confirmer.slo)
 
-    def _hourly(self, one: Steady) -> float:
+    def _price(self, one: Steady) -> float:
+        """Price of one device; NaN where none is known. [USD/h]"""
         device = one.choice.system.device.id
         price = self.economy.price
         if price is None:
             price = self.economy.reference.prices.get(device)
-        return price_of(price, one.choice.devices)
+        return math.nan if price is None else price
 
     def _priced(self, steady: Sequence[Steady]) -> bool:
-        return not any(math.isnan(self._hourly(one)) for one in steady)
+        return not any(math.isnan(self._price(one)) for one in steady)
 
     @cached_property
     def _by_price(self) -> bool:
@@ -126,14 +137,17 @@ class ServePlanner:
         )
 
     def _cost(self, one: Steady, replicas: int) -> float:
-        each = self._hourly(one) if self._by_price else float(one.choice.devices)
-        return each * replicas
+        each = self._price(one) if self._by_price else 1.0
+        return each * one.choice.devices(replicas)
+
+    def _paid(self, confirmed: Confirmed) -> float:
+        return confirmed.hourly if self._by_price else float(confirmed.devices)
 
     def _confirm(self, viable: Sequence[Steady]) -> None:
         """Simulate the most promising by each objective."""
         demand, seen = self.confirmer.demand, dict[int, bool]()
         power = {
-            id(one): self._least(one) * one.choice.devices
+            id(one): one.choice.devices(self._least(one))
             * (one.choice.system.device.power.tdp or math.inf)
             for one in viable
         }  # fmt: skip
@@ -145,9 +159,13 @@ class ServePlanner:
             ),
             "frugal": lambda s: power[id(s)],
         }
-        for objective, key in orders.items():
-            for done, one in enumerate(sorted(viable, key=key)):
-                if done >= self.simulate:
+        shared = [one for one in viable if one.choice.prompts is None]
+        split = [one for one in viable if one.choice.prompts is not None]
+        for (objective, key), (some, most) in itertools.product(
+            orders.items(), ((shared, self.simulate), (split, -(-self.simulate // 3)))
+        ):
+            for done, one in enumerate(sorted(some, key=key)):
+                if done >= most:
                     break
                 if objective == "cheapest" and self._too_dear(one):
                     break
@@ -160,12 +178,16 @@ class ServePlanner:
                 self.rejected.append(Rejected(one.choice, self._passed(one)))
 
     def _too_dear(self, one: Steady) -> bool:
-        best = min((self._cost(c.steady, c.replicas) for c in self.confirmed),
-                   default=math.inf)  # fmt: skip
+        best = min(map(self._paid, self.confirmed), default=math.inf)
         return self._cost(one, self._least(one)) >= best
 
     def _try(self, one: Steady) -> None:
-        answer = self.confirmer.confirm(one, self._hourly(one))
+        try:
+            answer = self.confirmer.confirm(one, self._price(one))
+        except HwsimError as error:
+            if one.choice.prompts is None:
+                raise
+            answer = str(error)  # its pools may have no network between them
         if isinstance(answer, str):
             self.rejected.append(Rejected(one.choice, answer))
         else:
@@ -175,7 +197,7 @@ class ServePlanner:
         least = self._least(one)
         if self._by_price:
             return f"needs at least {self._cost(one, least):,.2f} USD/h"
-        return f"needs at least {least * one.choice.devices} devices"
+        return f"needs at least {one.choice.devices(least)} devices"
 
     def _curve(self, best: Confirmed) -> list[dict[str, Any]]:
         if self.confirmer.traffic.trace is not None:
@@ -248,5 +270,6 @@ def demand_of(model: ModelSpec, traffic: Traffic, seed: int) -> Demand:
         }
 
     context = float((outputs * (inputs + outputs / 2.0)).sum() / outputs.sum())
-    longest = 1 << int((drawn.inputs + drawn.outputs).max() - 1).bit_length()
-    return Demand(rate, spread(inputs), spread(outputs), context, longest)
+    largest = int((drawn.inputs + drawn.outputs).max())
+    longest = 1 << (largest - 1).bit_length()
+    return Demand(rate, spread(inputs), spread(outputs), context, longest, largest)

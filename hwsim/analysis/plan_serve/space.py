@@ -55,9 +55,37 @@ class Precision:
         return "/".join((self.dtype, self.weight_dtype, self.kv_dtype))
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Replicas of their own for prompts.
+
+    Attributes
+    ----------
+    layout : ReplicaLayout
+        Of each.
+    per_replica : float
+        How many there are to one replica for answers.
+    """
+
+    layout: ReplicaLayout
+    per_replica: float
+
+    def count(self, replicas: int) -> int:
+        """Return how many go with so many replicas for answers."""
+        return max(math.ceil(self.per_replica * replicas - 1e-9), 1)
+
+
 @dataclass(frozen=True)
 class Choice:
-    """One way to run a replica."""
+    """One way to run a replica.
+
+    Attributes
+    ----------
+    layout : ReplicaLayout
+        Of a replica; where prompts have their own, of one for answers.
+    prompts : Prompts or None
+        Replicas for prompts; None: each replica does both.
+    """
 
     model: ModelSpec
     system: SystemSpec
@@ -65,11 +93,21 @@ class Choice:
     engine: EngineSpec
     precision: Precision
     layout: ReplicaLayout
+    prompts: Prompts | None = None
+
+    def devices(self, replicas: int) -> int:
+        """Return the devices of so many replicas, those for prompts included."""
+        own = self.layout.devices * replicas
+        if self.prompts is None:
+            return own
+        return own + self.prompts.layout.devices * self.prompts.count(replicas)
 
     @property
-    def devices(self) -> int:
-        """Devices of a replica."""
-        return self.layout.devices
+    def devices_per_replica(self) -> float:
+        """Devices of a replica with its share of those for prompts."""
+        prompts = self.prompts
+        more = 0.0 if prompts is None else prompts.per_replica * prompts.layout.devices
+        return self.layout.devices + more
 
     def to_dict(self) -> dict[str, object]:
         """Return what tells it from others."""
@@ -83,13 +121,21 @@ class Choice:
             "kv_dtype": self.precision.kv_dtype,
             "max_num_seqs": self.engine.max_num_seqs,
             **{name: getattr(self.layout, name) for name in DEGREES},
-            "devices_per_replica": self.devices,
-        }
+            "devices_per_replica": self.layout.devices,
+            **{
+                f"prompts_{name}": None if self.prompts is None
+                else getattr(self.prompts.layout, name)
+                for name in DEGREES
+            },
+            "prompt_replicas_per_replica":
+                None if self.prompts is None else self.prompts.per_replica,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         return (
             f"{self.system.id}, {self.engine.id}, {self.precision}, {self.layout}, "
             f"{self.engine.max_num_seqs} sequences"
+            + ("" if self.prompts is None else f", prompts on {self.prompts.layout}")
         )
 
 
@@ -107,6 +153,8 @@ class Space:
         Degrees to try; None is every one that makes sense.
     batches : tuple of int
         Limits on running requests to try beside the engine's own.
+    disaggregated : bool
+        Whether prompts may have replicas of their own.
     passed_over : list of str
         What cannot be, in words; filled while enumerating.
     """
@@ -116,6 +164,7 @@ class Space:
     precisions: Sequence[Precision]
     held: dict[str, Degrees]
     batches: tuple[int, ...] = ()
+    disaggregated: bool = True
     passed_over: list[str] = field(default_factory=list)
 
     def choices(self) -> Iterator[Choice]:
@@ -197,8 +246,3 @@ def degrees(name: str, values: int | Iterable[int] | None) -> Degrees:
     if not given:
         raise InputError(f"{name} has no values; give at least one")
     return tuple(positive_int(name, value) for value in given)
-
-
-def price_of(hourly: float | None, devices: int) -> float:
-    """Return the price of devices; NaN where none is known. [USD/h]"""
-    return math.nan if hourly is None else hourly * devices

@@ -45,6 +45,8 @@ class Demand:
     context : float
         Mean tokens before a decoded one.
     longest : int
+        Most tokens of any request, rounded up to a power of two.
+    largest : int
         Most tokens of any request.
     """
 
@@ -53,6 +55,7 @@ class Demand:
     outputs: Mapping[str, float]
     context: float
     longest: int
+    largest: int
 
     @property
     def prompt(self) -> float:
@@ -74,6 +77,8 @@ class Steady:
     batch, tpot, rate : ndarray, shape (n_batch,)
         Running requests of one group; time per token [s]; requests per
         second of the whole replica [1/s].
+    steps : ndarray, shape (n_batch,)
+        Time of a token where no prompt comes between. [s]
     first : dict of str to float
         Prompts alone, from arrival to token: of mean length, and of each
         percentile of lengths. [s]
@@ -90,6 +95,17 @@ class Steady:
     first: Mapping[str, float]
     alone: float
     capacity: Capacity
+    steps: FloatArray
+
+    @property
+    def prompt_rate(self) -> float:
+        """Prompts per second that a replica with nothing else can take. [1/s]"""
+        layout = self.choice.layout
+        return layout.attention_dp * layout.pp / self.first["mean"]
+
+    def holds(self, demand: Demand) -> bool:
+        """Whether the largest request finds room for its keys and values."""
+        return self.capacity.tokens >= demand.largest
 
     @property
     def most(self) -> float:
@@ -186,5 +202,5 @@ def steady_state(choice: Choice, demand: Demand, fidelity: Fidelity) -> Steady:
     return Steady(
         choice, batch, np.maximum.accumulate(tpot), rate * layout.attention_dp,
         {k: v * stages + engine.request_overhead for k, v in prompts.items()},
-        float(steps[0]), capacity,
+        float(steps[0]), capacity, steps,
     )  # fmt: skip

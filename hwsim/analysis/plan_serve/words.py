@@ -22,6 +22,11 @@ def why_not(one: Steady, confirmer: Confirmer, count: int) -> str:
     if broken is not None:
         key, least, limit = broken
         return f"{key}: {_WORDS[key]} {least:.4g} s, more than {limit:.4g} s"
+    if not one.holds(confirmer.demand):
+        return (
+            f"keys and values of {one.capacity.tokens:,} tokens find room, the largest "
+            f"request has {confirmer.demand.largest:,}"
+        )
     if count > confirmer.most:
         return f"needs at least {count} replicas, more than {confirmer.most}"
     return "no batch keeps to the limits"

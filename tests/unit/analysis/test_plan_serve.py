@@ -175,3 +175,50 @@ def test_prompts_that_wait_for_the_host_do_not_raise_the_bound():
     best = plan.cheapest
     each = plan.demand.rate / best.replicas
     assert best.steady.tpot_at(each) <= 1.02 * best.result.tpot_s["mean"]
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Answers that prompts would hold up too often."""
+    return hwsim.plan_serve(
+        "llama-3.1-8b", "dgx-h100", rate=20.0, slo={"ttft.p99": 1.0, "tpot.p99": 0.01},
+        tp=(1, 2), requests=400, simulate=2,
+    )  # fmt: skip
+
+
+def test_prompts_may_have_replicas_of_their_own(split):
+    best = split.cheapest
+    prompts = best.choice.prompts
+    assert prompts is not None
+    devices = best.replicas * best.choice.layout.devices
+    devices += best.prompt_replicas * prompts.layout.devices
+    assert best.devices == split.table["devices"][0] == devices
+    again = hwsim.serve(
+        "llama-3.1-8b", "dgx-h100", rate=20.0, requests=best.result.run.asked,
+        tp=best.choice.layout.tp, replicas=best.replicas, router="least_outstanding",
+        prefill={
+            "tp": prompts.layout.tp, "replicas": best.prompt_replicas,
+            "router": "least_outstanding",
+        },
+    )  # fmt: skip
+    assert again.ttft_s == best.result.ttft_s
+    assert again.tpot_s["p99"] == best.result.tpot_s["p99"] <= 0.01
+    each = split.demand.rate / best.replicas
+    assert best.steady.tpot_at(each) <= 1.05 * best.result.tpot_s["mean"]
+
+
+def test_replicas_for_prompts_pay_or_are_not_taken(split):
+    shared = hwsim.plan_serve(
+        "llama-3.1-8b", "dgx-h100", rate=20.0, slo={"ttft.p99": 1.0, "tpot.p99": 0.01},
+        tp=(1, 2), requests=400, simulate=2, disaggregated=False,
+    )  # fmt: skip
+    assert all(c.choice.prompts is None for c in shared.confirmed)
+    assert split.cheapest.hourly <= shared.cheapest.hourly
+
+
+def test_a_replica_holds_the_largest_request_or_is_turned_down():
+    with pytest.raises(InputError, match=r"find room, the largest request has"):
+        hwsim.plan_serve(
+            "llama-3.1-8b", "l4", rate=0.5, slo={"ttft.p99": 60.0},
+            input_len="fixed:30000", output_len="fixed:10", requests=100,
+        )  # fmt: skip
