@@ -41,7 +41,12 @@ def disaggregated(
     for group in groups.values():
         if demand.output > 1.0:
             prompts = _for_prompts(group, limits)
-            yield from (_paired(one, prompts, demand, slo) for one in group)
+            pairs = (_paired(one, prompts, demand, slo) for one in group)
+            # Keys and values move over one system's network.
+            yield from (
+                pair for pair in pairs
+                if pair.choice.devices(1) <= pair.choice.system.num_devices
+            )  # fmt: skip
 
 
 def _for_prompts(group: Sequence[Steady], limits: Mapping[str, float]) -> Steady:
