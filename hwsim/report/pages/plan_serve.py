@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,18 @@ def deployment(row: Row) -> str:
     types = dict.fromkeys((row["dtype"], row["weight_dtype"], row["kv_dtype"]))
     return (
         f"{fmt.plural(row['replicas'], 'replica')} of {each} of {row['system']}"
-        f"{layout}, {'/'.join(map(str, types))}, {row['engine']}"
+        f"{layout}, {'/'.join(map(str, types))}, {row['engine']}{_prompts(row)}"
     )
+
+
+def _prompts(row: Row) -> str:
+    """Return the replicas for prompts in words, where they have their own."""
+    degrees = [row.get(f"prompts_{n}") for n in ("tp", "pp", "attention_dp")]
+    if not all(degrees):
+        return ""
+    count = row.get("prompt_replicas") or 1
+    each = fmt.plural(math.prod(int(d or 1) for d in degrees), "device")
+    return f"; prompts on {fmt.plural(count, 'replica')} of {each}"
 
 
 def _answer(best: Row) -> str:

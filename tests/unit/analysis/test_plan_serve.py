@@ -203,6 +203,10 @@ def test_prompts_may_have_replicas_of_their_own(split):
     )  # fmt: skip
     assert again.ttft_s == best.result.ttft_s
     assert again.tpot_s["p99"] == best.result.tpot_s["p99"] <= 0.01
+    from hwsim.report.pages.plan_serve import deployment
+
+    told = deployment(best.to_dict())
+    assert told.endswith(f"; prompts on {best.prompt_replicas} replica of 1 device")
     each = split.demand.rate / best.replicas
     assert best.steady.tpot_at(each) <= 1.05 * best.result.tpot_s["mean"]
 
