@@ -70,11 +70,11 @@ def _print_run(run: ReplayedRun) -> None:
         [
             _TITLES[r["metric"]] if r["statistic"] == "mean" else "", r["statistic"],
             fmt.seconds(r["measured"], 4), fmt.seconds(r["predicted"], 4),
-            fmt.signed_percent(r["relative_error"]),
+            _between(r["lower"], r["upper"]), fmt.signed_percent(r["relative_error"]),
         ]
         for r in run.statistics()
     ]  # fmt: skip
-    columns = ("", "Of requests", "Measured", "Replayed", "Error")
+    columns = ("", "Of requests", "Measured", "Replayed", "90 %", "Error")
     title = f"{escape(run.run.name)}: {fmt.plural(len(run.run), 'request')}"
     console().print(table(title, columns, rows, right=columns[2:]))
     replay = run.replay
@@ -86,6 +86,12 @@ def _print_run(run: ReplayedRun) -> None:
             + (f"; assumed {'; '.join(replay.notes)}" if replay.notes else "")
         )
     console().print()
+
+
+def _between(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "–"
+    return f"{fmt.seconds(low, 3)} – {fmt.seconds(high, 3)}"
 
 
 def _print_means(result: RequestLogValidation) -> None:

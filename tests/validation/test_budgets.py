@@ -142,7 +142,8 @@ def test_intervals_of_serving_points_cover_what_they_say():
 
 
 def test_runs_of_the_blind_checks_stay_within_budget():
-    found = validate_published(sorted(PUBLISHED.glob("blind-training*.csv")))
+    files = ("blind-training.csv", "blind-training-2.csv")
+    found = validate_published([PUBLISHED / name for name in files])
     assert found.summary.rows == len(found.records) == 66
     assert found.summary.median_ape <= 0.11
     assert found.summary.mape <= 0.13

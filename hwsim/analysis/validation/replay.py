@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,23 @@ class Replay:
             "preemptions": result.run.preemptions,
             "assumed": list(self.notes),
         }  # fmt: skip
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """90 % intervals by metric and statistic, over the prediction; {} has none."""
+        known = self.result.interval_90
+        if known is None:
+            return {}
+        figures = {"ttft": "ttft_s", "tpot": "tpot_s", "latency": "e2e_s"}
+        found: dict[str, dict[str, tuple[float, float]]] = {}
+        for metric, name in figures.items():
+            values: dict[str, float] = getattr(self.result, name)
+            found[metric] = {
+                key: (span[0] / values[key], span[1] / values[key])
+                for key, span in known[name].items()
+                if span is not None and values[key] > 0
+            }
+        return found
 
     def frame(self, run: LoggedRun) -> pd.DataFrame:
         """Return one line per request."""

@@ -65,13 +65,23 @@ class ReplayedRun:
                 continue
             for name, share in STATISTICS.items():
                 real, ours = _statistic(measured, share), _statistic(predicted, share)
+                low, high = self._interval(metric, name)
                 yield {
                     "run": self.run.name, "device": self.run.device,
                     "model": self.run.model, "metric": metric, "statistic": name,
                     "unit": "s", "requests": int(measured.size), "measured": real,
-                    "predicted": ours,
+                    "predicted": ours, "lower": low and ours * low,
+                    "upper": high and ours * high,
                     "relative_error": ours / real - 1.0 if real > 0 else None,
                 }  # fmt: skip
+
+    def _interval(self, metric: str, name: str) -> tuple[float | None, float | None]:
+        """Return the ends of a statistic's 90 % interval over its prediction."""
+        spans = {} if self.replay is None else self.replay.intervals
+        found: tuple[float | None, float | None] = spans.get(metric, {}).get(
+            name, (None, None)
+        )
+        return found
 
     def per_request(self, metric: str) -> ErrorSummary:
         """Return the errors of single requests."""
@@ -83,7 +93,8 @@ class ReplayedRun:
         tables: dict[str, dict[str, Any]] = {}
         for r in self.statistics():
             tables.setdefault(f"{r['metric']}_s", {})[r["statistic"]] = {
-                key: r[key] for key in ("measured", "predicted", "relative_error")
+                key: r[key]
+                for key in ("measured", "predicted", "lower", "upper", "relative_error")
             }
         return {
             "source": run.source, "device": run.device, "model": run.model,

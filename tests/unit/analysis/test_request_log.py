@@ -226,3 +226,23 @@ def test_the_version_of_a_server_tells_its_engine(tmp_path: Path) -> None:
     assert 0.78e-3 < extra < 1.5e-3
     path.write_text(text.replace("\nNVIDIA", "\nmystery,NVIDIA"), encoding="utf-8")
     assert "unknown engine 'mystery'" in validate_request_log(path).runs[0].reason
+
+
+def test_statistics_say_how_sure_they_are(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.csv", served())
+    sure = validate_request_log(path)
+    for record in sure.statistics:
+        assert record["lower"] < record["predicted"] < record["upper"]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("H100 80GB HBM3", "RTX A6000"), encoding="utf-8")
+    other = validate_request_log(path)
+
+    def width(found: RequestLogValidation) -> float:
+        means = (r for r in found.statistics if r["statistic"] == "mean")
+        gap = next(r for r in means if r["metric"] == "tpot")
+        return float(gap["upper"] / gap["lower"])
+
+    # Nobody calibrated an A6000: its interval is wider.
+    assert width(other) > width(sure) > 1.1
+    bound = validate_request_log(path, fidelity="roofline")
+    assert all(r["lower"] is None and r["upper"] is None for r in bound.statistics)
