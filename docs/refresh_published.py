@@ -21,7 +21,10 @@ BLIND = {
     "blind_first": "blind-training.csv", "blind_first_2": "blind-training-2.csv",
     "blind_first_3": "blind-training-3.csv",
 }  # fmt: skip
-BLIND_INFERENCE = {"blind_inference_first": "blind-inference.csv"}
+BLIND_INFERENCE = {
+    "blind_inference_first": "blind-inference.csv",
+    "blind_inference_first_2": "blind-inference-2.csv",
+}
 STORE = Path(__file__).resolve().parent / "published_errors.json"
 KEYS = (
     "rows", "median_ape", "mape", "p90_ape", "bias", "coverage_90", "interval_width",

@@ -148,3 +148,11 @@ def test_runs_of_the_blind_checks_stay_within_budget():
     assert found.summary.median_ape <= 0.11
     assert found.summary.mape <= 0.13
     assert abs(found.time_bias) <= 0.10
+
+
+def test_rows_of_the_blind_checks_of_inference_stay_within_budget():
+    found = validate_published(sorted(PUBLISHED.glob("blind-inference*.csv")))
+    assert len(found.records) >= 189
+    assert found.summary.median_ape <= 0.16
+    assert found.summary.mape <= 0.23
+    assert abs(found.summary.bias) <= 0.06
