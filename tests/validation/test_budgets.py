@@ -156,3 +156,14 @@ def test_rows_of_the_blind_checks_of_inference_stay_within_budget():
     assert found.summary.median_ape <= 0.16
     assert found.summary.mape <= 0.23
     assert abs(found.summary.bias) <= 0.06
+
+
+def test_runs_of_the_later_blind_checks_stay_within_budget():
+    for name, rows, median, mean in (
+        ("blind-training-3.csv", 17, 0.11, 0.13),
+        ("blind-training-4.csv", 73, 0.22, 0.28),
+    ):
+        found = validate_published(PUBLISHED / name)
+        assert found.summary.rows == len(found.records) == rows, name
+        assert found.summary.median_ape <= median, name
+        assert found.summary.mape <= mean, name

@@ -317,7 +317,11 @@ def test_balance_is_plausible(devices: dict[str, DeviceSpec]) -> None:
 
 
 def test_packages_of_two_dies_are_twice_one(devices: dict[str, DeviceSpec]) -> None:
-    for whole, half in (("mi250x", "mi250x-gcd"), ("tpu-v7x", "tpu-v7x-core")):
+    for whole, half in (
+        ("mi250x", "mi250x-gcd"),
+        ("tpu-v7x", "tpu-v7x-core"),
+        ("trainium1", "trainium1-neuroncore"),
+    ):
         one, two = devices[half], devices[whole]
         assert two.peak("bf16") == pytest.approx(2 * one.peak("bf16"))
         assert two.bandwidth == pytest.approx(2 * one.bandwidth, rel=1e-3)

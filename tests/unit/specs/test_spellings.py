@@ -69,6 +69,8 @@ DEVICES = {
     "Intel(R) Xeon(R) Platinum 8480+": "xeon-platinum-8480+",
     "AMD EPYC 9654 96-Core Processor": "epyc-9654",
     "MI250X GCD": "mi250x-gcd",
+    "Trainium1-NeuronCore": "trainium1-neuroncore",
+    "NeuronCore-v2": "trainium1-neuroncore",
     "L40S 48GB": "l40s",
     "GB200 NVL72": "gb200",
     "RTX 6000 Ada Generation": "rtx-6000-ada",
