@@ -91,6 +91,13 @@ def table(kind: str, key: str, names: dict[str, str] | None = None) -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def _look(errors: Mapping[str, Any] | None) -> list[str]:
+    if errors is None:
+        return ["no answer"] * 3
+    typical = [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
+    return [*typical, fmt.signed_percent(errors["bias"], 0)]
+
+
 def blind(checks: Mapping[str, str]) -> str:
     """Return errors on the runs of blind checks, at first look and now."""
     stored = json.loads(STORE.read_text("utf-8"))
@@ -100,16 +107,12 @@ def blind(checks: Mapping[str, str]) -> str:
         result = validate_published(PUBLISHED / file)
         now = {"all": result.summary, **result.by("source")}
         looks = {"all": first["all"], **first["by_source"]}
+        looks |= {name: None for name in now if name not in looks}
         for name, found in looks.items():
-            cells = [f"all of {file}" if name == "all" else name, str(found["rows"])]
             answered = now[name].to_dict() if name in now else None
-            for errors in (found, answered):
-                if errors is None:
-                    cells += ["no answer"] * 3
-                    continue
-                cells += [fmt.percent(errors[k], 0) for k in ("median_ape", "mape")]
-                cells.append(fmt.signed_percent(errors["bias"], 0))
-            rows.append(f"| {' | '.join(cells)} |")
+            counted = found or answered or {}
+            cells = [f"all of {file}" if name == "all" else name, str(counted["rows"])]
+            rows.append(f"| {' | '.join(cells + _look(found) + _look(answered))} |")
     head = ["Rows", *(f"{n}, {when}" for when in ("first look", "now")
             for n in ("median", "mean", "signed"))]  # fmt: skip
     lines = [f"|  | {' | '.join(head)} |", f"| --- |{' ---: |' * len(head)}", *rows]
