@@ -33,7 +33,7 @@ STACKS = Catalog("stack", StackSpec, "workloads", "stacks/*.toml")
 # Keys that only files of systems have.
 _OF_SYSTEMS = {"device", "node", "devices_per_node", "nodes", "networks", "host"}
 # What no organisation's name starts with: such a name means a place on this disk.
-_ROOTED = ("/", "./", "../", "~")
+_ROOTED = ("/", "./", "../", "~/")
 S = TypeVar("S", bound=Spec)
 
 
