@@ -124,7 +124,7 @@ def test_overlap_as_documented(stacks: dict[str, StackSpec]) -> None:
         "nemo-overlap", "nemo-scoped-graphs", "nemo-scoped-drop",
         "nemo-scoped-overlap", "nemo-graphs",
         "nemo-2024", "nemo-graphs-drop", "hai-llm", "llama-2023", "maxtext",
-        "xla-inference",
+        "xla-inference", "compiled-inference",
     }  # fmt: skip
 
 
