@@ -13,6 +13,7 @@ from hwsim.analysis.fitting.outside import (
     serving_rows,
     serving_terms,
     table_rows,
+    training_rows,
 )
 from hwsim.analysis.fitting.transfer import spread_tables, transfers
 from hwsim.specs.calibration import FAMILIES
@@ -32,6 +33,7 @@ def make_intervals(
     table: MeasurementTable,
     devices: Sequence[str],
     *,
+    training: Sequence[Path] = (),
     published: Sequence[Path] = (),
     serving: Sequence[Path] = (),
     plan: FitPlan | None = None,
@@ -45,6 +47,9 @@ def make_intervals(
         Rows of several devices of several generations.
     devices : sequence of str
         Their ids.
+    training : sequence of path
+        Tables of published training, for the term of training beside the runs
+        that ship.
     published : sequence of path
         Tables of published inference, for the terms of inference and services
         beside the runs that ship.
@@ -65,7 +70,7 @@ def make_intervals(
         generations=_generations({spec.architecture for spec in specs}),
         kinds=tuple(sorted({spec.kind for spec in specs})),
         tables=spread_tables(made, FAMILIES),
-        end_to_end=whole_terms(published),
+        end_to_end=whole_terms(published, training),
         serving=serving_terms(serving_rows(serving)),
         left_out=tuple(error for one in made for error in one.errors()),
         notes=(
@@ -77,11 +82,16 @@ def make_intervals(
 
 
 def with_terms(
-    file: IntervalFile, published: Sequence[Path] = (), serving: Sequence[Path] = ()
+    file: IntervalFile,
+    *,
+    training: Sequence[Path] = (),
+    published: Sequence[Path] = (),
+    serving: Sequence[Path] = (),
 ) -> IntervalFile:
     """Return a file with the terms of whole runs and services made again."""
+    whole = bool(published or training)
     changes: dict[str, object] = {
-        "end_to_end": whole_terms(published) if published else file.end_to_end,
+        "end_to_end": whole_terms(published, training) if whole else file.end_to_end,
         "hwsim_version": __version__, "date": dt.datetime.now(tz=dt.UTC).date(),
     }  # fmt: skip
     if serving:
@@ -89,14 +99,15 @@ def with_terms(
     return file.model_copy(update=changes)
 
 
-def whole_terms(published: Sequence[Path]) -> dict[str, EndToEnd]:
-    """Return the terms of published runs, of inference with the tables given."""
+def whole_terms(
+    published: Sequence[Path], training: Sequence[Path] = ()
+) -> dict[str, EndToEnd]:
+    """Return the terms of published runs, with the tables given beside them."""
     own = outside_rows()
     terms = outside_terms(own)
-    if published:
-        more = outside_terms([*own, *table_rows(published)])
-        terms |= {task: more[task] for task in ("infer", "serve") if task in more}
-    return terms
+    more = outside_terms([*own, *table_rows(published), *training_rows(training)])
+    asked = {"infer": published, "serve": published, "train": training}
+    return terms | {task: more[task] for task in asked if asked[task] and task in more}
 
 
 def _generations(measured: set[str]) -> tuple[str, ...]:
