@@ -118,9 +118,15 @@ def table_rows(
 def training_rows(
     paths: Sequence[Path], fidelity: Fidelity = "auto"
 ) -> list[OutsideRow]:
-    """Predict tables of published training; those that cannot be are left out."""
+    """Predict tables of published training; those that cannot be are left out.
+
+    So are rows whose configuration is partly inferred (``confidence``): what
+    they are off says little of the model.
+    """
     runs, mappings, found = RunPredictor(fidelity), load_mappings(), []
     for run in read_published(list(paths)).runs:
+        if run.confidence != "high":
+            continue
         got = runs.predict(mapped(run, mappings))
         if got.result is None or not got.step_s or not got.published_step_s:
             continue
