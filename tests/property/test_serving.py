@@ -98,8 +98,19 @@ def test_groups_in_lock_step_give_what_single_steps_give(scenario, cost, groups)
     assert engine.outstanding == 0
 
 
+PREEMPTED_WHILE_BARRED = (
+    [1, 1, 1, 1, 1, 1, 1, 2, 1], [1, 1, 1, 1, 1, 3, 3, 2, 1], [0.0] * 9,
+    policy_named("mixed"),
+    Limits(
+        max_num_seqs=2, max_num_batched_tokens=3, chunked=False, num_blocks=4,
+        block_size=1, watermark_blocks=0,
+    ),
+)  # fmt: skip
+
+
 @settings(max_examples=200, deadline=None)
 @given(scenarios(), COSTS, st.integers(2, 4), st.sampled_from([1, 3, 60]))
+@example(PREEMPTED_WHILE_BARRED, BrokenCost(kink=5.0), 2, 3)
 def test_prompts_of_groups_in_lock_step_wait_for_each_other(
     scenario, cost, groups, most
 ):

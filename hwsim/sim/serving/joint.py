@@ -41,6 +41,7 @@ class JointReplica:
         self._idle = self._between = self._prompt_step = False
         self._since = 0  # steps since prompts could start
         self._barred = self._together = False
+        self._offers: list[bool] = []
 
     @property
     def outstanding(self) -> int:
@@ -150,9 +151,15 @@ class JointReplica:
         most = self.groups[0].limits.balance_steps
         if not most:
             return False
-        offers = [g.offers() for g in self.groups]
+        offers = self._offers = [g.offers() for g in self.groups]
         self._together = all(offers) or not all(g.running for g in self.groups)
         return not self._together and self._since < most and any(offers)
+
+    def _steps_barred(self) -> int:
+        """Return the steps for which prompts are sure to wait."""
+        if [g.offers() for g in self.groups] != self._offers:
+            return 1  # a preempted request has joined those that wait
+        return self.groups[0].limits.balance_steps - self._since
 
     def _count(self) -> None:
         """Count the steps since prompts could start."""
@@ -181,7 +188,7 @@ class JointReplica:
             for group in self.groups:
                 steps = group.pages.steps_that_fit(group.counter, steps)
         if self._barred:
-            steps = min(steps, self.groups[0].limits.balance_steps - self._since)
+            steps = min(steps, self._steps_barred())
         stall = max(g.take_stall() for g in self.groups)
         if stall:
             steps, time = 1, time + stall

@@ -81,11 +81,13 @@ def graph_time(stack: Any, *, decode: bool) -> float:
 def test_wide_scores_move_more_bytes() -> None:
     fusion = STACK.fusion
     assert fusion.wide_scores
-    narrow = STACK.model_copy(
+    # With 16-bit activations: wide ones make wide scores anyway.
+    wide = STACK.model_copy(update={"wide_activations": False})
+    narrow = wide.model_copy(
         update={"fusion": fusion.model_copy(update={"wide_scores": False})}
     )
     for decode in (True, False):
-        assert graph_time(STACK, decode=decode) > graph_time(narrow, decode=decode)
+        assert graph_time(wide, decode=decode) > graph_time(narrow, decode=decode)
 
 
 def test_time_per_token_is_of_decode_steps_alone() -> None:
