@@ -8,13 +8,10 @@ References
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from hwsim.analysis.case import TIMES, Case
 from hwsim.analysis.check import positive_int
@@ -22,6 +19,7 @@ from hwsim.analysis.comparing.cell import Money, answered
 from hwsim.analysis.evidence import case_accuracy
 from hwsim.analysis.resolve import unread
 from hwsim.analysis.result import Result
+from hwsim.analysis.varying.sobol import sobol_indices
 from hwsim.analysis.varying.sweep import Interval, interval_of, metric_of
 from hwsim.analysis.varying.vary import Parameter, parameter
 from hwsim.errors import HwsimError, InputError
@@ -338,23 +336,10 @@ def _with_sobol(
     progress: Progress,
 ) -> list[Sensitivity]:
     """Add Sobol indices to the strongest parameters; the others stay still."""
-    salib = _salib()
-    if samples < 2 or samples & (samples - 1):
-        raise InputError(f"sobol is {samples}; give a power of two, such as 64")
     able = [r for r in rows if not r.parameter.whole and (r.low or r.high)]
     chosen = able[:most]
-    if len(chosen) < 2:
-        return list(rows)
-    names = [row.parameter.key for row in chosen]
-    problem = {
-        "num_vars": len(names), "names": names,
-        "bounds": [_bounds(row, swing) for row in chosen],
-    }  # fmt: skip
-    drawn = salib[0].sample(problem, samples, calc_second_order=False, seed=seed)
-    values = np.empty(len(drawn))
-    for i, factors in enumerate(drawn):
-        if progress is not None:
-            progress(i, len(drawn))
+
+    def at(factors: Sequence[float]) -> float:
         found = probe.at(
             [
                 (row.parameter, float(row.parameter.value or 0.0) * float(factor))
@@ -365,17 +350,10 @@ def _with_sobol(
             raise InputError(
                 f"within ±{swing:.0%} some combinations cannot run; swing less"
             )
-        values[i] = found
-    s = salib[1].analyze(
-        problem, values, calc_second_order=False, conf_level=0.9, seed=seed
-    )
-    indices = {
-        name: (
-            (float(s["S1"][i]), float(s["S1_conf"][i])),
-            (float(s["ST"][i]), float(s["ST_conf"][i])),
-        )
-        for i, name in enumerate(names)
-    }
+        return found
+
+    bounds = {row.parameter.key: _bounds(row, swing) for row in chosen}
+    indices = sobol_indices(bounds, at, samples=samples, seed=seed, progress=progress)
     return [
         replace(row, s1=indices[row.parameter.key][0], st=indices[row.parameter.key][1])
         if row.parameter.key in indices
@@ -388,15 +366,3 @@ def _bounds(row: Sensitivity, swing: float) -> list[float]:
     """Return the factors that a parameter is drawn between; some end at today's."""
     low = 1.0 if row.low is None else 1.0 - swing
     return [low, 1.0 if row.high is None else 1.0 + swing]
-
-
-def _salib() -> tuple[Any, Any]:
-    try:
-        analyze = importlib.import_module("SALib.analyze.sobol")
-        sample = importlib.import_module("SALib.sample.sobol")
-    except ImportError:
-        raise InputError(
-            "Sobol indices need SALib; pip install 'hwsim[sensitivity]', or leave "
-            "them out"
-        ) from None
-    return sample, analyze
