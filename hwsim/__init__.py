@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hwsim.analysis.mixing.train_result import MixedTrainResult
     from hwsim.analysis.operator import OpResult
     from hwsim.analysis.plan_serve.answer import ServePlan
-    from hwsim.analysis.plan_train.planner import TrainPlan
+    from hwsim.analysis.plan_train.plan import TrainPlan
     from hwsim.analysis.serving.serve import ServeResult
     from hwsim.analysis.training.train import TrainResult
     from hwsim.analysis.training.whole_run import TrainingRun

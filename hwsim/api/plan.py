@@ -7,14 +7,11 @@ from typing import Any
 
 from hwsim.analysis.economy import Limits, economy_of
 from hwsim.analysis.plan_train.choices import Choices
-from hwsim.analysis.plan_train.planner import (
-    Objective,
-    Planner,
-    TrainPlan,
-    device_counts,
-)
+from hwsim.analysis.plan_train.plan import Objective, TrainPlan
+from hwsim.analysis.plan_train.planner import Planner, device_counts
+from hwsim.analysis.plan_train.rows import Names
 from hwsim.analysis.plan_train.search import Runner, in_this_process
-from hwsim.analysis.resolve import default_dtype, resolve
+from hwsim.analysis.resolve import named, resolve
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import InputError
 from hwsim.specs.device import DeviceSpec
@@ -70,6 +67,8 @@ def plan_train(
         Sequences per optimizer step; tokens of each.
     sequence_parallel : bool
         Divide norms and dropout over tp wherever the sequence allows it.
+    dtype : str or None
+        Arithmetic; by default what each system's device is usually trained in.
     objective : str
         ``time``, ``energy``, ``money`` or ``memory``: what is least at the best.
     memory, step_time, power : float or None
@@ -108,18 +107,42 @@ def plan_train(
     """
     given = [system] if isinstance(system, str | SystemSpec | DeviceSpec) else system
     systems: list[System] = list(given)
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     if not systems:
         raise InputError("no system is given; name at least one")
     resolved = [resolve(model, one, stack, overrides) for one in systems]
     spec, _, software = resolved[0]
     planner = Planner(
         spec, [r[1] for r in resolved], software, device_counts(devices), global_batch,
-        seq, dtype or default_dtype(resolved[0][1].device), optimizer, fidelity,
+        seq, dtype, optimizer, fidelity,
         sequence_parallel, Choices.of(**choices),
         Limits(memory, step_time, tokens, deadline, budget, power),
         economy_of(price, pue), objective, simulate, _runner(cluster),
+        _names(model, stack, systems, resolved, fidelity, overrides),
     )  # fmt: skip
     return planner.plan(progress)
+
+
+def _names(
+    model: str | ModelSpec,
+    stack: str | StackSpec,
+    given: Sequence[System],
+    resolved: Sequence[tuple[ModelSpec, SystemSpec, StackSpec]],
+    fidelity: Fidelity,
+    overrides: Iterable[str],
+) -> Names:
+    """Return what was asked for as one writes it in a command."""
+    systems = {
+        found[1].id: named("system", one)
+        for one, found in zip(given, resolved, strict=True)
+        if not isinstance(one, SystemSpec | DeviceSpec)
+    }
+    spec, _, software = resolved[0]
+    return Names(
+        spec.id if isinstance(model, ModelSpec) else named("model", model),
+        software.id if isinstance(stack, StackSpec) else named("stack", stack),
+        systems, fidelity, tuple(overrides),
+    )  # fmt: skip
 
 
 def _runner(cluster: str | None) -> Runner:

@@ -50,11 +50,13 @@ from hwsim.report import format as fmt
 from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
-    from hwsim.analysis.plan_train.planner import TrainPlan
+    from hwsim.analysis.plan_train.plan import TrainPlan
 
 _DEVICES = re.compile(r"^(\d+)-(\d+)(?:/(\d+))?$")
 _LAYOUT = "Layout: hold parts of it to some values"
 _LIMITS = "Limits"
+_SELDOM = ("cp", "vpp", "ep")  # not shown where they are 1 throughout
+_AWAY = {"optimizer": "optim.", "activations": "act."}
 
 plan_app = typer.Typer(
     name="plan",
@@ -229,6 +231,8 @@ def _answer(plan: TrainPlan, *, json: bool, top: int) -> None:
         return
     _summary(plan)
     _ranking(plan, top)
+    console().print("[bold]Its step by itself[/bold]")
+    console().print(plan.commands[0], markup=False, soft_wrap=True)
     for line in plan.reasons.why:
         console().print(f"• {line}", markup=False)
     if plan.reasons.lacks:
@@ -274,24 +278,41 @@ def _ends(plan: TrainPlan) -> str:
 
 
 def _ranking(plan: TrainPlan, top: int) -> None:
-    columns = (
-        "#", "devices", "tp", "cp", "pp", "vpp", "ep", "dp", "mb", "zero",
-        "recompute", "schedule", "offload", "step", "memory", "energy", "USD",
-    )  # fmt: skip
-    rows = []
-    for place, row in enumerate(plan.table.head(top).to_dict("records"), start=1):
-        away = [name for name in ("optimizer", "activations") if row[f"offload_{name}"]]
-        rows.append(
-            [str(place)]
-            + [str(row[n]) for n in ("devices", "tp", "cp", "pp", "vpp", "ep", "dp")]
-            + [str(row["micro_batch"]), _zero(row), row["recompute"]]
-            + [row["schedule"], ", ".join(away) or "–", fmt.seconds(row["step_s"])]
-            + [format_quantity(row["memory_bytes"], "B", 3)]
-            + [_known(row["energy_j"], lambda v: format_quantity(v, "J", 3))]
-            + [_known(row["cost_usd"], lambda v: f"{v:.4g}")]
-        )
-    title = "Ranking in closed form; energy and money of one step"
+    cells = [
+        _cells(place, row)
+        for place, row in enumerate(plan.ranking.head(top).to_dict("records"), start=1)
+    ]
+    several = {
+        "system": len({c.system.id for c in plan.candidates}) > 1,
+        "devices": len({c.devices for c in plan.candidates}) > 1,
+        "offload": any(row["offload"] != "–" for row in cells),
+        **{name: any(row[name] != "1" for row in cells) for name in _SELDOM},
+    }
+    columns = [name for name in cells[0] if several.get(name, True)]
+    rows = [[row[name] for name in columns] for row in cells]
+    title = "Ranking, those simulated first; energy and money of one step"
     console().print(table(title, columns, rows))
+
+
+def _cells(place: int, row: dict[Any, Any]) -> dict[str, str]:
+    away = [short for name, short in _AWAY.items() if row[f"offload_{name}"]]
+    degrees = {name: str(row[name]) for name in ("tp", "cp", "pp", "vpp", "ep", "dp")}
+    return {
+        "#": str(place),
+        "system": row["system"],
+        "devices": str(row["devices"]),
+        **degrees,
+        "mb": str(row["micro_batch"]),
+        "zero": _zero(row),
+        "recompute": row["recompute"],
+        "schedule": row["schedule"] if row["pp"] > 1 else "–",
+        "offload": ", ".join(away) or "–",
+        "simulated": _known(row["simulated_step_s"], fmt.seconds),
+        "formula": fmt.seconds(row["step_s"]),
+        "memory": format_quantity(row["memory_bytes"], "B", 3),
+        "energy": _known(row["energy_j"], lambda v: format_quantity(v, "J", 3)),
+        "USD": _known(row["cost_usd"], lambda v: f"{v:.3g}"),
+    }
 
 
 def _zero(row: dict[Any, Any]) -> str:

@@ -5,220 +5,44 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwsim.analysis.check import context_within, dtype_on, positive_int
-from hwsim.analysis.economy import Economy, Limits, front
-from hwsim.analysis.plan_train.choices import RECOMPUTE, Choices
-from hwsim.analysis.plan_train.reasons import Reasons, reasons
-from hwsim.analysis.plan_train.rows import layout_of, rows_of
+from hwsim.analysis.economy import Economy, Limits
+from hwsim.analysis.plan_train.choices import Choices
+from hwsim.analysis.plan_train.plan import COLUMN, Objective, TrainPlan, ranked
+from hwsim.analysis.plan_train.reasons import reasons
+from hwsim.analysis.plan_train.rows import Names
 from hwsim.analysis.plan_train.search import (
-    FIGURES,
     Batch,
     Candidate,
     Progress,
     Runner,
     Search,
-    Tally,
     in_this_process,
 )
 from hwsim.analysis.plan_train.units import Question
-from hwsim.analysis.result import Result
+from hwsim.analysis.resolve import default_dtype
 from hwsim.analysis.training.config import TRAINING_DTYPES
 from hwsim.analysis.training.train import TrainResult, run_training
-from hwsim.cost.cost import FloatArray
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.optimizer import optimizer_named
-from hwsim.specs.base import Spec
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 from hwsim.units import format_quantity
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-Objective = Literal["time", "energy", "money", "memory"]
-COLUMN = {
-    "time": "step_s", "energy": "energy_j", "money": "cost_usd",
-    "memory": "memory_bytes",
-}  # fmt: skip
-_SHOWN = 10
-_SAVED = 100  # layouts of the ranking in a saved file
+class _Played(NamedTuple):
+    """A simulated layout: what it is ranked by, and where the search found it."""
 
-
-@dataclass(frozen=True, repr=False)
-class TrainPlan(Result):
-    """What a search over layouts found.
-
-    Attributes
-    ----------
-    batches : list of Batch
-        Layouts that keep to all limits, in the order of the search.
-    played : list of TrainResult
-        The best ones, simulated exactly, fastest (or cheapest) first.
-    simulate_s : float
-        Time that these simulations took. [s]
-    """
-
-    model: ModelSpec
-    stack: StackSpec
-    candidates: tuple[Candidate, ...]
-    config: dict[str, Any]
-    objective: Objective
-    limits: Limits
-    tally: Tally
-    batches: list[Batch]
-    played: tuple[TrainResult, ...] = ()
-    predicted: tuple[float, ...] = ()
-    simulate_s: float = 0.0
-    passed_over: tuple[str, ...] = ()
-    reasons: Reasons = field(default_factory=Reasons)
-
-    kind = "train_plan"
-
-    @property
-    def layouts(self) -> int:
-        """Valid layouts that were looked at."""
-        return self.tally.layouts
-
-    @property
-    def search_s(self) -> float:
-        """Time of the search, simulations apart. [s]"""
-        return self.tally.search_s
-
-    @cached_property
-    def figures(self) -> dict[str, FloatArray]:
-        """Figures of every layout that keeps to all limits, by name."""
-        return {
-            name: np.concatenate([b.figures[name] for b in self.batches])
-            for name in FIGURES
-        }
-
-    @cached_property
-    def order(self) -> Any:
-        """Places of all layouts, best first; of equals the one with least memory."""
-        return ranked(self.batches, self.objective)
-
-    @property
-    def best(self) -> TrainResult:
-        """The best layout, simulated."""
-        return self.played[0]
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Every layout that keeps to all limits, best first, in closed form."""
-        return self._frame(self.order)
-
-    @cached_property
-    def pareto(self) -> pd.DataFrame:
-        """Layouts that no other beats: time, memory, devices, energy, money."""
-        figures = self.figures
-        devices = np.concatenate(
-            [
-                np.full(len(b.space), self.candidates[b.candidate].devices, float)
-                for b in self.batches
-            ]
-        )
-        names = ("step_s", "memory_bytes", "energy_j", "cost_usd")
-        return self._frame(front([*(figures[n] for n in names), devices]))
-
-    def _frame(self, places: Any) -> pd.DataFrame:
-        import pandas as pd
-
-        columns: dict[str, Any] = {"system": [], "devices": []}
-        bounds = np.cumsum([0, *(len(b.space) for b in self.batches)])
-        which = np.searchsorted(bounds, places, side="right") - 1
-        of_batch = np.array([b.candidate for b in self.batches], dtype=np.int64)[which]
-        names = np.array([c.system.id for c in self.candidates], dtype=object)
-        sizes = np.array([c.devices for c in self.candidates])
-        columns["system"], columns["devices"] = names[of_batch], sizes[of_batch]
-        for name in self.batches[0].space.columns:
-            column = np.concatenate([b.space[name] for b in self.batches])[places]
-            columns[name] = self._named(name, column)
-        for name in FIGURES:
-            columns[name] = self.figures[name][places]
-        return pd.DataFrame(columns)
-
-    def _named(self, name: str, column: Any) -> Any:
-        if name == "schedule":
-            return np.array(self.batches[0].space.schedules, dtype=object)[column]
-        if name == "recompute":
-            return np.array(RECOMPUTE, dtype=object)[column]
-        return column.astype(bool) if name.startswith("offload") else column
-
-    @property
-    def fidelity(self) -> str:
-        """What the costs of the best layout rest on."""
-        return self.best.fidelity
-
-    @property
-    def fidelity_by_family(self) -> dict[str, str]:
-        """What the costs of each operator family of the best layout rest on."""
-        return self.best.fidelity_by_family
-
-    def specs(self) -> dict[str, Spec]:
-        """Return the specs of the best layout."""
-        return self.best.specs()
-
-    def details(self) -> dict[str, Any]:
-        """Return the best layout's, and the first layouts of the ranking."""
-        listed = rows_of(self.table.head(_SAVED))
-        return {**self.best.details(), "table": listed}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the answer with keys in SI."""
-        return {
-            **self.header(),
-            "model": self.model.id,
-            "systems": list(dict.fromkeys(c.system.id for c in self.candidates)),
-            "devices": sorted({c.devices for c in self.candidates}),
-            "stack": self.stack.id,
-            "config": self.config,
-            "objective": self.objective,
-            "limits": self.limits.to_dict(),
-            **self.tally.to_dict(),
-            "simulate_s": self.simulate_s,
-            "step_s": self.best.step_s,
-            "best": self.best.to_dict(),
-            "ranking": [
-                {**layout_of(r), "step_s": r.step_s, "closed_form_step_s": closed,
-                 "mfu": r.mfu, "memory_bytes": r.footprint.total,
-                 "breakdown": dict(r.parts)}
-                for r, closed in zip(self.played, self.predicted, strict=True)
-            ],
-            "why": list(self.reasons.why),
-            "runner_up_lacks": list(self.reasons.lacks),
-            "one_change": self.reasons.changes,
-            "pareto": rows_of(self.pareto),
-            "passed_over": list(self.passed_over),
-        }  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        head = (
-            f"{self.model.id}: {self.layouts:,} layouts in {self.search_s:.2f} s; "
-            f"best step {self.best.step_s:.4g} s"
-        )
-        why = "".join(f"<li>{escape(w)}</li>" for w in self.reasons.why)
-        shown: str = self.table.head(_SHOWN).to_html(index=False)
-        return f"<p>{escape(head)}</p><ul>{why}</ul>{shown}"
-
-
-def ranked(batches: Sequence[Batch], objective: Objective) -> Any:
-    """Return the places of layouts, best first."""
-    values = np.concatenate([b.figures[COLUMN[objective]] for b in batches])
-    if len(values) and np.isnan(values).all():
-        remedy = "give a price" if objective == "money" else "set device.power.tdp"
-        raise InputError(f"objective {objective} is not known here; {remedy}")
-    memory = np.concatenate([b.figures["memory_bytes"] for b in batches])
-    step = np.concatenate([b.figures["step_s"] for b in batches])
-    return np.lexsort((memory, step, values))
+    value: float
+    place: int
+    result: TrainResult
+    closed: float
 
 
 @dataclass(frozen=True)
@@ -231,7 +55,7 @@ class Planner:
     devices: Sequence[int] | None
     global_batch: int
     seq: int
-    dtype: str
+    dtype: str | None
     optimizer: str
     fidelity: Any
     sequence_parallel: bool
@@ -241,14 +65,15 @@ class Planner:
     objective: Objective
     simulate: int
     runner: Runner = in_this_process
+    names: Names | None = None
 
     def plan(self, progress: Progress | None = None) -> TrainPlan:
         """Search, simulate the best, and say why they are the best."""
         self._check()
         candidates, passed_over = self._candidates()
         question = Question(
-            self.model, candidates[0].system, self.stack, self.dtype, self.optimizer,
-            self.seq, self.fidelity, self.sequence_parallel,
+            self.model, candidates[0].system, self.stack, candidates[0].dtype,
+            self.optimizer, self.seq, self.fidelity, self.sequence_parallel,
         )  # fmt: skip
         search = Search(
             question, candidates, self.choices, self.limits, self.economy,
@@ -259,18 +84,29 @@ class Planner:
             raise InputError(nothing_found(search))
         batches = [b for b in batches if len(b.space)]
         started = time.perf_counter()
-        played, closed = self._simulated(candidates, batches, question)
+        played = self._simulated(candidates, batches, question)
         spent = time.perf_counter() - started
-        config = {
-            "global_batch": self.global_batch, "seq": self.seq, "dtype": self.dtype,
+        results = [one.result for one in played]
+        return TrainPlan(
+            self.model, self.stack, tuple(candidates), self._config(candidates),
+            self.objective, self.limits, search.tally, batches, tuple(results),
+            tuple(one.closed for one in played), tuple(one.place for one in played),
+            spent, tuple(passed_over),
+            reasons(results, candidates, batches, self.objective), self._named(),
+        )  # fmt: skip
+
+    def _config(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
+        dtypes = {c.system.id: c.dtype for c in candidates}
+        alike = len(set(dtypes.values())) == 1
+        return {
+            "global_batch": self.global_batch, "seq": self.seq,
+            "dtype": candidates[0].dtype if alike else dtypes,
             "optimizer": self.optimizer, "sequence_parallel": self.sequence_parallel,
             "choices": {k: v for k, v in vars(self.choices).items() if v is not None},
         }  # fmt: skip
-        return TrainPlan(
-            self.model, self.stack, tuple(candidates), config, self.objective,
-            self.limits, search.tally, batches, tuple(played), tuple(closed), spent,
-            tuple(passed_over), reasons(played, candidates, batches, self.objective),
-        )  # fmt: skip
+
+    def _named(self) -> Names:
+        return self.names or Names(self.model.id, self.stack.id)
 
     def _check(self) -> None:
         positive_int("global_batch", self.global_batch)
@@ -284,9 +120,7 @@ class Planner:
             )
         if not self.systems:
             raise InputError("no system is given; name at least one")
-        for system in self.systems:
-            dtype_on(system.device, self.dtype)
-        if self.dtype not in TRAINING_DTYPES:
+        if self.dtype is not None and self.dtype not in TRAINING_DTYPES:
             raise InputError(
                 f"dtype {self.dtype} is not one to train in; choose "
                 f"{', '.join(TRAINING_DTYPES)}"
@@ -296,27 +130,29 @@ class Planner:
         """Return systems at the sizes asked for; those that cannot be, in words."""
         found, faults = [], []
         for system in self.systems:
+            dtype = self.dtype or default_dtype(system.device)
             for count in self.devices or (system.num_devices,):
                 try:
+                    dtype_on(system.device, dtype)
                     part = system.subsystem(positive_int("devices", count))
                 except HwsimError as error:
                     faults.append(str(error))
                     continue
-                found.append(Candidate(part, count))
+                found.append(Candidate(part, count, dtype))
         if not found:
             raise InputError(faults[0])
-        return found, faults
+        return found, list(dict.fromkeys(faults))
 
     def _simulated(
         self,
         candidates: Sequence[Candidate],
         batches: Sequence[Batch],
         question: Question,
-    ) -> tuple[list[TrainResult], list[float]]:
+    ) -> list[_Played]:
         """Play the best layouts; rank them by what the simulation says."""
         order = ranked(batches, self.objective)
         bounds = np.cumsum([0, *(len(b.space) for b in batches)])
-        played: list[tuple[float, TrainResult, float]] = []
+        played: list[_Played] = []
         for place in order.tolist():
             at = int(np.searchsorted(bounds, place, side="right")) - 1
             batch, index = batches[at], int(place - bounds[at])
@@ -333,13 +169,12 @@ class Planner:
             closed = float(batch.figures["step_s"][index])
             value = float(batch.figures[COLUMN[self.objective]][index])
             scale = 1.0 if self.objective == "memory" else result.step_s / closed
-            played.append((value * scale, result, closed))
+            played.append(_Played(value * scale, place, result, closed))
             if len(played) >= self.simulate:
                 break
         if not played:
             raise InputError("no layout that was found fits in the simulation")
-        played.sort(key=lambda p: p[0])
-        return [p[1] for p in played], [p[2] for p in played]
+        return sorted(played, key=lambda one: one.value)
 
     def _played(
         self, candidate: Candidate, batch: Batch, index: int, question: Question
@@ -349,7 +184,8 @@ class Planner:
         result = run_training(
             self.model, candidate.system, self.stack, fidelity=self.fidelity,
             devices=candidate.devices, global_batch=self.global_batch, seq=self.seq,
-            dtype=self.dtype, optimizer=self.optimizer, sequence_parallel=split, **row,
+            dtype=candidate.dtype, optimizer=self.optimizer, sequence_parallel=split,
+            **row,
         )  # fmt: skip
         return result if result.fits else None
 

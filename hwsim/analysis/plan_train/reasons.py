@@ -12,6 +12,7 @@ from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.analysis.plan_train.search import Batch, Candidate
 from hwsim.analysis.plan_train.space import FIELDS
 from hwsim.analysis.training.train import TrainResult
+from hwsim.cost.cost import FloatArray
 from hwsim.units import format_quantity
 
 MECHANISMS = {
@@ -52,7 +53,7 @@ def reasons(
 ) -> Reasons:
     """Return why the first of the simulated layouts wins."""
     best = played[0]
-    other = next((r for r in played[1:] if _choices(r) != _choices(best)), None)
+    other = next((r for r in played[1:] if _job(r) != _job(best)), None)
     why = [_spends(best)]
     lacks: list[str] = []
     if other is not None:
@@ -75,6 +76,10 @@ def _spends(best: TrainResult) -> str:
 
 def _choices(result: TrainResult) -> dict[str, Any]:
     return {name: getattr(result.config, name) for name in FIELDS}
+
+
+def _job(result: TrainResult) -> Any:
+    return result.system.id, result.config.devices, _choices(result)
 
 
 def _differs(best: TrainResult, other: TrainResult) -> str:
@@ -150,16 +155,31 @@ def one_change(
             found.append(
                 {"choice": name, "value": told, "costs": other / least - 1.0}
             )  # fmt: skip
-    sizes = np.concatenate(
-        [np.full(len(b.space), candidates[b.candidate].devices) for b in batches]
-    )
-    for count in np.unique(sizes).tolist():
-        if count != best.config.devices:
-            other = float(np.nanmin(values[sizes == count]))
-            found.append(
-                {"choice": "devices", "value": count, "costs": other / least - 1.0}
-            )
+    return found + _elsewhere(best, candidates, batches, values / least)
+
+
+def _elsewhere(
+    best: TrainResult,
+    candidates: Sequence[Candidate],
+    batches: Sequence[Batch],
+    worse: FloatArray,
+) -> list[dict[str, Any]]:
+    """Return the best on other systems, and of other sizes."""
+    which = np.concatenate([np.full(len(b.space), b.candidate) for b in batches])
+    found = []
+    for name, mine in (("system", best.system.id), ("devices", best.config.devices)):
+        of = np.array([_of(candidates[b.candidate], name) for b in batches])
+        for value in np.unique(of).tolist():
+            if value == mine:
+                continue
+            at = [i for i, c in enumerate(candidates) if _of(c, name) == value]
+            other = float(np.nanmin(worse[np.isin(which, at)]))
+            found.append({"choice": name, "value": value, "costs": other - 1.0})
     return found
+
+
+def _of(candidate: Candidate, name: str) -> Any:
+    return candidate.system.id if name == "system" else candidate.devices
 
 
 def _told(name: str, value: int, batches: Sequence[Batch]) -> Any:

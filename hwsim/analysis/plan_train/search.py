@@ -29,10 +29,11 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One system at one size."""
+    """One system at one size, and what it computes in."""
 
     system: SystemSpec
     devices: int
+    dtype: str
 
 
 @dataclass
@@ -242,7 +243,9 @@ class Search:
         tokens, place = float(self.global_batch * self.question.seq), 0
         for index, space in enumerate(spaces):
             candidate = self.candidates[index]
-            question = replace(self.question, system=candidate.system)
+            question = replace(
+                self.question, system=candidate.system, dtype=candidate.dtype
+            )
             for some in space.batches(AT_ONCE) if len(space) else ():
                 yield Job(
                     place, index, question, candidate, some, self.limits, self.economy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,55 @@ def test_whole_ranking_goes_to_csv_and_out(hwsim_cli: Any, tmp_path: Any) -> Non
     assert len(frame) == data["timed"]
     assert set(frame["devices"]) == {4, 8}
     assert frame["step_s"].is_monotonic_increasing
+
+
+def printed_command(out: str) -> list[str]:
+    line = next(text for text in out.splitlines() if text.startswith("hwsim train "))
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("gpt-3-1.3b", "-s", "dgx-a100-80gb", "--tp", "2,4", "--pp", "2", "--vpp", 2),
+        ("olmoe-1b-7b", "-s", "dgx-h100", "--ep", "4", "--dtype", "fp8"),
+        ("bert-large", "-s", "tpu-v4-16", "--seq", 512, "--optimizer", "lamb"),
+        ("t5-3b", "-s", "mi300x-platform", "--recompute", "full", "--seq", 512),
+        ("gpt2", "-s", "dgx-h100-ndr-4", "--zero-stage", 3, "--dp-shard", 8),
+        ("gpt2", "-s", "dgx-h100", "--set", "device.memory.hbm.bandwidth=x2",
+         "--stack", "pytorch-fsdp", "--fidelity", "roofline"),
+        ("gpt2", "-s", "a100", "--memory", "3GB", "--zero-stage", 0),
+    ],
+)  # fmt: skip
+def test_the_command_it_prints_gives_the_step_it_promises(
+    hwsim_cli: Any, asked: Any
+) -> None:
+    usual = () if "--seq" in asked else ("--seq", 1024)
+    asked = ("plan", "train", *asked, "--global-batch", 16, "--simulate", 2, *usual)
+    told = json.loads(hwsim_cli(*asked, "--json").out)
+    assert printed_command(hwsim_cli(*asked).out) == shlex.split(told["command"])[1:]
+    for row in told["ranking"]:
+        alone = json.loads(hwsim_cli(*shlex.split(row["command"])[1:], "--json").out)
+        assert alone["step_s"] == row["step_s"]
+        assert alone["memory_bytes"]["total"] == row["memory_bytes"]
+        assert alone["fits"]
+
+
+def test_each_system_is_trained_in_what_it_computes_in(hwsim_cli: Any) -> None:
+    asked = (
+        "plan", "train", "gpt2", "-s", "dgx-h100", "-s", "dgx-2", "--global-batch", 16,
+        "--seq", 1024, "--pp", 1, "--tp", 1, "--no-offload",
+    )  # fmt: skip
+    done = hwsim_cli(*asked, "--json")
+    told = json.loads(done.out)
+    assert told["config"]["dtype"] == {"dgx-h100": "bf16", "dgx-2": "fp16"}
+    assert {c["value"] for c in told["one_change"] if c["choice"] == "system"} == {
+        "dgx-2"
+    }
+    assert "dgx-2" in hwsim_cli(*asked, "--top", 99).out
+    held = hwsim_cli(*asked, "--dtype", "bf16", "--json")
+    assert json.loads(held.out)["systems"] == ["dgx-h100"]
+    assert "v100-sxm2-32gb does not compute in it" in held.err
 
 
 def test_parquet_without_pyarrow_says_what_to_do(
