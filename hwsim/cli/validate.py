@@ -77,7 +77,9 @@ def validate(
     skip_bad: Annotated[
         bool,
         typer.Option(
-            "--skip-bad", help="Leave bad rows out and list them, instead of refusing."
+            "--skip-bad",
+            help="Leave bad rows out and list them, instead of refusing, as tables "
+            "of published runs always do.",
         ),
     ] = False,
     live: Annotated[

@@ -49,6 +49,10 @@ def validate_log(
     else:
         _print(result)
     save_outputs(result, out=out, trace=None, report=None)
+    if not result.answered:
+        first = result.unanswered[0] if result.unanswered else None
+        why = f"; {first.run.name}: {first.reason}" if first else ""
+        raise InputError(f"no run of the log could be replayed{why}")
 
 
 def _print(result: RequestLogValidation) -> None:
@@ -56,8 +60,6 @@ def _print(result: RequestLogValidation) -> None:
         _print_run(run)
     if result.answered:
         _print_means(result)
-    else:
-        console().print("No run could be replayed.")
     for run in result.unanswered:
         note(f"not replayed: {run.run.name}: {run.reason}")
     if result.bad:

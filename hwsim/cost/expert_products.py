@@ -13,11 +13,6 @@ from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.device import DeviceSpec
 
-# Bytes per output value. Forward: weight x bias, sum, join, cast. Backward: two
-# casts, the products with weight and bias and their sums.
-_BIAS_FORWARD = 4.0 + (2.0 + 4.0 + 4.0) + (4.0 + 4.0) + (4.0 + 2.0)
-_BIAS_BACKWARD = (2.0 + 4.0) + (4.0 + 2.0) + 2.0 * (4.0 + 4.0 + 4.0)
-
 
 def expert_products_cost(
     tokens: ArrayLike,
@@ -31,7 +26,6 @@ def expert_products_cost(
     gated: bool = True,
     backward: bool = False,
     each: bool = False,
-    bias: bool = False,
     device: DeviceSpec,
     calibration: Calibration,
     dtype: str,
@@ -57,9 +51,6 @@ def expert_products_cost(
         Every expert is a product of its own, and where the arithmetic is narrower
         than 16 bits, kernels of their own cast what the products read: both a copy
         for products along rows and one for those along columns are written.
-    bias : bool
-        With ``each``: every expert adds a bias to its output, weighted by the
-        router; operators of the framework do so one by one, in fp32.
     sustained_flop : float or ndarray
         As for :func:`~hwsim.cost.matmul.matmul_cost`. [FLOP]
     """
@@ -92,8 +83,6 @@ def expert_products_cost(
     if each and element < wide:
         read = outer + (entering if backward else inner)
         passes.append(read * (wide + 2.0 * element))
-    if each and bias:
-        passes.append(outer * (_BIAS_BACKWARD if backward else _BIAS_FORWARD))
     vectors = [
         elementwise_cost(local * rows * p, device=device, calibration=calibration)
         for p in passes

@@ -103,7 +103,7 @@ def group_key(op: Op, fidelity: Fidelity) -> tuple[Hashable, ...]:
     if isinstance(op, MoeExperts):
         return (
             "moe", op.dtype, op.experts, op.topk, op.tp, op.ep, op.gated,
-            op.weight_dtype, op.passes, op.exchanged, op.bias,
+            op.weight_dtype, op.passes, op.exchanged,
         )  # fmt: skip
     if isinstance(op, StateScan):
         return ("scan", op.dtype)
@@ -186,7 +186,7 @@ def _moe(ops: Sequence[Op], context: Context) -> Cost:
     common |= {"device": context.system.device, "calibration": context.calibration}
     if context.stack.fusion.experts != "fused":
         cost = expert_products_cost(
-            *shape, **common, backward=first.passes > 1.0, bias=first.bias,
+            *shape, **common, backward=first.passes > 1.0,
             each=context.stack.fusion.experts == "each",
             sustained_flop=context.sustained_flop,
         )  # fmt: skip

@@ -321,7 +321,6 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
         load=1.0 if layout.whole_experts else layout.load,
         exchanged=layout.expert_mode == "all_to_all",
         gated=moe.gated,
-        bias=moe.expert_bias,
         weight_dtype=weight,
         reads=(
             Operand("activation", traffic.rows * row_bytes, rows_dtype),

@@ -290,8 +290,6 @@ class MoeExperts(Op):
         Products of each weight matrix: 2 in a whole backward pass.
     exchanged : bool
         With ``ep``: rows of other ranks' experts do not come through here.
-    bias : bool
-        Whether each expert adds a bias to its output.
     """
 
     tokens: float
@@ -306,7 +304,6 @@ class MoeExperts(Op):
     load: float = 1.0
     passes: float = 1.0
     exchanged: bool = True
-    bias: bool = False
 
     @property
     def matrices(self) -> int:

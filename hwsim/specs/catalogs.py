@@ -22,7 +22,7 @@ from hwsim.specs.load import (
     spec_error,
 )
 from hwsim.specs.model import ModelSpec
-from hwsim.specs.spellings import device_spellings, model_spellings
+from hwsim.specs.spellings import device_spellings, model_spellings, named_memory
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemFile, SystemSpec, single_device_system
 
@@ -30,6 +30,8 @@ DEVICES = Catalog("device", DeviceSpec, "devices", "*/*/spec.toml", exclude="sys
 SYSTEMS = Catalog("system", SystemFile, "devices", "systems/*/spec.toml")
 MODELS = Catalog("model", ModelSpec, "workloads", "models/*.toml")
 STACKS = Catalog("stack", StackSpec, "workloads", "stacks/*.toml")
+_GB = (1e9, 2.0**30)  # makers call either a GB
+_USABLE = 0.91  # of the memory on the board, what drivers report
 # Keys that only files of systems have.
 _OF_SYSTEMS = {"device", "node", "devices_per_node", "nodes", "networks", "host"}
 # What no organisation's name starts with: such a name means a place on this disk.
@@ -47,17 +49,46 @@ def load_device(name: str) -> DeviceSpec:
     Raises
     ------
     UnknownNameError
-        If none of its spellings is in the catalog.
+        If none of its spellings is in the catalog, or none with the memory it names.
     """
     try:
         return load_spec(DEVICES, DeviceSpec, name)
     except UnknownNameError:
         other = _spelt(DEVICES, device_spellings(name), name)
         if other is not None:
-            return load_spec(DEVICES, DeviceSpec, other)
+            return _of_memory(load_spec(DEVICES, DeviceSpec, other), name)
         if SYSTEMS.by_id(name) is None and SYSTEMS.by_alias(name) is None:
             raise
         return resolve_system(load_spec(SYSTEMS, SystemFile, name)).device
+
+
+def _of_memory(device: DeviceSpec, name: str) -> DeviceSpec:
+    """Return the device, or the one variant of its chip that has the named memory."""
+    said, memory = named_memory(name), device.main_memory
+    # Hosts and chips that share their memory have any size of it.
+    shared = "DDR" in (memory.technology or "").replace("GDDR", "")
+    if said is None or shared or "gh200" in device.id:
+        return device
+    size, counts = said
+
+    def fits(other: DeviceSpec, short: float) -> bool:
+        sizes = (other.main_memory.size / unit * n for unit in _GB for n in counts)
+        return any(short * s <= size <= 1.01 * s for s in sizes)
+
+    if fits(device, _USABLE):
+        return device
+    chip = device.id.split("-")[0] + "-"
+    known = [load_spec(DEVICES, DeviceSpec, i) for i in DEVICES if i.startswith(chip)]
+    same = [d for d in known if d.compute.units == device.compute.units]
+    found = [d for d in same or known if fits(d, 0.99)]
+    form = device.id.rsplit("-", 1)[-1]
+    usual = [d for d in found if d.id.endswith(f"-{form}")] or found
+    if len(usual) == 1:
+        return usual[0]
+    raise UnknownNameError(
+        "device", name, {device.id, *(d.id for d in known)},
+        f"None has {size:g} GB; name one, or give a file with based_on.",
+    )  # fmt: skip
 
 
 _SPELT: dict[tuple[str, str], str] = {}

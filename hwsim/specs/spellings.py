@@ -111,8 +111,26 @@ def _without(name: str) -> Iterator[str]:
     yield from found
 
 
-def _folded(name: str) -> str:
-    return "-".join(name.replace("_", " ").replace("-", " ").split())
+def named_memory(text: str) -> tuple[float, tuple[int, ...]] | None:
+    """Return the gigabytes in a device's name, and how many devices may share them.
+
+    Several devices only where the name is of a node.
+
+    Examples
+    --------
+    >>> named_memory("NVIDIA A100-SXM4-40GB"), named_memory("DGX A100 320GB")[0]
+    ((40.0, (1,)), 320.0)
+    """
+    lower = text.casefold().replace("_", "-")
+    found = re.search(r"(?<![\d.])(\d+)[\s-]*(?:gb|gib|g)\b", lower)
+    if found is None:
+        return None
+    counts: tuple[int, ...] = (1,)
+    if several := re.search(r"\b(\d+)\s*[x×*]|\b[x×]\s*(\d+)", lower):
+        counts = (1, int(several[1] or several[2]))
+    elif re.search(r"\b([dh]gx|nodes?)\b", lower):
+        counts = (1, 4, 8, 16)
+    return float(found[1]), counts
 
 
 def _formed(plain: str) -> Iterator[str]:

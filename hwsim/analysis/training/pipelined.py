@@ -20,15 +20,13 @@ from hwsim.cost.cost import FloatArray
 from hwsim.cost.sharing import level_use, mean_use, op_use
 from hwsim.graph.partition import activation_message
 from hwsim.graph.stage import StageGraphs, stage_graphs
-from hwsim.schedule.pipeline.schedules import pipeline_order
+from hwsim.schedule.pipeline.schedules import pipeline_order, pipeline_schedule
 from hwsim.sim.links import Use
 from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions
 from hwsim.sim.pipeline.play import play_pipeline
 from hwsim.sim.pipeline.result import PlayedPipeline
 from hwsim.specs.calibration import calibration_for
 from hwsim.specs.system import SystemSpec
-
-SPLIT = ("zero_bubble", "dualpipe")  # schedules that divide the backward pass
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,8 @@ class Pipelined:
             graphs, run = self._graphs(maker, layers, first, last), maker.run
             weight = None
             backward = graphs.backward
-            if self.config.schedule in SPLIT and graphs.weight_gradients is not None:
+            splits = pipeline_schedule(self.config.schedule).splits_backward
+            if splits and graphs.weight_gradients is not None:
                 backward = graphs.input_gradients
                 weight = run(graphs.weight_gradients, "closed_form")
             # ZeRO 2 and 3 reduce gradients within each microbatch's backward.

@@ -1,16 +1,14 @@
-"""How a training step is put together: microbatches, stages, their schedule."""
+"""A training step, and what the steps of one configuration are made with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hwsim.analysis.graph_result import PARTS, Engine, GraphResult, run_graph
+from hwsim.analysis.graph_result import Engine, GraphResult, run_graph
 from hwsim.analysis.training.config import TrainConfig
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.interval import LogInterval, weighted
 from hwsim.graph.opgraph import OpGraph
-from hwsim.graph.training import training_graph
-from hwsim.schedule.pipeline.schedules import pipeline_order
 from hwsim.schedule.pipeline.tasks import PipelineOrder
 from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions
 from hwsim.sim.pipeline.result import PlayedPipeline
@@ -19,8 +17,6 @@ from hwsim.specs.calibration import resolved_fidelity
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-
-_FORWARD = 1.0 / 3.0  # of a microbatch; a backward pass is two products of three
 
 
 @dataclass(frozen=True)
@@ -112,18 +108,6 @@ class StepMaker:
     fidelity: Fidelity
     engine: Engine
 
-    def make(self) -> Step:
-        """Return the step."""
-        if self.config.pp == 1:
-            return self._flat()
-        from hwsim.analysis.training.pipelined import Pipelined, next_stage_time
-
-        ranks = [self] * self.config.pp
-        hop = next_stage_time(self)
-        return Pipelined(
-            ranks, self.config.parts(self.model), [hop] * len(ranks)
-        ).make()
-
     @property
     def overhead(self) -> float:
         """Host time per step that nothing hides. [s]"""
@@ -136,45 +120,3 @@ class StepMaker:
             graph, self.system, self.stack, fidelity=self.fidelity,
             engine=engine or self.engine, in_step=self.config.devices,
         )  # fmt: skip
-
-    def _flat(self) -> Step:
-        options = self.config.graph_options()
-        last = self.run(training_graph(self.model, stack=self.stack, **options))
-        count = self.config.num_microbatches - 1
-        if not count:
-            alone = last.time_s - self.overhead
-            rest = last.parts["interconnect"]
-            schedule = flat_schedule(1, alone - rest, rest)
-            return Step(
-                last.time_s, dict(last.parts), ((last, 1.0),), (last,), schedule
-            )
-        graph = training_graph(self.model, stack=self.stack, last=False, **options)
-        before = self.run(graph)
-        # The host's per-step overhead is paid once, not for each microbatch.
-        step_s = last.time_s + count * (before.time_s - self.overhead)
-        parts = {p: last.parts[p] + count * before.parts[p] for p in PARTS}
-        parts["overhead"] -= count * self.overhead
-        runs = ((last, 1.0), (before, float(count)))
-        one = before.time_s - self.overhead
-        schedule = flat_schedule(count + 1, one, last.time_s - before.time_s)
-        return Step(step_s, parts, runs, (last,), schedule)
-
-
-def flat_schedule(count: int, microbatch: float, rest: float) -> PlayedSchedule:
-    """Return a step without pipeline as a pipeline of one rank.
-
-    Parameters
-    ----------
-    count : int
-        Microbatches.
-    microbatch : float
-        Time of one. [s]
-    rest : float
-        What the last one takes more: reductions and the update. [s]
-    """
-    order = pipeline_order("gpipe", pp=1, vpp=1, num_microbatches=count)
-    costs = PipelineCosts(
-        forward=microbatch * _FORWARD, backward=microbatch * (1.0 - _FORWARD),
-        optimizer=rest,
-    )  # fmt: skip
-    return PlayedSchedule(order, costs, PipelineOptions())

@@ -15,6 +15,7 @@ from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.packing import pack_records
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.config import TrainConfig, checked_config
+from hwsim.analysis.training.make import make_step
 from hwsim.analysis.training.memory import step_fit, step_memory
 from hwsim.analysis.training.spread import Disturbance, StepSpread, step_spread
 from hwsim.analysis.training.step import Step, StepMaker
@@ -236,7 +237,7 @@ def run_training(
     config = checked_config(model, system, **asked)
     group = system.subsystem(config.devices)
     maker = StepMaker(model, group, stack, config, fidelity, engine)
-    made = maker.make()
+    made = make_step(maker)
     spread = None
     if disturbance is not None:
         spread = step_spread(

@@ -56,8 +56,9 @@ def sobol_indices(
         if progress is not None:
             progress(i, len(drawn))
         values[i] = evaluate(factors)
+    # To SALib a seed of 0 is none.
     s = analyze.analyze(
-        problem, values, calc_second_order=False, conf_level=0.9, seed=seed
+        problem, values, calc_second_order=False, conf_level=0.9, seed=seed + 1
     )
     return {
         name: (

@@ -17,6 +17,7 @@ from hwsim.analysis.plan_train.time import TimeModel
 from hwsim.analysis.plan_train.units import Question
 from hwsim.analysis.resolve import resolve
 from hwsim.analysis.training.config import checked_config
+from hwsim.analysis.training.make import make_step
 from hwsim.analysis.training.memory import step_memory
 from hwsim.analysis.training.step import StepMaker
 from hwsim.analysis.training.train import run_training
@@ -202,9 +203,10 @@ def test_units_cost_what_their_graphs_do(dense):
     config = checked_config(
         dense.model, dense.system, **dense.asked({**row, "cp": 1, "schedule": "gpipe"})
     )
-    step = StepMaker(
+    maker = StepMaker(
         dense.model, dense.system, dense.stack, config, "auto", "closed_form"
-    ).make()
+    )
+    step = make_step(maker)
     assert len(space) == 1
     assert dense.times(space)[0] == pytest.approx(step.step_s, rel=0.02)
 

@@ -39,3 +39,18 @@ def test_one_sort_of_table_at_a_time(hwsim_cli: Any) -> None:
     done = hwsim_cli("validate", "gemm.csv", "--request-log", LOG)
     assert done.code == 2
     assert "--request-log" in done.err
+
+
+def test_a_log_of_which_nothing_can_be_replayed_is_refused(
+    hwsim_cli: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.csv"
+    text = LOG.read_text(encoding="utf-8")
+    for device in ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"):
+        text = text.replace(device, "Z99")
+    path.write_text(text, encoding="utf-8")
+    done = hwsim_cli("validate", "--request-log", path, "--json")
+    assert done.code == 2
+    assert json.loads(done.out)["answered"] == 0
+    assert "no run of the log could be replayed" in done.err.splitlines()[-1]
+    assert "Z99" in done.err

@@ -115,7 +115,7 @@ NAMES = {
     "RTX A6000": "rtx-a6000",
     "RTX PRO 6000 Blackwell": "rtx-pro-6000-blackwell-workstation",
     "RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000-blackwell-server",
-    "MI250": "mi250-gcd",
+    "MI250": "mi250",
     "L20": "l20",
     "H20": "h20",
     "a100": "a100-80gb-sxm",
@@ -318,6 +318,7 @@ def test_balance_is_plausible(devices: dict[str, DeviceSpec]) -> None:
 
 def test_packages_of_two_dies_are_twice_one(devices: dict[str, DeviceSpec]) -> None:
     for whole, half in (
+        ("mi250", "mi250-gcd"),
         ("mi250x", "mi250x-gcd"),
         ("tpu-v7x", "tpu-v7x-core"),
         ("trainium1", "trainium1-neuroncore"),

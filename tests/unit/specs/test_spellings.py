@@ -59,6 +59,12 @@ DEVICES = {
     "2S Xeon Platinum 8480+": "xeon-platinum-8480+",
     "MI250X (1 GCD)": "mi250x-gcd",
     "MI250X": "mi250x",
+    "MI250 128GB": "mi250",
+    "H100 94GB": "h100-nvl",
+    "T4 15GB": "t4",
+    "DGX A100 320GB": "a100-40gb-sxm",
+    "4x A100 (160GB)": "a100-40gb-sxm",
+    "EPYC 7763 512GB": "epyc-7763",
     "Intel Max 1550 (1 tile)": "max-1550-tile",
     "Ryzen AI Max+ 395": "ryzen-ai-max+-395",
     "Ryzen AI Max+ 395 (Radeon 8060S)": "ryzen-ai-max+-395",
@@ -142,6 +148,14 @@ def test_models(text: str, model: str) -> None:
 @pytest.mark.parametrize("text", ["RTX 4090 Mobile", "H1000", "NVIDIA Z99 (8 cores)"])
 def test_another_chip_is_not_taken_for_a_known_one(text: str) -> None:
     with pytest.raises(UnknownNameError, match="unknown device"):
+        load_device(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["A100 60GB", "V100 64GB", "RTX 3080 20GB", "P100 12GB", "A800 40GB"]
+)
+def test_a_board_of_another_memory_is_not_the_usual_one(text: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"None has {text[-4:-2]} GB"):
         load_device(text)
 
 
