@@ -120,6 +120,11 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
         ),
         (
             {"source": "Nemotron-4, Megatron-LM", "device": "H100-80GB-SXM"},
+            "megatron-core-plain",
+            "eos",
+        ),
+        (
+            {"source": "Megatron-LM", "device": "H100", "notes": "--tp-comm-overlap"},
             "megatron-core",
             "eos",
         ),
