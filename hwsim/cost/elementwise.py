@@ -24,6 +24,7 @@ def elementwise_cost(
     dtype: str = "fp32",
     resident: ArrayLike = 0.0,
     rows: ArrayLike = 0.0,
+    singly: ArrayLike = 0.0,
 ) -> Cost:
     """Return the device time of kernels bound by memory.
 
@@ -40,6 +41,9 @@ def elementwise_cost(
     rows : array_like of float64
         Rows that thread blocks of their own work on; 0 where the kernel does
         not go by rows.
+    singly : array_like of float64
+        Values that threads take one by one, because an operand is strided or
+        broadcast.
 
     Returns
     -------
@@ -73,8 +77,9 @@ def elementwise_cost(
     levels[device.main_memory_name] = memory_time(amount, main_rate, params.memory_ramp)
     peak = device.peak(dtype, "vector") * params.compute_efficiency
     by_row = _row_time(np.asarray(nbytes, dtype=np.float64), rows, device, params)
+    by_value = _single_time(singly, device, params)
     cost = combine_stream(
-        compute=np.maximum(work / peak, by_row),
+        compute=np.maximum(np.maximum(work / peak, by_row), by_value),
         levels=levels,
         overhead=np.where(some, params.overhead, 0.0),
         exponent=params.overlap,
@@ -102,3 +107,15 @@ def _row_time(
     alone = row / (params.row_rate * clock)
     slowest: FloatArray = np.maximum(every, alone)
     return slowest
+
+
+def _single_time(
+    singly: ArrayLike, device: DeviceSpec, params: ElementwiseParameters
+) -> FloatArray:
+    """Return the time of values that threads take one by one. [s]"""
+    values = np.asarray(singly, dtype=np.float64)
+    clock = device.compute.clock
+    if params.singly_rate is None or clock is None:
+        return np.zeros_like(values)
+    taken: FloatArray = values / (params.singly_rate * device.compute.units * clock)
+    return taken

@@ -213,6 +213,7 @@ def _vector(ops: Sequence[Op], context: Context) -> Cost:
         nbytes, _column(ops, "flop", context), device=context.system.device,
         calibration=context.calibration, resident=share,
         rows=context.column([getattr(op, "rows", 0.0) for op in ops]),
+        singly=context.column([getattr(op, "singly", 0.0) for op in ops]),
     )  # fmt: skip
 
 

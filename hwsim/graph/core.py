@@ -100,9 +100,11 @@ def rotate(w: Writer, parts: Parts, numel: float) -> Parts:
     """Append the rotary embedding of ``numel`` query and key values.
 
     Written out in a framework's operators it is, for each of the two tensors,
-    negate half, concatenate, two products with tables and a sum.
+    negate half, concatenate, two products with tables and a sum; all but the sum
+    have strided or broadcast operands.
     """
-    several = not w.setting.fusion.rotary
+    fusion, scaled = w.setting.fusion, w.setting.model.rotary_scale != 1.0
+    several = not fusion.rotary or (scaled and not fusion.rotary_scaled)
     op = Rotary(
         name="rotary",
         dtype=w.setting.precision.vector,
@@ -110,6 +112,7 @@ def rotate(w: Writer, parts: Parts, numel: float) -> Parts:
         reads=(w.act(numel * (5.5 if several else 1.0)),),
         writes=(w.act(numel * (4.5 if several else 1.0)),),
         kernels=10 if several else 1,
+        singly=3.5 * numel if several else 0.0,
     )
     inputs = tuple(dict.fromkeys((parts.q, parts.k)))
     turned = w.put(op, inputs, "scale", numel=numel, sliced=True)

@@ -144,6 +144,7 @@ def function_gradient(w: Writer, step: Step, *, saved: bool = True) -> Op:
         writes=(w.held(out, step.source),),
         phase="backward",
         kernels=int(several) or 1,
+        singly=step.extra.get("back_singly", 0.0),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hwsim.graph.expert_operators import CLAMPS
 from hwsim.graph.op import Attention, Elementwise, MoeExperts, Norm, Op, Operand
 from hwsim.graph.opgraph import Node
 from hwsim.graph.writer import Writer
@@ -88,7 +89,7 @@ def _runs(op: Op, modules: frozenset[str], kind: LayerKind, *, inside: bool) -> 
 
 def _activated(w: Writer, op: Op) -> Op | None:
     """Return the experts' activation by itself, or what stands for a part of it."""
-    if op.name == "clamp":
+    if op.name in CLAMPS:
         return op
     if not isinstance(op, MoeExperts):
         return None

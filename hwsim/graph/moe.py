@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hwsim.graph.expert_operators import expert_operators
 from hwsim.graph.op import (
-    Elementwise,
     MoeCombine,
     MoeDispatch,
     MoeExperts,
@@ -340,42 +340,8 @@ def _experts(w: Writer, rows: int, tokens: float, moe: MoeSpec) -> int:
     if ep == 1:
         w.count_rows(y)
     if setting.training and setting.fusion.experts == "each":
-        y = _operators(w, y, traffic, moe)
+        y = expert_operators(w, y, (traffic.rows, traffic.inner), moe)
     return y
-
-
-# Values read and written forward, the same backward, kernels of both, by row and by
-# inner value, as Megatron-Core's TEGroupedMLP and fused_bias_geglu.py write them.
-_BIAS = (3, 3, 5, 3)
-_CLAMP = (4, 4, 6, 4)
-
-
-def _operators(w: Writer, y: int, traffic: ExpertTraffic, moe: MoeSpec) -> int:
-    """Append what a framework's operators do beside one product per expert."""
-    local = moe.experts / w.setting.layout.ep
-    if moe.clamped:
-        y = _operator(w, "clamp", y, traffic.rows, traffic.inner, _CLAMP, (3, 3))
-    if moe.expert_bias:
-        kernels = (int(2 * local) + 1, int(4 * local) + 1)
-        y = _operator(w, "expert_bias", y, traffic.rows, traffic.rows, _BIAS, kernels)
-    return y
-
-
-def _operator(
-    w: Writer, name: str, y: int, rows: float, numel: float,
-    passes: tuple[int, int, int, int], kernels: tuple[int, int],
-) -> int:  # fmt: skip
-    reads, writes, back_reads, back_writes = (n * numel for n in passes)
-    op = Elementwise(
-        name=name, dtype=w.setting.precision.vector, numel=numel, function=name,
-        reads=(w.act(reads),), writes=(w.act(writes),), kernels=kernels[0],
-    )  # fmt: skip
-    extra = {
-        "back_reads": back_reads * w.act_bytes,
-        "back_writes": back_writes * w.act_bytes,
-        "back_kernels": float(kernels[1]),
-    }
-    return w.put(op, (y,), "function", numel=rows, extra=extra)
 
 
 def _combine(

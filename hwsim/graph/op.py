@@ -225,6 +225,7 @@ class Elementwise(Op):
     numel: float
     function: str
     flop_per_value: float = 1.0
+    singly: float = 0.0  # values that threads take one by one
 
     @property
     def flop(self) -> float:
@@ -258,6 +259,7 @@ class Rotary(Op):
     """Rotation of ``numel`` query and key values."""
 
     numel: float
+    singly: float = 0.0
 
     @property
     def flop(self) -> float:

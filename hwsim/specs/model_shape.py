@@ -81,6 +81,8 @@ class ModelShape(CatalogSpec):
         first is a layer (``layers`` counts it) and one more pass of the head.
     pooler : bool
         A dense layer on the first token's output.
+    rotary_scale : float
+        Factor on rotated queries and keys (magnitude of YaRN).
     relative_buckets : int
         Rows of the learned relative-position table, one per stack.
     sliding_window : int or None
@@ -127,6 +129,7 @@ class ModelShape(CatalogSpec):
     position: Position
     position_rows: Annotated[int, Field(ge=0, le=100_000_000, strict=True)] = 0
     rotary_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    rotary_scale: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     relative_buckets: Number = 0
     tied_embeddings: bool = False
     output_head: bool = True

@@ -82,6 +82,9 @@ class Fusion(Spec):
     rotary : bool
         One kernel, or none where the attention kernel rotates; else a
         framework's operators one by one.
+    rotary_scaled : bool
+        That kernel can scale what it rotates (YaRN's magnitude); else such models
+        rotate in a framework's operators.
     bias : bool
         Biases are added in the product's epilogue; dropout with the residual.
     cross_entropy, optimizer : bool
@@ -131,6 +134,7 @@ class Fusion(Spec):
     activation: bool = True
     gelu: bool = True
     rotary: bool = True
+    rotary_scaled: bool = True
     bias: bool = True
     cross_entropy: bool = False
     optimizer: bool = True

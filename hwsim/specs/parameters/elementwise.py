@@ -39,6 +39,10 @@ class ElementwiseParameters(Spec):
     row_rate : float or None
         Bytes that the thread block of one row takes in and puts out per clock;
         None is no limit. [B/clk]
+    singly_rate : float or None
+        Values per clock and execution unit of a framework's kernels where an operand
+        is strided or broadcast: threads then take values one by one and work out
+        where each stands. None is no limit. [1/clk]
     host_copy_efficiency : float
         Share of the quoted bandwidth of the link to the host that copies reach.
         [1]
@@ -53,4 +57,5 @@ class ElementwiseParameters(Spec):
     overhead: Seconds
     row_time: Seconds = 0.0
     row_rate: BytesPerClock | None = None
+    singly_rate: Annotated[float, Field(gt=0.0, le=1e4)] | None = None
     host_copy_efficiency: Efficiency = 1.0
