@@ -97,13 +97,13 @@ class Config:
             raise self.fault(key, f"{_shown(value)} is not true or false")
         return value
 
-    def fraction(self, *keys: str, default: float) -> float:
-        """Return a number above 0 and up to 1."""
+    def fraction(self, *keys: str, default: float, most: float = 1.0) -> float:
+        """Return a number above 0 and up to ``most``."""
         key, value = self._get(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fault(key, f"{_shown(value)} is not a number")
-        if not 0.0 < value <= 1.0:
-            raise self.fault(key, f"{value} is not above 0 and at most 1")
+        if not 0.0 < value <= most:
+            raise self.fault(key, f"{value} is not above 0 and at most {most:g}")
         return float(value)
 
     def text(self, *keys: str, default: Any = _REQUIRED) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -147,8 +148,24 @@ def gpt_oss(c: Config) -> Fields:
         "expert_bias": True,
         "clamped": True,
     }
+    fields["rotary_scale"] = _yarn_magnitude(c, factor=32.0)
     windows = c.windows(fields["layers"], window, every=2)
     return fields | windows | {"attention_sinks": True, "moe": moe}
+
+
+def _yarn_magnitude(c: Config, factor: float) -> float:
+    """Return the factor on what YaRN rotates; ``factor``: by how much it stretches.
+
+    References
+    ----------
+    .. [1] B. Peng et al., "YaRN", 2023, arXiv:2309.00071, equation 22.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = c.table_at(key)
+        if rope.table and rope.text("rope_type", "type", default="yarn") != "yarn":
+            return 1.0
+        factor = rope.fraction("factor", default=factor, most=1e6)
+    return round(1.0 + 0.1 * math.log(max(factor, 1.0)), 4)
 
 
 def minimax_m2(c: Config) -> Fields:

@@ -109,3 +109,25 @@ def test_rows_of_their_own_blocks_take_time(gpu):
     assert time(1e6, 1000.0) < min(many, few)
     assert time(1e6, 0.0) <= time(1e6, 1000.0)
     assert time(0.0, 100.0) == 0.0
+
+
+def test_values_taken_one_by_one_are_bound_by_instructions(gpu):
+    """PReLU of 1024 x 10240 fp16 values on H200: 1.18 TB/s (tile-ai/TileOPs 500)."""
+    calibration = calibration_for(gpu)
+
+    def time(nbytes, singly):
+        return float(
+            elementwise_cost(
+                nbytes, device=gpu, calibration=calibration, singly=singly
+            ).time
+        )
+
+    values = 1024 * 10240.0
+    assert time(4 * values, values) == pytest.approx(4 * values / 1.18e12, rel=0.1)
+    assert time(4 * values, 0.0) < 0.6 * time(4 * values, values)
+    assert time(40 * values, values) == pytest.approx(time(40 * values, 0.0), rel=0.05)
+    assert time(0.0, 0.0) == 0.0
+    params = calibration.elementwise.model_copy(update={"singly_rate": None})
+    free = calibration.model_copy(update={"elementwise": params})
+    cost = elementwise_cost(8.0, device=gpu, calibration=free, singly=1e12)
+    assert float(cost.time) < 1e-4
