@@ -41,7 +41,10 @@ class Dimension:
         return hash(self.name)
 
 
-_TIMES = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
+_TIMES = {
+    "s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0, "hour": 3600.0,
+    "hours": 3600.0, "d": 86400.0, "days": 86400.0, "week": 604800.0, "weeks": 604800.0,
+}  # fmt: skip
 _FLOP = {"FLOP/s": 1.0, "FLOPS": 1.0, "OP/s": 1.0, "OPS": 1.0}
 DIMENSIONS: dict[str, Dimension] = {
     d.name: d
@@ -122,9 +125,18 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     if factor is None:
         raise ValueError(
             f"{text!r} has unit {_as_written(cleaned, unit)!r}, expected "
-            f"{' or '.join(dimension.spellings)}; write it as {dimension.example!r}"
+            f"{' or '.join(_first_spellings(dimension))}; "
+            f"write it as {dimension.example!r}"
         )
     return check_magnitude(value * factor, dimension, text)
+
+
+def _first_spellings(dimension: Dimension) -> list[str]:
+    """Return one spelling of each unit."""
+    first: dict[float, str] = {}
+    for spelling, factor in dimension.spellings.items():
+        first.setdefault(factor, spelling)
+    return list(first.values())
 
 
 def _as_written(text: str, unit: str) -> str:

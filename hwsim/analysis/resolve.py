@@ -10,6 +10,7 @@ from hwsim.errors import InputError
 from hwsim.specs import catalogs
 from hwsim.specs.base import Spec
 from hwsim.specs.device import DeviceSpec
+from hwsim.specs.given_names import given_system
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.override import Override, apply_overrides, parse_override
 from hwsim.specs.stack import StackSpec
@@ -86,6 +87,28 @@ def as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
     if isinstance(system, DeviceSpec):
         return single_device_system(system)
     return catalogs.load_system(named("system", system))
+
+
+def part_of(system: SystemSpec, devices: int) -> SystemSpec:
+    """Return the part of a system that a job gets; a larger one is named if need be.
+
+    Raises
+    ------
+    InputError
+        If the system has not so many devices, or does not part so.
+    """
+    if devices <= system.num_devices:
+        return system.subsystem(devices)
+    try:
+        usual = given_system(system.device, devices)
+    except InputError:
+        usual = system
+    known = usual.num_devices >= devices and catalogs.SYSTEMS.by_id(usual.id)
+    remedy = f"{usual.id} has {usual.num_devices}" if known else "hwsim systems"
+    raise InputError(
+        f"{devices} devices, but system {system.id} has {system.num_devices}; ask for "
+        f"at most {system.num_devices} or name a larger system ({remedy})"
+    )
 
 
 def named(what: str, value: object) -> str:

@@ -113,7 +113,7 @@ def train(
     ] = None,
     deadline: Annotated[
         str | None,
-        typer.Option(help="Longest run, no failures: 720h.", rich_help_panel=_LIMITS),
+        typer.Option(help="Longest run, no failures: 30days.", rich_help_panel=_LIMITS),
     ] = None,
     budget: Annotated[
         float | None,
@@ -255,14 +255,13 @@ def _summary(plan: TrainPlan) -> None:
     for name in ("offload_optimizer", "offload_activations"):
         if getattr(best, name):
             told += f", {name.replace('_', ' ')}"
-    outside = sum(tally.outside.values())
     rows = [
         ("best layout", told, f"{best.devices} x {plan.best.system.device.id}"),
         ("step", fmt.seconds(plan.best.step_s),
          f"{_ends(plan)}MFU {plan.best.mfu:.1%}, simulated"),
         (
             "layouts", f"{tally.layouts:,}",
-            f"{tally.no_memory:,} do not fit, {outside:,} break a limit, "
+            f"{tally.no_memory:,} do not fit, {tally.broken:,} break a limit, "
             f"{tally.invalid:,} more are invalid",
         ),
         ("search", fmt.seconds(tally.search_s), f"{rate:,.0f} layouts/s"),

@@ -94,13 +94,18 @@ def spec_error(error: ValidationError, where: str) -> SpecError:
     # An unknown key goes first: misspelt, it makes another one missing.
     fault = min(faults, key=lambda f: f["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
-    what, remedy = _describe(fault)
-    if fault["type"] == "extra_forbidden":
-        near = [f["loc"] for f in faults if f["type"] == "missing"]
-        missing = [str(loc[-1]) for loc in near if loc[:-1] == fault["loc"][:-1]]
+    (what, remedy), told = _describe(fault), 1
+    near = [f["loc"] for f in faults if f["type"] == "missing"]
+    missing = [str(loc[-1]) for loc in near if loc[:-1] == fault["loc"][:-1]]
+    if fault["type"] == "missing" and len(missing) > 1:
+        key = ".".join(str(part) for part in fault["loc"][:-1])
+        listed = f"{', '.join(missing[:-1])} and {missing[-1]}"
+        what, remedy, told = f"{listed} are missing", "add them", len(missing)
+    elif fault["type"] == "extra_forbidden":
         meant = nearest(str(fault["loc"][-1]), missing)
         remedy = f"did you mean {meant[0]}?" if meant else remedy
-    more = f" (+{len(faults) - 1} more faults)" if len(faults) > 1 else ""
+    others = len(faults) - told
+    more = f" (+{others} more faults)" if others else ""
     return SpecError(f"{where}: {key}" if key else where, what + more, remedy)
 
 

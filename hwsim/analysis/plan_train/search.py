@@ -48,13 +48,16 @@ class Tally:
     invalid, no_memory : int
         Combinations that a rule forbids; layouts that do not fit.
     outside : Counter
-        Layouts that fit but break a limit, by limit.
+        Layouts that fit but break a limit, by limit; some break several.
+    broken : int
+        Layouts that fit but break some limit.
     """
 
     layouts: int = 0
     timed: int = 0
     invalid: int = 0
     no_memory: int = 0
+    broken: int = 0
     least_memory: float = float("inf")
     outside: Counter[str] = field(default_factory=Counter)
     nearest: dict[str, float] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Tally:
         self.layouts += other.layouts
         self.timed += other.timed
         self.no_memory += other.no_memory
+        self.broken += other.broken
         self.least_memory = min(self.least_memory, other.least_memory)
         self.outside.update(other.outside)
         for name, value in other.nearest.items():
@@ -79,6 +83,7 @@ class Tally:
             "timed": self.timed,
             "invalid": self.invalid,
             "excluded_by_memory": self.no_memory,
+            "excluded_by_any_limit": self.broken,
             "excluded_by_limit": dict(self.outside),
             "search_s": self.search_s,
             "layouts_per_s": self.layouts / self.search_s if self.search_s else None,
@@ -164,6 +169,7 @@ def look_through(job: Job, models: Models | None = None) -> Part:
         job.candidate.system, job.candidate.devices, step.step, step.parts
     )
     inside = _inside(job, figures, tally)
+    tally.broken = len(some) - len(inside)
     batch = Batch(
         job.index, some.taken(inside), {k: v[inside] for k, v in figures.items()},
         {k: v[inside] for k, v in step.parts.items()},

@@ -179,7 +179,7 @@ def checked_config(
         raise UnknownNameError("optimizer", str(optimizer), OPTIMIZERS)
     if zero_stage not in range(4):
         raise InputError(f"zero_stage is {zero_stage!r}; choose 0, 1, 2 or 3")
-    dp = _data_parallel(degrees, dp)
+    dp = _data_parallel(degrees, dp, system.num_devices)
     micro_batch = positive_int("micro_batch", micro_batch)
     batch = _global_batch(global_batch, micro_batch, dp, degrees["pp"])
     _trainable(system, dtype)
@@ -266,7 +266,7 @@ def _trainable(system: SystemSpec, dtype: str) -> None:
         )
 
 
-def _data_parallel(degrees: dict[str, int], asked: int | None) -> int:
+def _data_parallel(degrees: dict[str, int], asked: int | None, most: int) -> int:
     devices = degrees["devices"]
     named = [
         f"{name} {degrees[name]}" for name in ("tp", "cp", "pp") if degrees[name] > 1
@@ -276,9 +276,10 @@ def _data_parallel(degrees: dict[str, int], asked: int | None) -> int:
     if asked is None:
         if devices % inner:
             low = max(inner, devices // inner * inner)
+            near = [str(n) for n in (low, low + inner) if n <= most]
+            more = f"use {' or '.join(near)} devices, or" if near else "use"
             raise InputError(
-                f"{told} does not divide {devices} devices; use {low} or "
-                f"{low + inner} devices, or other degrees"
+                f"{told} does not divide {devices} devices; {more} other degrees"
             )
         return devices // inner
     dp = positive_int("dp", asked)

@@ -13,6 +13,7 @@ from hwsim.analysis.graph_result import (
 )
 from hwsim.analysis.memory_fit import MemoryFit
 from hwsim.analysis.packing import pack_records
+from hwsim.analysis.resolve import part_of
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.config import TrainConfig, checked_config
 from hwsim.analysis.training.make import make_step
@@ -235,7 +236,7 @@ def run_training(
 ) -> TrainResult:
     """Answer for one optimizer step; see :func:`hwsim.train`."""
     config = checked_config(model, system, **asked)
-    group = system.subsystem(config.devices)
+    group = part_of(system, config.devices)
     maker = StepMaker(model, group, stack, config, fidelity, engine)
     made = make_step(maker)
     spread = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hwsim.report import format as fmt
@@ -34,6 +34,13 @@ _LEAST = {
 _COLUMNS = (
     "Layout|#Step|#Memory|#Energy of a step|#Rent of a step"
 )  # fmt: skip
+_LIMITS: dict[str, Callable[[float], str]] = {
+    "memory": lambda v: f"{fmt.nbytes(v)} of memory at most",
+    "step_time": lambda v: f"{fmt.seconds(v)} a step at most",
+    "deadline": lambda v: f"{fmt.seconds(v)} for the run at most",
+    "budget": lambda v: f"USD {v:,.0f} at most",
+    "power": lambda v: f"{fmt.quantity(v, 'W')} at most",
+}
 _ROWS = 10
 _CHANGES = 12
 
@@ -78,8 +85,9 @@ def best_of(saved: SavedResult) -> SavedResult:
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
-    told = [f"{k.replace('_', ' ')} at most {v:g}" for k, v in limits.items() if v]
-    return f"; {', '.join(told)}" if told else ""
+    told = [_LIMITS[k](v) for k, v in limits.items() if v and k in _LIMITS]
+    tokens = f", {fmt.large(limits['tokens'])} tokens" if limits.get("tokens") else ""
+    return f"{tokens}; {', '.join(told)}" if told else tokens
 
 
 def layout_words(config: Mapping[str, Any]) -> str:

@@ -276,7 +276,9 @@ def test_limits_hold(planned):
     limited = plan(memory=20e9, step_time=1.2 * fastest, price=2.0)
     assert limited.table["memory_bytes"].max() <= 20e9
     assert limited.table["step_s"].max() <= 1.2 * fastest
-    assert limited.tally.outside["step_time"] > 0
+    tally = limited.tally
+    assert 0 < tally.outside["step_time"] == tally.broken
+    assert tally.timed - tally.broken == len(limited.table)
     cost = limited.table["cost_usd"]
     np.testing.assert_allclose(cost, limited.table["step_s"] * 8 * 2.0 / 3600)
 
