@@ -20,6 +20,7 @@ PUBLISHED = Path(__file__).resolve().parent.parent / "workloads" / "published"
 BLIND = {
     "blind_first": "blind-training.csv", "blind_first_2": "blind-training-2.csv",
     "blind_first_3": "blind-training-3.csv", "blind_first_4": "blind-training-4.csv",
+    "blind_first_5": "blind-training-5.csv",
 }  # fmt: skip
 BLIND_INFERENCE = {
     "blind_inference_first": "blind-inference.csv",
