@@ -20,6 +20,10 @@ _AROUND = re.compile(
     r"|\b(?:x\s*\d+|\d+\s*x)(?=\s|$)|\(r\)|\(tm\)|[()\[\],/@®™]"
 )
 _COUNT = re.compile(r"^\d+\s*[x×*]\s*-?(?=[a-z])")
+_SLIPS = (
+    (re.compile(r"\bsmx(?=\d?\b)"), "sxm"),
+    (re.compile(r"\b(pcie)[ -]?gen ?\d"), r"\1"),
+)
 _CORES = re.compile(r"[-\s]*\b\d+[-\s]*(?:cores?|c|cu)\b(?:[-\s]*gpus?)?|[-\s]gpus?\b")
 _PACKAGE = re.compile(
     r"-(gpu|accelerator|generation|edition|ac|oam|rev-?\d|\d+x|x\d+)$"
@@ -77,6 +81,8 @@ def _device_spellings(text: str) -> Iterator[str]:
     if "grace hopper" in lower.replace("-", " "):
         yield "gh200"
     lower = _COUNT.sub("", re.sub(r"(\d)g(?=-|\s|$)", r"\1gb", lower.strip()))
+    for slip, meant in _SLIPS:
+        lower = slip.sub(meant, lower)
     yield lower
     bare = re.sub(r"\(.*?\)", " ", lower)
     for known in (lower, bare, _CORES.sub(" ", bare)):

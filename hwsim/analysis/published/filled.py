@@ -23,6 +23,8 @@ DTYPE_WORDS = {
     "fp8-ds": "fp8", "fp8-sc": "fp8", "fp8-mx": "fp8", "fp8_full": "fp8",
     "mxfp8": "fp8", "fp8_e4m3": "fp8", "amp_fp8": "fp8", "nvfp4": "fp4",
     "mxfp4": "fp4", "float8": "fp8", "e4m3": "fp8", "16": "fp16", "32": "fp32",
+    "hfp8": "fp8", "f8": "fp8", "cb16": "bf16", "bf16-mixed": "bf16",
+    "16-mixed": "fp16", "mixed": "", "mixed precision": "",
 }  # fmt: skip
 _DEFAULT_DTYPES = ("bf16", "fp16", "fp32")
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -152,7 +154,7 @@ def with_dtype(
     """Return a row with the dtype of its products, and what was assumed."""
     word = run.dtype.casefold()
     lacking = ""
-    if word:
+    if DTYPE_WORDS.get(word, word):
         dtype = _matrix_dtype(word)
         if dtype not in DTYPE_BYTES or dtype in device.dtypes:
             return dataclasses.replace(run, dtype=dtype), ()

@@ -63,7 +63,10 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
         raise SpecError(file, "is no known kind of table", f"use {', '.join(SUFFIXES)}")
     try:
         reader = csv.reader(io.StringIO(_text(path), newline=""))
-        lines = [line for line in reader if line and not line[0].startswith("#")]
+        lines = [
+            line for line in reader
+            if any(cell.strip() for cell in line) and not line[0].startswith("#")
+        ]  # fmt: skip
     except csv.Error as error:
         raise SpecError(file, f"is not valid CSV: {error}") from None
     if not lines:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 DIGITS = r"[-+]?\d[\d,_]*(?:\.\d*)?(?:[eE][-+]?\d+)?"
 # A letter before a slash is a unit ("3 t/s"), not a multiple.
 _NUMBER = re.compile(rf"({DIGITS})\s*([kKmMgGbBtT](?![A-Za-z0-9/]))?")
+# Thousands are set apart three digits at a time, or not at all.
+_GROUPED = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|[\d_]+)(?:\.\d*)?(?:[eE][-+]?\d+)?$")
 _BLANK = {
     "", "na", "n/a", "n.a.", "nan", "-", "–", "—", "none", "null", "nil", "unknown",
     "?", "not stated", "not given", "not reported", "tbd", "auto",
@@ -115,9 +117,12 @@ def number(cell: str) -> float | None:
     """
     if is_blank(cell):
         return None
-    found = _NUMBER.match(cell.lstrip("~≈<> "))
+    text = cell.lstrip("~≈<> ")
+    found = _NUMBER.match(text)
     if found is None:
         raise ValueError(f"{cell[:60]!r} is not a number")
+    if _GROUPED.match(found[1]) is None or re.match(r"[.,]\d", text[found.end(1) :]):
+        raise ValueError(f"{cell[:60]!r} may be two numbers: write 1234.5 for 1,234.5")
     value = plain(found[1]) * _SCALE.get((found[2] or "").casefold(), 1.0)
     if not math.isfinite(value):
         raise ValueError(f"{cell[:60]!r} is not finite")

@@ -193,6 +193,8 @@ def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
     found = headline(value, unit, metric, devices, fields.get("seq_len"))
     if found is not None:
         return {found.column: found.value}
+    if headline(value, unit, metric, devices, 1) is not None:
+        return {"fault": "seq_len is not given, and a rate of sequences goes with it"}
     what = f"unit {unit!r} of metric {metric!r} is not known"
     remedy = "write for example s, tokens/s/device, sequences/s or TFLOP/s/device"
     return {"fault": f"{what}; {remedy}"}

@@ -37,8 +37,10 @@ class Condition(WordsCondition):
     ----------
     source, dtype, recompute, notes : tuple of str
         The row's cell contains one of these, case ignored.
-    not_model : tuple of str
-        The row's model contains none of these.
+    words : tuple of str
+        The row's source or remarks contain one of these.
+    not_model, not_device : tuple of str
+        The row's model, or device, contains none of these.
     min_seq, min_devices, max_devices : int or None
         Tokens of a sequence, and size of the run.
     """
@@ -48,7 +50,9 @@ class Condition(WordsCondition):
     )  # fmt: skip
 
     source: Words = ()
+    words: Words = ()
     not_model: Words = ()
+    not_device: Words = ()
     dtype: Words = ()
     recompute: Words = ()
     notes: Words = ()
@@ -65,7 +69,11 @@ class Condition(WordsCondition):
         """Whether a row fits."""
         if not self.words_hold(run):
             return False
-        if self.not_model and contains(run.model, self.not_model):
+        if contains(run.model, self.not_model) or contains(
+            self.cell(run, "device"), self.not_device
+        ):
+            return False
+        if self.words and not contains(f"{run.source} {run.notes}", self.words):
             return False
         if self.min_seq is not None and (run.seq_len or 0) < self.min_seq:
             return False

@@ -289,3 +289,36 @@ def test_rules_know_devices_by_any_name() -> None:
 
 def test_other_networks_are_out_of_scope() -> None:
     assert "convolutional" in mapped(run(model="ResNet-50 v1.5"), MAPPINGS).unanswered
+
+
+def stack_of(**cells: Any) -> str | None:
+    return mapped(run(**{"source": "a lab", "device": "A100", **cells}), MAPPINGS).stack
+
+
+def test_a_framework_may_be_named_in_the_remarks() -> None:
+    assert stack_of(model="Llama-2-7B") == "pytorch-eager"
+    assert stack_of(model="Llama-2-7B", notes="FSDP over 8") == "pytorch-fsdp"
+    assert stack_of(model="GPT-5B", notes="JAX, FSDP 8") == "maxtext"
+    assert stack_of(model="Llama-3-8B", notes="FSDP2, torch.compile") == "torchtitan"
+    assert stack_of(model="Llama-2-7B", device="Gaudi 2") == "default-training"
+
+
+def test_encoders_are_trained_with_mixed_precision_unless_said() -> None:
+    assert stack_of(model="BERT-Large") == "nvidia-bert"
+    assert stack_of(model="BERT-Large", device="TPU v4") == "maxtext"
+    assert stack_of(model="BERT-Large", source="deepspeed") == "deepspeed"
+
+
+def test_adapters_are_trained_with_activations_recomputed_unless_said() -> None:
+    found = mapped(run(model="Llama-2-7B (LoRA)", device="A100"), MAPPINGS)
+    assert (found.run.recompute, found.run.lora_rank) == ("full", 16)
+    said = run(model="Llama-2-7B (LoRA)", device="A100", recompute="none")
+    assert mapped(said, MAPPINGS).run.recompute == "none"
+
+
+def test_conditions_on_words_look_at_source_and_remarks() -> None:
+    when = Condition(words=("mlperf",), not_device=("tpu",))
+    assert when.holds(run(source="MLPerf 4.0", device="H100"))
+    assert when.holds(run(notes="MLPerf log", device="H100"))
+    assert not when.holds(run(notes="MLPerf log", device="TPU v4"))
+    assert not when.holds(run(notes="a log", device="H100"))

@@ -191,3 +191,28 @@ def test_a_spare_headline_that_cannot_be_read_is_no_fault(tmp_path: Path) -> Non
     good, bad = read_published([table(tmp_path, *rows, head=head)]).runs
     assert (good.fault, good.layers, good.iter_time_s) == ("", None, 3.1)
     assert bad.fault == "value: 'fast' is not a number"
+
+
+@pytest.mark.parametrize("cell", ["12.345,6", "3,5", "1,2345"])
+def test_a_decimal_comma_is_no_number(tmp_path: Path, cell: str) -> None:
+    row = f'lab,x,2048,A100,8,,,t,"{cell}",tokens/s,,,,'
+    run = read_published([table(tmp_path, row)]).runs[0]
+    assert "write 1234.5" in run.fault
+
+
+def test_thousands_may_be_set_apart(tmp_path: Path) -> None:
+    row = 'lab,x,2048,A100,8,,,t,"1,234,567.5",tokens/s,,,,'
+    run = read_published([table(tmp_path, row)]).runs[0]
+    assert run.tokens_per_s_per_device == pytest.approx(1_234_567.5 / 8)
+
+
+def test_rows_of_blank_cells_are_no_rows(tmp_path: Path) -> None:
+    good = "lab,x,2048,A100,64,,,t,1,s,1.5,,,"
+    runs = read_published([table(tmp_path, "," * 13, good, ",,", "")]).runs
+    assert [(r.row, r.fault) for r in runs] == [(1, "")]
+
+
+def test_a_rate_of_sequences_without_a_length_says_so(tmp_path: Path) -> None:
+    row = "lab,x,,A100,8,,,,64,sequences/s,,,,"
+    run = read_published([table(tmp_path, row)]).runs[0]
+    assert run.fault.startswith("seq_len is not given")
