@@ -31,6 +31,7 @@ from hwsim.specs.published.training import PublishedRun
 from hwsim.specs.published.training_map import MappedRun
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
+from hwsim.specs.usual_system import joined
 
 ANY_FAMILY = "decoder"  # of models that no name tells apart
 LAYOUTS = 4  # that fit and are compared, where a row leaves the degrees open
@@ -328,12 +329,11 @@ def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
         except UnknownNameError:
             raise InputError(f"device {run.device!r} is not in the catalog") from None
     system = load_system(name)
-    joined = system.networks[-1].kind if system.networks else ""
-    if run.slices > 1 and joined == "dcn" and devices % run.slices == 0:
+    outer = system.networks[-1].kind if system.networks else ""
+    if run.slices > 1 and outer == "dcn" and devices % run.slices == 0:
         return system.in_slices(run.slices, devices)
     if devices > system.num_devices:
-        per_node = system.devices_per_node
-        system = system.with_nodes(-(-devices // per_node))
+        system = joined(system, -(-devices // system.devices_per_node))
     return system
 
 

@@ -71,6 +71,7 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
         raise SpecError(file, f"is not valid CSV: {error}") from None
     if not lines:
         return RawTable({}, np.zeros(0, dtype=np.int64))
+    lines = _without_blank_ends(lines)
     header = [name.strip() for name in lines[0]]
     _check_header(file, header)
     width = len(header)
@@ -94,6 +95,16 @@ def raw_table(path: Path, bad: list[BadRow]) -> RawTable:
         {name: cells[:, i] for i, name in enumerate(header)},
         np.array([i for i, _ in good], dtype=np.int64),
     )
+
+
+def _without_blank_ends(lines: list[list[str]]) -> list[list[str]]:
+    """Return lines without the commas that spreadsheets leave at their ends."""
+    width = len(lines[0])
+    while width and not lines[0][width - 1].strip():
+        width -= 1
+    if any(cell.strip() for line in lines for cell in line[width:]):
+        return lines
+    return [line[:width] for line in lines]
 
 
 def _text(path: Path) -> str:

@@ -63,7 +63,10 @@ def cell_rows(
     """
     bad: list[BadRow] = []
     raw = raw_table(path, bad)
-    columns = {name.strip().casefold(): cells for name, cells in raw.columns.items()}
+    columns = {
+        re.sub(r"[\s-]+", "_", name.strip().casefold()): cells
+        for name, cells in raw.columns.items()
+    }
     missing = [name for name in required if name not in columns]
     if one_of and not any(name in columns for name in one_of):
         missing.append(one_of[0])

@@ -92,6 +92,8 @@ def _built(mapped: MappedRun) -> ModelSpec:
         run = dataclasses.replace(
             run, layers=layers, hidden=hidden, heads=hidden // HEAD_WIDTH
         )
+    elif missing == ["heads"] and (run.hidden or 0) % HEAD_WIDTH == 0:
+        run = dataclasses.replace(run, heads=(run.hidden or 0) // HEAD_WIDTH)
     elif missing:
         raise InputError(
             f"model {run.model!r} is not in the catalog and {', '.join(missing)} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,14 @@ REQUIRED = ("model", "device", "num_devices")
 # What is compared, the first that is given: see ``PublishedRun.figure``.
 FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
 _FIGURES = (*FIGURES, "value")
+# Sharing out of states by a framework's name for it.
+_STAGES = (
+    (r"^(fsdp|hsdp|fully[ -]shard)", 3),
+    (r"^(ddp|data[ -]parallel|replicat)", 0),
+    (r"^(dist\w*[ -]opt|opt\w*[ -]stat)", 1),
+)
+_PRODUCT = re.compile(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})(?:\s*[a-zA-Z].*)?")
+_TWO = re.compile(r"[~≈<> ]*\d[\d,]*\s*(?:[-–/:x×*]|to)\s*\d")
 _WORDS = {
     "yes": True, "true": True, "1": True, "on": True,
     "no": False, "false": False, "0": False, "off": False,
@@ -177,11 +186,28 @@ def _run(file: str, row: CellRow) -> PublishedRun:
         fields["global_batch"] = _in_sequences(
             fields["global_batch"], row.cells["global_batch"], fields["seq_len"]
         )
+    if fields["num_devices"] is None and not cells.faults:
+        fields["num_devices"] = _counted(fields)
+        if fields["num_devices"] is None:
+            cells.faults.append("num_devices is not given, nor what it follows from")
     if not cells.faults and not any(fields[name] for name in FIGURES):
         fields |= _headline(fields)
     return PublishedRun(
         file, row.number, **{"fault": "; ".join(cells.faults), **fields}
     )
+
+
+def _counted(fields: Mapping[str, Any]) -> int | None:
+    """Return how many devices the degrees make, or the device's name says."""
+    if fields["dp"]:
+        return int(math.prod(fields[name] or 1 for name in ("dp", "tp", "pp", "cp")))
+    name = str(fields["device"]).casefold()
+    if found := re.match(r"(\d{1,5})\s*[x×*]\s*[a-z]", name):
+        return int(found[1])
+    if found := re.search(r"v(\d)([a-z]*)-(\d{1,5})$", name.replace(" ", "-")):
+        cores = found[1] in "234" or found[2] == "p"  # two a chip
+        return max(int(found[3]) // (2 if cores else 1), 1)
+    return None
 
 
 def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,18 +219,35 @@ def _headline(fields: Mapping[str, Any]) -> dict[str, Any]:
     found = headline(value, unit, metric, devices, fields.get("seq_len"))
     if found is not None:
         return {found.column: found.value}
-    if headline(value, unit, metric, devices, 1) is not None:
+    if fields.get("seq_len") is None and headline(value, unit, metric, devices, 1):
         return {"fault": "seq_len is not given, and a rate of sequences goes with it"}
-    what = f"unit {unit!r} of metric {metric!r} is not known"
+    what = f"unit {unit!r} of metric {metric!r} is not known as a step's"
     remedy = "write for example s, tokens/s/device, sequences/s or TFLOP/s/device"
     return {"fault": f"{what}; {remedy}"}
 
 
 def _number(name: str, cell: str) -> float | int | None:
-    value = cell_number(name, cell)
+    if name == "zero_stage":
+        return _zero_stage(cell)
     if name in NUMBERS:
-        return positive(value, cell)
-    return whole(value, cell, least=0 if name == "zero_stage" else 1)
+        return positive(cell_number(name, cell), cell)
+    if product := _PRODUCT.fullmatch(cell) if name == "num_devices" else None:
+        return int(product[1]) * int(product[2])
+    if name != "ffn" and _TWO.match(cell):
+        raise ValueError(f"{cell[:60]!r} is more than one number")
+    if name == "num_devices" and re.search(r"\bnodes?\b", cell.casefold()):
+        raise ValueError(f"{cell[:60]!r} counts nodes: write the devices")
+    return whole(cell_number(name, cell), cell)
+
+
+def _zero_stage(cell: str) -> int | None:
+    """Return how far states are shared out, by number or as frameworks call it."""
+    word = cell.casefold()
+    named = next((stage for words, stage in _STAGES if re.search(words, word)), None)
+    if named is not None:
+        return named
+    found = re.search(r"(?:zero|stage|sharding)\D{0,9}(\d)", word)
+    return whole(cell_number("zero_stage", found[1] if found else cell), cell, least=0)
 
 
 def _in_sequences(batch: int, cell: str, seq_len: int | None) -> int:

@@ -96,17 +96,19 @@ def headline(
     words = _words(unit or metric)
     if not words:
         return None
-    what, *per = words
+    what, *per = words = sorted(words, key=lambda word: word in {"whole", "total"})
+    if (of_time := _time(words, metric, value)) is not None:
+        return of_time[0]
     share = unit.strip() in {"", "%"} or what in {"fraction", "percent", "mfu"}
-    if share and re.search(r"mfu|model flops? utili[sz]ation", metric.casefold()):
-        return Headline("mfu", cell_number("mfu", f"{value}{unit.strip()[:1]}") or 0.0)
+    named = f"{metric} {unit}".casefold()
+    if share and re.search(r"mfu|model flops? utili[sz]ation", named):
+        mark = "%" if "%" in unit or "percent" in words else ""
+        return Headline("mfu", cell_number("mfu", f"{value}{mark}") or 0.0)
     each = 1.0 if any(word in _DEVICES for word in per) else 1.0 / devices
     if "whole" in per or "total" in per or "node" in per:
         each = 1.0 / devices if "node" not in per else math.nan
     if math.isnan(each):
         return None
-    if what in _TIMES and all(word in _STEPS for word in per):
-        return Headline("iter_time_s", value * _TIMES[what])
     if flop := _FLOP.match(what):
         # Rates of work are told per device, but for those of whole systems.
         whole = (flop[1] in {"p", "e"} and each != 1.0) or "whole" in per
@@ -114,6 +116,25 @@ def headline(
             "tflops_per_device", value * _PREFIX[flop[1]] * (each if whole else 1.0)
         )
     return _rate(value, what, per, each, seq_len)
+
+
+def _time(words: list[str], metric: str, value: float) -> tuple[Headline | None] | None:
+    """Return the time of a step; nothing in it where the time is a whole run's.
+
+    None where the words are of no time.
+    """
+    units = [word for word in words if word in _TIMES]
+    if len(units) != 1 or not set(words) <= {*units, *_STEPS, "time"}:
+        return None
+    if words[0] != units[0] and "time" not in words:
+        return None  # steps per second
+    of_step = _STEPS & {*words, *_words(metric)}
+    of_run = _TIMES[units[0]] >= 60.0 or re.search(
+        r"\btrain|total|time to", metric.casefold()
+    )
+    if of_run and not of_step:
+        return (None,)
+    return (Headline("iter_time_s", value * _TIMES[units[0]]),)
 
 
 def _rate(
@@ -138,7 +159,11 @@ def _rate(
 def _words(unit: str) -> list[str]:
     """Return a unit's quantity, and what it is per."""
     text = unit.casefold().replace("tok/s", "token/s").replace("tps", "token/s")
-    text = text.replace("whole system", "whole").replace("%", "percent")
+    text = re.sub(r"\btgs\b", "token/gpu/s", text)
+    text = re.sub(r"\b(tera|peta|giga)(?=flop)", lambda m: m[0][0], text)
+    text = re.sub(r"\b([kmbt]) (?=tok)", r"\1", text)
+    text = re.sub(r"whole system|\b(aggregate|overall|global)\b", "whole", text)
+    text = text.replace("%", "percent")
     text = re.sub(r"\bper\b|[/(),·*-]|_per_", " / ", text.replace("^", ""))
     text = re.sub(r"[_\d]+", " ", text)
     found = [_singular(word) for word in text.replace("/", " ").split()]

@@ -216,3 +216,72 @@ def test_a_rate_of_sequences_without_a_length_says_so(tmp_path: Path) -> None:
     row = "lab,x,,A100,8,,,,64,sequences/s,,,,"
     run = read_published([table(tmp_path, row)]).runs[0]
     assert run.fault.startswith("seq_len is not given")
+
+
+@pytest.mark.parametrize(
+    ("cell", "stage"),
+    [("ZeRO-3", 3), ("stage 2", 2), ("FSDP", 3), ("HSDP", 3), ("DDP", 0),
+     ("distributed optimizer", 1), ("1", 1)],
+)  # fmt: skip
+def test_sharing_of_states_goes_by_its_names(
+    tmp_path: Path, cell: str, stage: int
+) -> None:
+    row = f"lab,x,2048,A100,8,{cell},,,1,s,1.5,,,"
+    assert read_published([table(tmp_path, row)]).runs[0].zero_stage == stage
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "devices"),
+    [("A100", "2 x 8", 16), ("8xH100", "", 8), ("TPU v4-128", "", 64),
+     ("TPU v5e-64", "", 64), ("A100", "1,024 GPUs", 1024)],
+)  # fmt: skip
+def test_devices_are_counted_where_a_cell_says_them(
+    tmp_path: Path, device: str, count: str, devices: int
+) -> None:
+    row = f'lab,x,2048,{device},"{count}",,,,1,s,1.5,,,'
+    assert read_published([table(tmp_path, row)]).runs[0].num_devices == devices
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [("2048,A100,,", "num_devices is not given"),
+     ("2048,A100,16 nodes,", "counts nodes"),
+     ("128/512,A100,8,", "more than one number")],
+)  # fmt: skip
+def test_cells_that_say_two_things_or_none_are_refused(
+    tmp_path: Path, cells: str, why: str
+) -> None:
+    run = read_published([table(tmp_path, f"lab,x,{cells},,,1,s,1.5,,,")]).runs[0]
+    assert why in run.fault
+
+
+@pytest.mark.parametrize(
+    ("unit", "metric", "column", "value"),
+    [("step time (s)", "", "iter_time_s", 4.0),
+     ("ms", "time per iteration", "iter_time_s", 0.004),
+     ("minutes", "step time", "iter_time_s", 240.0),
+     ("TGS", "", "tokens_per_s_per_device", 4.0),
+     ("global tokens/s", "", "tokens_per_s_per_device", 0.5),
+     ("teraFLOP/s per GPU", "", "tflops_per_device", 4.0),
+     ("MFU %", "", "mfu", 0.04)],
+)  # fmt: skip
+def test_more_units_of_headlines(
+    unit: str, metric: str, column: str, value: float
+) -> None:
+    found = headline(4.0, unit, metric, 8, 2048)
+    assert found is not None
+    assert found.column == column
+    assert found.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "metric"), [("days", ""), ("s", "time to train"), ("hours", "total")]
+)
+def test_the_time_of_a_whole_run_is_not_a_steps(unit: str, metric: str) -> None:
+    assert headline(4.0, unit, metric, 8, 2048) is None
+
+
+def test_commas_at_the_ends_of_lines_are_no_column(tmp_path: Path) -> None:
+    row = "lab,x,2048,A100,64,,,t,1,s,1.5,,,,,"
+    run = read_published([table(tmp_path, row, head=HEAD.strip() + ",,\n")]).runs[0]
+    assert run.iter_time_s == 1.5
