@@ -34,6 +34,12 @@ class Node:
     barrier: bool = False
     synced: bool = False
 
+    def behind(self, deps: tuple[int, ...], op: Op | None = None) -> Node:
+        """Return the node with other nodes to wait for, or another operator."""
+        return Node(
+            op or self.op, deps, self.stream, self.after, self.barrier, self.synced
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Block:

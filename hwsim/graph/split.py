@@ -23,7 +23,9 @@ def accumulating(block: Block, apart: str | None = None) -> Block:
     if apart is not None:
         return _added_apart(block, apart)
     nodes = [
-        replace(node, op=_adding(node.op)) if node.op.phase == "backward" else node
+        node.behind(node.deps, _adding(node.op))
+        if node.op.phase == "backward"
+        else node
         for node in block.nodes
     ]
     return Block(block.name, tuple(nodes), block.repeat, block.output)
@@ -60,7 +62,7 @@ def _added_apart(block: Block, dtype: str) -> Block:
         phase="backward",
         kernels=1,
     )
-    nodes = [replace(n, op=_fresh(n.op, dtype)) for n in block.nodes]
+    nodes = [n.behind(n.deps, _fresh(n.op, dtype)) for n in block.nodes]
     last = max(i for i, n in enumerate(nodes) if n.stream == COMPUTE)
     nodes.append(Node(op, (last,)))
     return Block(block.name, tuple(nodes), block.repeat, block.output_index)
@@ -119,16 +121,16 @@ def _experts_apart(nodes: Sequence[Node]) -> list[Node]:
     place: list[int] = []
     out: list[Node] = []
     for node in nodes:
-        moved = replace(node, deps=tuple(place[d] for d in node.deps))
+        deps = tuple([place[d] for d in node.deps])
         place.append(len(out))
         op = node.op
         both = isinstance(op, MoeExperts) and op.phase == "backward" and op.passes > 1
         if not both:
-            out.append(moved)
+            out.append(node if deps == node.deps else node.behind(deps))
             continue
         assert isinstance(op, MoeExperts)
         first, second = expert_halves(op)
-        out += [replace(moved, op=first), replace(moved, op=second)]
+        out += [node.behind(deps, first), node.behind(deps, second)]
     return out
 
 
@@ -200,7 +202,7 @@ def _part(
         return None
     place = {old: new for new, old in enumerate(chosen)}
     made = tuple(
-        replace(nodes[i], deps=tuple(place[d] for d in nodes[i].deps if d in place))
+        nodes[i].behind(tuple([place[d] for d in nodes[i].deps if d in place]))
         for i in chosen
     )
     suffix = "" if output is not None else "_weights"

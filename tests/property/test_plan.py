@@ -1,12 +1,16 @@
 """Plans: quick divisions of layers equal the search; order does not matter."""
 
 import numpy as np
+import pytest
+import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsim.analysis.economy import front
+from hwsim.analysis.plan_train.crowding import Flow, crowded
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.graph.partition import layers_per_stage
+from hwsim.sim.links import FairLink
 from hwsim.specs.catalogs import load_model
 from hwsim.specs.network import divisors
 
@@ -30,6 +34,44 @@ def test_parts_are_those_of_the_graph(name, pp, vpp, seq):
     quick = StageMaker(model, seq).part_sizes(pp, vpp)
     exact = [len(part) for part in layers_per_stage(model, pp, vpp, seq=seq)]
     assert quick == exact
+
+
+TIMES = st.lists(st.floats(0.0, 10.0), min_size=5, max_size=5)
+
+
+def fully(time, use):
+    """One flow that takes so much of each of two levels."""
+    return Flow(np.array([time]), time * np.array([[u] for u in use]))
+
+
+@given(times=TIMES, uses=st.lists(st.sampled_from([0.0, 0.3, 0.7, 1.0]), min_size=6,
+                                  max_size=6))  # fmt: skip
+def test_crowded_layers_end_between_full_links_and_one_after_the_other(times, uses):
+    compute, sent, hidden, gather, reduce = times
+    chain = np.array([compute + sent])
+    own = fully(sent + min(hidden, compute), uses[:2])
+    one, other = fully(gather, uses[2:4]), fully(reduce, uses[4:])
+    lost = crowded(chain, np.array([sent]), own, one, other)[0]
+    alone = max(compute + sent, gather, reduce)
+    full = (own.load + one.load + other.load).max()
+    tiny = 1e-9 * (1.0 + sum(times))
+    assert lost >= 0.0
+    assert alone + lost >= full - tiny
+    assert alone + lost <= max(compute + sent + gather + reduce, full) + tiny
+    if max(np.add(uses[:2], np.add(uses[2:4], uses[4:]))) <= 1.0:
+        assert lost <= tiny
+
+
+@given(gather=st.floats(0.01, 5.0), sent=st.floats(0.01, 5.0))
+def test_a_layer_of_transfers_shares_one_link_as_the_simulator_does(gather, sent):
+    """Two transfers over one link, nothing else: all ends when both are sent."""
+    env = simpy.Environment()
+    link = FairLink(env)
+    env.run(until=env.all_of([link.transfer(gather), link.transfer(sent)]))
+    one = np.array([sent])
+    none = fully(0.0, (1.0, 0.0))
+    lost = crowded(one, one, fully(sent, (1.0, 0.0)), fully(gather, (1.0, 0.0)), none)
+    assert max(sent, gather) + lost[0] == pytest.approx(env.now)
 
 
 @given(number=st.integers(1, 5000))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.plan_train.choices import RECOMPUTE
+from hwsim.analysis.plan_train.crowding import Flow, crowded, no_flow
 from hwsim.analysis.plan_train.links import Beside, Links, Patterns
 from hwsim.analysis.plan_train.memory import MemoryModel, keyed, sharers
 from hwsim.analysis.plan_train.space import Space
@@ -54,12 +55,15 @@ class Layers:
         self.forward = forward
         self.backward = np.where(self.split[:, None], divided, backward) + again
         self.busy = self._busy(table, which, full)
+        self._own = Own(table, which, full[:, 0])
         self._parameters()
-        self.lead_forward = np.zeros(len(space))
-        self.lead_backward = np.zeros(len(space))
+        self.lead_forward = np.full(len(space), -np.inf)
+        self.lead_backward = np.full(len(space), -np.inf)
         self.lead_weight = np.zeros(len(space))
         self.copied = np.zeros(len(space))
         self._beside()
+        for lead in (self.lead_forward, self.lead_backward):
+            lead[np.isneginf(lead)] = 0.0
 
     def _busy(self, table: UnitTable, which: Any, full: Any) -> dict[str, FloatArray]:
         found = {}
@@ -83,48 +87,51 @@ class Layers:
 
     def shared(
         self, name: str, dense: FloatArray, expert: FloatArray, width: float, at: Any
-    ) -> FloatArray:
-        """Return the time to reduce or gather so many parameters. [s]"""
+    ) -> Flow:
+        """Return what it takes to reduce or gather so many parameters."""
         links, ep = self.model.links, self.space["ep"][at].astype(float)
         replicas, tp = self.replicas[at], self.tp[at]
         among = replicas if name == "all_reduce" else self.sharers[at]
-        found = links.time(name, dense * width, among, tp)
+        found = links.flow(name, dense * width, among, tp)
         if self.model.asked.model.moe is None:
             return found
         experts = replicas / ep
         if name != "all_reduce":
             experts = np.maximum(among / ep, 1.0)
-        return found + links.time(name, expert * width, experts, tp * ep)
+        return found + links.flow(name, expert * width, experts, tp * ep)
 
-    def _copied(self, dense: FloatArray, expert: FloatArray, at: Any) -> FloatArray:
-        """Return the time to sum shards over the groups that hold copies. [s]"""
+    def _copied(self, dense: FloatArray, expert: FloatArray, at: Any) -> Flow:
+        """Return what it takes to sum shards over the groups that hold copies."""
         links, ep = self.model.links, self.space["ep"][at].astype(float)
         width = DTYPE_BYTES[self.model.memory.precision.grad]
         tp, among = self.tp[at], self.sharers[at]
         copies = self.replicas[at] / among
-        found = links.time("all_reduce", dense * width / among, copies, tp * among)
+        found = links.flow("all_reduce", dense * width / among, copies, tp * among)
         if self.model.asked.model.moe is None:
             return found
         experts = np.maximum(among / ep, 1.0)
         copies = self.replicas[at] / ep / experts
-        return found + links.time(
+        return found + links.flow(
             "all_reduce", expert * width / experts, copies, tp * ep * experts
         )
 
-    def reduced(self, dense: FloatArray, expert: FloatArray, at: Any) -> FloatArray:
-        """Return the time to reduce the gradients of so many parameters. [s]"""
+    def reduced(self, dense: FloatArray, expert: FloatArray, at: Any) -> Flow:
+        """Return what it takes to reduce the gradients of so many parameters."""
         width = DTYPE_BYTES[self.model.memory.precision.grad]
         zero = self.space["zero_stage"][at]
-        found = np.zeros(len(zero))
+        found = no_flow(self.model.links.levels, len(zero))
         for name, where in (("all_reduce", zero == 0), ("reduce_scatter", zero > 0)):
             some = np.flatnonzero(where)
-            found[some] = self.shared(name, dense[some], expert[some], width, at[some])
+            flow = self.shared(name, dense[some], expert[some], width, at[some])
+            found.time[some], found.load[:, some] = flow.time, flow.load
         two = np.flatnonzero((zero > 0) & (self.sharers[at] < self.replicas[at]))
         if len(two):
-            found[two] += self._copied(dense[two], expert[two], at[two])
+            flow = self._copied(dense[two], expert[two], at[two])
+            found.time[two] += flow.time
+            found.load[:, two] += flow.load
         return found
 
-    def _gathered(self, unit: int, at: Any) -> FloatArray:
+    def _gathered(self, unit: int, at: Any) -> Flow:
         width = DTYPE_BYTES[self.model.memory.precision.parameter]
         expert = self._expert(unit, at)
         return self.shared("all_gather", self.dense[at, unit], expert, width, at)
@@ -132,8 +139,8 @@ class Layers:
     def _expert(self, unit: int, at: Any) -> FloatArray:
         return self.expert[at, unit] if unit < self.kinds else np.zeros(len(at))
 
-    def unit_reduced(self, unit: int, at: Any) -> FloatArray:
-        """Return the time to reduce the gradients of one unit. [s]"""
+    def unit_reduced(self, unit: int, at: Any) -> Flow:
+        """Return what it takes to reduce the gradients of one unit."""
         return self.reduced(self.dense[at, unit], self._expert(unit, at), at)
 
     def _beside(self) -> None:
@@ -151,25 +158,51 @@ class Layers:
                     self._patterned(stage, offload, at, copies)
 
     def _patterned(self, stage: int, offload: bool, at: Any, copies: Any) -> None:
-        for unit in range(self.kinds + 2):
-            layer, none = unit < self.kinds, np.zeros(len(at))
+        none = no_flow(self.model.links.levels, len(at))
+        alone, slack = self.forward[at, self.kinds - 1].copy(), np.zeros(len(at))
+        for unit in range(self.kinds):
             reduce = self.unit_reduced(unit, at) if stage >= 2 else none
             gather = self._gathered(unit, at) if stage == 3 else none
-            if not layer:
-                # Nothing runs beside the ends of a stage.
-                self.forward[at, unit] += gather
-                self.backward[at, unit] += reduce
-                continue
             copy = copies[at, unit]
             # In one graph with backward, copies out end beside it.
             out = np.where(self.space["pp"][at] > 1, copy, 0.0)
             beside = Beside(self.forward[at, unit], gather, none, out)
             self._chunked(stage, offload, beside, at, unit, back=False)
-            whole = np.flatnonzero(~self.split[at])
             beside = Beside(self.backward[at, unit], gather, reduce, copy)
+            whole = np.flatnonzero(~self.split[at])
             self._chunked(stage, offload, beside.taken(whole), at[whole], unit)
             apart = np.flatnonzero(self.split[at])
             self._divided(stage, offload, beside.taken(apart), at[apart], unit)
+            slack += self._in_chunk(unit, at) * (self._later(at, unit) - reduce.time)
+        if stage >= 2:
+            self._ends(stage, at, alone, np.maximum(slack, 0.0))
+
+    def _ends(self, stage: int, at: Any, layer: FloatArray, slack: FloatArray) -> None:
+        """Gather and reduce the parameters of the embedding and the head.
+
+        The last layer runs beside the head's gather, all layers of a chunk
+        beside its reduction; nothing is beside those of the embedding.
+        """
+        overlap = self.model.asked.stack.overlap.dp
+        for unit, beside in ((self.kinds, False), (self.kinds + 1, overlap)):
+            if stage == 3:
+                gather = self._gathered(unit, at).time - layer * beside
+                self.forward[at, unit] += np.maximum(gather, 0.0)
+            reduce = np.maximum(self.unit_reduced(unit, at).time - slack * beside, 0.0)
+            self.backward[at, unit] += reduce
+            self.weight[at, unit] += np.where(self.split[at], reduce, 0.0)
+
+    def _in_chunk(self, unit: int, at: Any) -> FloatArray:
+        """Return how many layers of a kind a chunk of the pipeline has."""
+        parts = self.space["pp"][at] * self.space["vpp"][at]
+        found: FloatArray = self.model.stages.stages(1, 1).total[unit] / parts
+        return found
+
+    def _later(self, at: Any, unit: int) -> FloatArray:
+        """Return the time of the pass that gradients are reduced beside. [s]"""
+        weight, backward = self.weight[at, unit], self.backward[at, unit]
+        found: FloatArray = np.where(self.split[at], weight, backward)
+        return found
 
     def _chunked(
         self,
@@ -186,19 +219,39 @@ class Layers:
         lead = self.lead_backward if back else self.lead_forward
         patterns = self.model.patterns
         each, once = patterns.chunk(stage, offload, beside, back=back)
-        target[at, unit] = each + self._behind(stage) * beside.reduce * back
-        lead[at] = np.maximum(lead[at], once)
+        lost = self._lost(stage, beside, at, unit, back)
+        if offload and stage > 1:
+            # What waits for copies anyway is not late.
+            alone, _ = patterns.chunk(stage, False, beside, back=back)
+            lost = np.maximum(alone + lost - each, 0.0)
+        each = each + lost
+        target[at, unit] = each + self._behind(stage) * beside.reduce.time * back
+        # The first gather of a chunk and its last reduction have no layer beside.
+        lead[at] = np.maximum(lead[at], once - lost)
+
+    def _lost(
+        self, stage: int, beside: Beside, at: Any, unit: int, back: bool
+    ) -> FloatArray:
+        """Return what a layer loses where its own traffic meets the others'. [s]"""
+        overlap = self.model.asked.stack.overlap
+        if stage < 2 or not overlap.dp:
+            return np.zeros(len(at))
+        gather = beside.gather
+        if back and not overlap.backward_prefetch:
+            gather = no_flow(len(gather.load), len(at))  # it has the links to itself
+        own, exposed = self._own.flow(beside.compute, at, unit, back)
+        return crowded(beside.compute, exposed, own, gather, beside.reduce)
 
     def _divided(
         self, stage: int, offload: bool, beside: Beside, at: Any, unit: int
     ) -> None:
         """Gathers and copies go with the inputs' gradients, reductions later."""
-        weight, none = self.weight[at, unit], np.zeros(len(at))
+        weight, none = self.weight[at, unit], no_flow(len(beside.gather.load), len(at))
         inputs = Beside(beside.compute - weight, beside.gather, none, beside.copy)
         self._chunked(stage, offload, inputs, at, unit)
-        later = Beside(weight, none, beside.reduce, none)
+        later = Beside(weight, none, beside.reduce, np.zeros(len(at)))
         each, once = self.model.patterns.chunk(stage, False, later, back=True)
-        each = each + self._behind(stage) * beside.reduce
+        each = each + self._behind(stage) * beside.reduce.time
         self.weight[at, unit] = each
         self.backward[at, unit] += each
         self.lead_weight[at] = np.maximum(self.lead_weight[at], once)
@@ -234,6 +287,31 @@ class Layers:
         busy = sum(count * (self.busy[name] @ units) for name in BUSY)
         found["interconnect"] = np.maximum(whole - busy, 0.0) + exposed
         return found
+
+
+class Own:
+    """Transfers of layers themselves, forward and backward."""
+
+    def __init__(self, table: UnitTable, which: Any, full: Any) -> None:
+        self._table, self._which, self._full = table, which, full
+
+    def flow(
+        self, time: FloatArray, at: Any, unit: int, back: bool
+    ) -> tuple[Flow, FloatArray]:
+        """Return them, and the time of the layer in which nothing else runs."""
+        keys, twice = self._which[at], self._full[at] if back else False
+
+        def of(values: FloatArray) -> FloatArray:
+            ahead, found = values[0][keys, unit], values[int(back)][keys, unit]
+            both: FloatArray = found + np.where(twice, ahead, 0.0)
+            return both
+
+        table = self._table
+        busy = np.add.reduce([of(table.busy[name]) for name in BUSY])
+        sent = of(table.sent)
+        load = np.stack([of(level) for level in table.load])
+        exposed: FloatArray = np.clip(time - busy, 0.0, sent)
+        return Flow(sent, load), exposed
 
 
 def _splitting(names: tuple[str, ...]) -> list[int]:

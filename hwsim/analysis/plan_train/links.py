@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.analysis.plan_train.crowding import Flow, no_flow, shares
 from hwsim.analysis.plan_train.units import Question, grown
 from hwsim.cost.collective import collective_bound, collective_cost
 from hwsim.cost.cost import FloatArray
+from hwsim.cost.sharing import level_use
 from hwsim.graph.offload import fetched, saved
 from hwsim.graph.op import Op
 from hwsim.graph.opgraph import Block, Node
@@ -27,13 +29,25 @@ class Links:
     """Times of collectives on one system."""
 
     asked: Question
+    _uses: dict[tuple[str, int, int], FloatArray] = field(default_factory=dict)
+
+    @property
+    def levels(self) -> int:
+        """Network levels."""
+        return len(self.asked.system.networks)
 
     def time(
         self, name: str, nbytes: FloatArray, size: FloatArray, stride: FloatArray
     ) -> FloatArray:
         """Return the time of one collective in each layout; arrays broadcast. [s]"""
+        return self.flow(name, nbytes, size, stride).time
+
+    def flow(
+        self, name: str, nbytes: FloatArray, size: FloatArray, stride: FloatArray
+    ) -> Flow:
+        """Return its time, and what it takes of each level."""
         nbytes, size, stride = np.broadcast_arrays(nbytes, size, stride)
-        found = np.zeros(nbytes.shape)
+        found = no_flow(self.levels, len(nbytes))
         active = (size > 1) & (nbytes > 0)
         if not active.any():
             return found
@@ -42,28 +56,47 @@ class Links:
         order = np.argsort(code, kind="stable")
         groups, starts = np.unique(code[order], return_index=True)
         values = nbytes[active]
-        times = np.zeros(len(values))
+        times, load = np.zeros(len(values)), np.zeros((self.levels, len(values)))
         for group, where in zip(
             groups.tolist(), np.split(order, starts[1:]), strict=True
         ):
             several, back = np.unique(values[where], return_inverse=True)
             n, apart = divmod(group, _STRIDES)
-            times[where] = self._one(name, several, n, apart)[back]
-        found[active] = times
+            whole, sent = self._one(name, several, n, apart)
+            times[where] = whole[back]
+            load[:, where] = self._use(name, n, apart)[:, None] * sent[back]
+        found.time[active], found.load[:, active] = times, load
         return found
 
-    def _one(self, name: str, nbytes: FloatArray, size: int, stride: int) -> FloatArray:
+    def _use(self, name: str, size: int, stride: int) -> FloatArray:
+        """Return the share of each level that a collective takes."""
+        key = name, size, stride
+        if key not in self._uses:
+            system = self.asked.system
+            use = level_use(
+                name, size, system=system, stride=stride,
+                calibration=calibration_for(
+                    system.device, resolved_fidelity(system.device, self.asked.fidelity)
+                ),
+            )  # fmt: skip
+            self._uses[key] = shares(use, self.levels)
+        return self._uses[key]
+
+    def _one(
+        self, name: str, nbytes: FloatArray, size: int, stride: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the time, and the part of it on links."""
         asked = self.asked
         system = asked.system
         least = collective_bound(name, nbytes, size, system=system, stride=stride)
         fidelity = resolved_fidelity(system.device, asked.fidelity)
         if fidelity == "roofline":
-            return least
+            return least, least
         cost = collective_cost(
             name, nbytes, size, system=system, stride=stride,
             calibration=calibration_for(system.device, fidelity),
         )  # fmt: skip
-        return np.maximum(cost.time, least)
+        return np.maximum(cost.time, least), cost.interconnect
 
     def send(self, nbytes: FloatArray, stride: FloatArray) -> FloatArray:
         """Return the time of a message to a rank so far away. [s]"""
@@ -75,13 +108,14 @@ class Beside:
     """What runs beside one layer: its times in one microbatch. [s]"""
 
     compute: FloatArray
-    gather: FloatArray
-    reduce: FloatArray
+    gather: Flow
+    reduce: Flow
     copy: FloatArray
 
     def taken(self, at: IntArray) -> Beside:
         """Return the same of some layouts."""
-        return Beside(self.compute[at], self.gather[at], self.reduce[at], self.copy[at])
+        gather, reduce = self.gather.taken(at), self.reduce.taken(at)
+        return Beside(self.compute[at], gather, reduce, self.copy[at])
 
     def times(self, block: Block) -> list[FloatArray]:
         """Return the time of each node of a pattern."""
@@ -89,9 +123,9 @@ class Beside:
 
     def _time(self, op: Op) -> FloatArray:
         if op.name.endswith("parameter_gather"):
-            return self.gather
+            return self.gather.time
         if op.name.endswith("gradient_reduce"):
-            return self.reduce
+            return self.reduce.time
         if op.name.startswith("activations_"):
             return self.copy
         return self.compute

@@ -81,14 +81,17 @@ class TimeModel:
 
 def _joined(old: UnitTable, new: UnitTable) -> UnitTable:
     def both(name: str) -> FloatArray:
-        return np.concatenate([getattr(old, name), getattr(new, name)])
+        pair = getattr(old, name), getattr(new, name)
+        # Keys are the last axis but one.
+        return np.concatenate(pair, axis=pair[0].ndim - 2)
 
     busy = {
         name: np.concatenate([old.busy[name], new.busy[name]], axis=1) for name in BUSY
     }
     return UnitTable(
-        both("forward"), both("backward"), both("inputs"), both("weights"), busy=busy
-    )
+        both("forward"), both("backward"), both("inputs"), both("weights"), busy,
+        both("sent"), both("load"),
+    )  # fmt: skip
 
 
 def _spans(
@@ -126,7 +129,7 @@ def _flat(
     one = (forward + backward) @ units + lead
     one = one + _contended(layers.copied[at], forward @ units, backward @ units)
     reductions = np.stack(
-        [layers.unit_reduced(unit, at) for unit in range(kinds + 2)], axis=1
+        [layers.unit_reduced(unit, at).time for unit in range(kinds + 2)], axis=1
     )
     zero = space["zero_stage"][at]
     after = _left_over(model, reductions, backward, counts)
@@ -207,13 +210,13 @@ def _after(
     kinds = layers.kinds
     dense = (layers.dense[at, :kinds] * chunk[at]).sum(axis=1)
     expert = (layers.expert[at] * chunk[at]).sum(axis=1)
-    last = layers.reduced(dense + layers.dense[at, kinds], expert, at)
+    last = layers.reduced(dense + layers.dense[at, kinds], expert, at).time
     both = [i for i, n in enumerate(space.schedules) if _two_ways(n)]
     last = np.where(np.isin(space["schedule"][at], both), 2.0 * last, last)
     several = np.flatnonzero(space["vpp"][at] > 1)
     some = at[several]
     vpp, pp = space["vpp"][some].astype(float), space["pp"][some].astype(float)
-    before = layers.reduced(dense[several], expert[several], some) * (vpp - 1.0)
+    before = layers.reduced(dense[several], expert[several], some).time * (vpp - 1.0)
     if model.asked.stack.overlap.dp:
         one = (layers.backward[some, :kinds] * chunk[some]).sum(axis=1)
         before = np.maximum(before - (vpp - 1.0) * pp * one, 0.0)

@@ -14,8 +14,9 @@ import numpy as np
 
 from hwsim.analysis.launches import launch_times
 from hwsim.analysis.plan_train.choices import RECOMPUTE
+from hwsim.analysis.plan_train.priced import FIGURES, PricedOps
 from hwsim.cost.cost import FloatArray
-from hwsim.cost.evaluate import Fidelity, OpCosts, cost_ops
+from hwsim.cost.evaluate import Fidelity
 from hwsim.graph.opgraph import COMPUTE, Block
 from hwsim.graph.precision import resolve
 from hwsim.graph.split import accumulating, divided
@@ -26,9 +27,7 @@ from hwsim.specs.model import ModelSpec
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
-# Longer than any window over which clocks settle: stages run without a pause.
-SUSTAINED_FLOP = 1e30
-BUSY = ("compute", "memory", "overhead")
+BUSY = FIGURES[1:-1]
 _PASSES = ("forward", "backward", "inputs", "weights")
 
 
@@ -71,6 +70,9 @@ class UnitTable:
         ``inputs`` and ``weights`` are the backward pass divided. [s]
     busy : dict of str to ndarray
         Of ``BUSY``, forward (0) and backward (1). [s]
+    sent, load : ndarray, shape (2, ...) and (n_level, 2, ...)
+        Time on links beside kernels, forward and backward; for how long each
+        network level is full. [s]
     """
 
     forward: FloatArray
@@ -78,6 +80,8 @@ class UnitTable:
     inputs: FloatArray
     weights: FloatArray
     busy: dict[str, FloatArray]
+    sent: FloatArray
+    load: FloatArray
 
 
 class UnitCoster:
@@ -92,6 +96,7 @@ class UnitCoster:
         self.shared = [i for i in range(len(self.kinds) + 2) if i not in moe]
         self._whole: dict[Key, FloatArray] = {}
         self.fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
+        self.priced = PricedOps(asked, self.fidelity)
         self._apart = (
             None if asked.stack.fusion.accumulate else resolve(asked.dtype).act
         )
@@ -116,28 +121,39 @@ class UnitCoster:
         for row, key in enumerate(keys):
             if self._partial(key):
                 found[:, row, self.shared] = self._whole[_alone(key)][:, self.shared]
-        passes, busy = found[: len(_PASSES), : len(keys)], found[len(_PASSES) :]
-        split = {n: busy[2 * i : 2 * i + 2, : len(keys)] for i, n in enumerate(BUSY)}
-        forward, backward, inputs, weights = passes
-        return UnitTable(forward, backward, inputs, weights, split)
+        forward, backward, inputs, weights = found[: len(_PASSES), : len(keys)]
+        pairs = found[len(_PASSES) :, : len(keys)]
+        pairs = pairs.reshape(-1, 2, *pairs.shape[1:])
+        busy, sent, load = pairs[: len(BUSY)], pairs[len(BUSY)], pairs[len(BUSY) + 1 :]
+        split = dict(zip(BUSY, busy, strict=True))
+        return UnitTable(forward, backward, inputs, weights, split, sent, load)
 
     def _costed(
         self, blocks: list[Block], placed: list[tuple[int, int, int]], rows: int
     ) -> FloatArray:
-        """Return the time of each pass, then forward and backward of ``BUSY``."""
+        """Return the time of each pass, then forward and backward of the rest.
+
+        The rest: ``BUSY``, time on links, and of it on each network level.
+        """
         ops = [node.op for block in blocks for node in block.nodes]
-        costs = cost_ops(
-            ops, self.asked.system, self.asked.stack, self.fidelity,
-            sustained_flop=SUSTAINED_FLOP, in_step=self.asked.system.num_devices,
-        )  # fmt: skip
+        figures = self.priced.figures(ops)
+        time, *busy, link = figures[: len(FIGURES)]
         shape = (len(_PASSES), rows, len(self.kinds) + 2)
         where = tuple(np.array(placed).T)
         made = np.zeros(shape)
-        np.add.at(made, where, self._times(blocks, costs))
+        np.add.at(made, where, self._times(blocks, time))
         parts = [made]
-        for name in BUSY:
+        mine = np.array([n.stream == COMPUTE for block in blocks for n in block.nodes])
+        sent = link * ~mine
+        values = [
+            *(one * mine for one in busy),
+            sent,
+            *(sent * figures[len(FIGURES) :]),
+        ]
+        starts = _starts(blocks)
+        for one in values:
             added = np.zeros(shape)
-            np.add.at(added, where, self._busy(blocks, getattr(costs, name)))
+            np.add.at(added, where, np.add.reduceat(one, starts))
             parts.append(added[:2])
         return np.concatenate(parts)
 
@@ -177,7 +193,7 @@ class UnitCoster:
             found += [(3, later)] if later else []
         return found
 
-    def _times(self, blocks: Sequence[Block], costs: OpCosts) -> FloatArray:
+    def _times(self, blocks: Sequence[Block], times: FloatArray) -> FloatArray:
         """Return what one more instance of each block adds. [s]"""
         alike: dict[object, list[int]] = {}
         starts = _starts(blocks)
@@ -188,7 +204,7 @@ class UnitCoster:
         for members in alike.values():
             block = blocks[members[0]]
             places = starts[members][:, None] + np.arange(len(block.nodes))
-            found[members] = grown(block, costs.time[places].T)[0]
+            found[members] = grown(block, times[places].T)[0]
         if not self.per_kernel:
             return found
         launched = [
@@ -196,10 +212,6 @@ class UnitCoster:
             for block in blocks
         ]  # fmt: skip
         return np.maximum(found, launched)
-
-    def _busy(self, blocks: Sequence[Block], values: FloatArray) -> FloatArray:
-        mine = [n.stream == COMPUTE for block in blocks for n in block.nodes]
-        return np.add.reduceat(values * np.array(mine), _starts(blocks))
 
 
 def _alone(key: Key) -> Key:
