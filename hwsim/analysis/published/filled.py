@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hwsim.analysis.training.config import TrainConfig
 from hwsim.errors import InputError
 from hwsim.graph.modules import JOIN, MODULES
 from hwsim.specs.base import DTYPE_BYTES
@@ -27,11 +26,7 @@ DTYPE_WORDS = {
     "16-mixed": "fp16", "mixed": "", "mixed precision": "",
 }  # fmt: skip
 _DEFAULT_DTYPES = ("bf16", "fp16", "fp32")
-_OPTIONS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-_PARALLEL = {
-    "pp": "pipeline parallelism", "vpp": "interleaved pipeline stages",
-    "cp": "context parallelism", "ep": "expert parallelism",
-}  # fmt: skip
+_DEGREES = ("pp", "vpp", "cp", "ep")
 RECOMPUTE = ("none", "selective", "full")
 ROUNDED = 0.5  # most that a batch is changed to suit the ranks, of itself
 MICRO_BATCHES = tuple(2**i for i in range(7))
@@ -171,23 +166,14 @@ def _matrix_dtype(cell: str) -> str:
 
 
 def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a training run.
-
-    Raises
-    ------
-    InputError
-        If the row needs what training does not offer.
-    """
+    """Return the options of a training run."""
     options: dict[str, Any] = {
         "devices": run.num_devices, "tp": run.tp or 1, "dp": run.dp,
         "global_batch": run.global_batch, "seq": run.seq_len, "dtype": run.dtype,
         "optimizer": run.optimizer or "adamw", "zero_stage": run.zero_stage or 0,
         "sequence_parallel": bool(run.sequence_parallel),
     } | dict(open_)  # fmt: skip
-    degrees = {n: options.pop(n, None) or getattr(run, n) or 1 for n in _PARALLEL}
-    lacking = [n for n, d in degrees.items() if d > 1 and n not in _OPTIONS]
-    if lacking:
-        raise InputError(f"needs {_PARALLEL[lacking[0]]}")
+    degrees = {n: options.pop(n, None) or getattr(run, n) or 1 for n in _DEGREES}
     more = (
         "offload_optimizer", "etp", "dp_shard", "recompute_every", "lora_rank",
         "lora_targets", "cp_mode",
@@ -195,7 +181,7 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     options |= {name: value for name in more if (value := getattr(run, name))}
     if "recompute_every" not in options and (every := _every(run)):
         options["recompute_every"] = every
-    return options | {n: d for n, d in degrees.items() if n in _OPTIONS}
+    return options | degrees
 
 
 def open_choices(
@@ -209,7 +195,7 @@ def open_choices(
         micro = [m for m in MICRO_BATCHES if per_rank % m == 0 and m <= most] or [1]
     stages: Iterable[int] = [run.vpp or 1]
     pp = run.pp or 1
-    if choose_vpp and run.vpp is None and pp > 1 and "vpp" in _OPTIONS:
+    if choose_vpp and run.vpp is None and pp > 1:
         each = model.layers // pp
         stages = [v for v in range(1, min(each, _MOST_VPP) + 1) if each % v == 0]
     for recompute, m, v in itertools.product(_recompute(run), micro, stages):

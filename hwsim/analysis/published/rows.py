@@ -23,7 +23,7 @@ from hwsim.analysis.training.config import recompute_extent
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError, UnknownNameError
-from hwsim.specs.catalogs import load_device, load_stack, load_system
+from hwsim.specs.catalogs import SYSTEMS, load_device, load_stack, load_system
 from hwsim.specs.given_names import given_system
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.published.model import run_model
@@ -119,12 +119,12 @@ class RunPredictor:
             mapped,
             measured=measured,
             value=scale / step_s if rate else step_s,
-            lower=_shift(scale / high if rate and high else low),
-            upper=_shift(scale / low if rate and low else high),
+            lower=scale / high if rate and high else low,
+            upper=scale / low if rate and low else high,
             step_s=step_s,
             published_step_s=scale / measured if rate else measured,
             result=result,
-            assumed=(*mapped.assumed, *notes, *chosen),
+            assumed=(*mapped.assumed, *network_notes(system), *notes, *chosen),
         )
 
     def _setting(self, mapped: MappedRun) -> tuple[ModelSpec, SystemSpec, StackSpec]:
@@ -297,10 +297,6 @@ def _pace(result: TrainResult, run: PublishedRun) -> tuple[bool, float]:
     return not result.fits, result.step_s / (run.global_batch or 1)
 
 
-def _shift(value: float | None) -> float | None:
-    return value or None
-
-
 def of_size(run: PublishedRun, model: ModelSpec) -> str:
     """Return what a model's shape was taken from where no column gives it."""
     if run.layers is not None:
@@ -326,8 +322,8 @@ def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
     if name is None:
         try:
             return given_system(load_device(run.device_id), devices)
-        except UnknownNameError:
-            raise InputError(f"device {run.device!r} is not in the catalog") from None
+        except UnknownNameError as error:
+            raise InputError(f"not in the catalog: {error}") from None
     system = load_system(name)
     outer = system.networks[-1].kind if system.networks else ""
     if run.slices > 1 and outer == "dcn" and devices % run.slices == 0:
@@ -335,6 +331,15 @@ def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
     if devices > system.num_devices:
         system = joined(system, -(-devices // system.devices_per_node))
     return system
+
+
+def network_notes(system: SystemSpec) -> tuple[str, ...]:
+    """Return what is assumed of a system that the catalog has not."""
+    outer = system.networks[-1] if system.networks else None
+    if outer is None or outer.name != "ethernet" or SYSTEMS.by_id(system.id):
+        return ()
+    rate = outer.bandwidth * 8e-9
+    return (f"network = Ethernet, {rate:.3g} Gbit/s a device",)
 
 
 def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
@@ -345,15 +350,14 @@ def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
         "zero_stage",
         *(("vpp",) if (run.pp or 1) > 1 else ()),
     ]
-    found = ((n, getattr(result.config, n, None)) for n in names)
     return tuple(
-        f"{n} = {value}"
-        for n, value in found
-        if value is not None and getattr(run, n) in (None, "")
+        f"{name} = {getattr(result.config, name)}"
+        for name in names
+        if getattr(run, name) in (None, "")
     )
 
 
 def step_interval(result: TrainResult) -> tuple[float | None, float | None]:
     """Return the 90 % interval of the step's time, where there is one. [s]"""
-    found = getattr(result, "interval_90", None)
-    return tuple(found["step_s"]) if found else (None, None)
+    found = result.interval_90
+    return found["step_s"] if found else (None, None)

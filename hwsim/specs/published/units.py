@@ -18,6 +18,10 @@ _DEVICES = {
     "device", "gpu", "chip", "accelerator", "hpu", "card", "gcd", "core", "tpu",
     "rank", "a100", "h100",
 }  # fmt: skip
+# A metric that says so where its unit does not: tokens/s/GPU in tokens/s.
+_PER_DEVICE = re.compile(
+    rf"(?:\bper\b|/)[ _]*(?:each[ _]*)?(?:{'|'.join(sorted(_DEVICES))})s?\b"
+)
 _STEPS = {"step", "iteration", "iter", "it", "batch", "update"}
 _SAMPLES = {
     "sequence", "seq", "sample", "sentence", "example", "image", "img", "prompt",
@@ -77,7 +81,8 @@ def headline(
     Parameters
     ----------
     unit, metric : str
-        As printed; the metric says what a blank unit or ``%`` is of.
+        As printed; the metric says what a blank unit or ``%`` is of, and whether a
+        rate is per device where the unit does not.
     devices : int
         That a figure of the whole system is shared by.
     seq_len : int or None
@@ -104,7 +109,8 @@ def headline(
     if share and re.search(r"mfu|model flops? utili[sz]ation", named):
         mark = "%" if "%" in unit or "percent" in words else ""
         return Headline("mfu", cell_number("mfu", f"{value}{mark}") or 0.0)
-    each = 1.0 if any(word in _DEVICES for word in per) else 1.0 / devices
+    own = any(word in _DEVICES for word in per) or _PER_DEVICE.search(metric.casefold())
+    each = 1.0 if own else 1.0 / devices
     if "whole" in per or "total" in per or "node" in per:
         each = 1.0 / devices if "node" not in per else math.nan
     if math.isnan(each):

@@ -300,6 +300,13 @@ def test_a_model_of_which_the_size_alone_is_known_is_a_usual_decoder() -> None:
     assert "is not in the catalog" in mixed["reason"]
 
 
+def test_nodes_that_nothing_joins_stand_on_ethernet() -> None:
+    cells = {"device": "MI250", "num_devices": 16, "global_batch": 64, "stack": ""}
+    row = compared(run(mfu=0.4, **cells)).records[0]
+    assert row["reason"] == ""
+    assert "network = Ethernet, 100 Gbit/s a device" in row["assumed"]
+
+
 def test_a_step_of_one_micro_batch_is_its_own_batch() -> None:
     row = compared(run(iter_time_s=0.1, global_batch=None)).records[0]
     assert "global_batch = 32" in row["assumed"]

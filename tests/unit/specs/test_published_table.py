@@ -142,6 +142,8 @@ def test_devices_by_the_names_that_tables_print(name: str, device: str) -> None:
     [
         (4000.0, "tok/s/GPU", "tps", ("tokens_per_s_per_device", 4000.0)),
         (80.0, "ktokens/s", "throughput", ("tokens_per_s_per_device", 10_000.0)),
+        (4e3, "tokens/s", "tokens/s/GPU", ("tokens_per_s_per_device", 4000.0)),
+        (4e3, "tok/s", "throughput per device", ("tokens_per_s_per_device", 4000.0)),
         (32.0, "images/sec", "throughput", ("tokens_per_s_per_device", 2048.0)),
         (60.0, "samples per minute", "x", ("tokens_per_s_per_device", 64.0)),
         (2.0, "sequences/s/device", "x", ("tokens_per_s_per_device", 1024.0)),
