@@ -8,12 +8,19 @@ from math import ceil
 from typing import Any
 
 from hwsim.cost.footprint_parts import Footprint
+from hwsim.cost.footprint_states import StateWidths, state_widths
 from hwsim.errors import InputError
 from hwsim.graph.activation import Kept
 from hwsim.graph.lora import Lora
+from hwsim.graph.loss import loss_bytes
 from hwsim.graph.modules import modules_of, scores_again
 from hwsim.graph.optimizer import OFFLOAD_PIECES, Update, optimizer_named
-from hwsim.graph.parameters import Held, embedding_parameters, layer_held
+from hwsim.graph.parameters import (
+    Held,
+    embedding_parameters,
+    gathered_unit,
+    head_parameters,
+)
 from hwsim.graph.partition import activation_message
 from hwsim.graph.shard import local_heads
 from hwsim.graph.stage import layer_indices
@@ -21,10 +28,12 @@ from hwsim.graph.training import trained_parameters, training_plan
 from hwsim.graph.unit import Plan, roles
 from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.model import LayerKind, ModelSpec
-from hwsim.specs.stack import StackSpec
+from hwsim.specs.stack import Fusion, StackSpec
 
-# Where no stack is given: nothing of it matters but what arguments say.
-_ANY = StackSpec.model_construct(id="any", name="any", sources=())
+# Where no stack is given: the loss is one kernel, all else is as arguments say.
+_ANY = StackSpec.model_construct(
+    id="any", name="any", sources=(), fusion=Fusion(cross_entropy=True)
+)
 
 
 def training_footprint(
@@ -165,13 +174,13 @@ class _Stage:
     def total(self) -> Footprint:
         """Return all parts."""
         plan = self.plan
-        trained, precision = trained_parameters(plan), plan.setting.precision
+        trained = trained_parameters(plan)
         update = Update(plan.setting, self.optimizer, trained, plan.zero_stage)
-        states = update.kept
+        states = update.states + update.numel * self._widths.master
         if self.offload_optimizer:
             # One piece comes while one is updated and one goes.
             states *= 3 / OFFLOAD_PIECES
-        gradients = self._share(trained, 2) * DTYPE_BYTES[precision.grad]
+        gradients = self._share(trained, 2) * self._widths.gradient
         buffers = self._buffers(trained)
         return Footprint(
             weights=self._weights(trained),
@@ -191,37 +200,50 @@ class _Stage:
             + held.expert.total / layout.expert_sharers
         )
 
+    @property
+    def _widths(self) -> StateWidths:
+        setting = self.plan.setting
+        return state_widths(
+            setting.precision, setting.stack.held, sharded=self.plan.gathers
+        )
+
     def _weights(self, trained: Held) -> float:
-        held, precision = self.plan.held, self.plan.setting.precision
+        held, widths = self.plan.held, self._widths
         if self.plan.setting.lora is not None:
             held = Held(held.dense + trained.dense, held.expert)
-        whole = held.total * DTYPE_BYTES[precision.parameter]
         linear = held.dense.linear + held.expert.linear
-        if precision.quantised:
-            whole += linear * DTYPE_BYTES[precision.math] * 2
-        if precision.autocast:
-            whole += linear * DTYPE_BYTES[precision.act]
+        whole = held.total * widths.weight + linear * widths.linear
         shared = self._share(held, 3) / held.total if held.total else 1.0
         return whole * shared
 
     def _gathered(self) -> float:
-        """Return the parameters gathered at one time: a layer and the next. [B]"""
+        """Return the parameters gathered at one time: a unit and the next. [B]"""
         plan, setting = self.plan, self.plan.setting
         if not plan.gathers:
             return 0.0
         width = DTYPE_BYTES[setting.precision.act]
-        found = 2 * self._widest_layer()
+        found, tables = 2 * self._widest_unit(), 0.0
         if plan.first:
-            table = embedding_parameters(setting.model, setting.shard).total
-            found = max(found, table)
-        return found * width
+            tables += embedding_parameters(setting.model, setting.shard).total
+        if setting.stack.held.masters and setting.stack.held.gathered == "layer":
+            # The root's unit, tables and head, is not given back in between.
+            own = not plan.first
+            if plan.final:
+                head = head_parameters(setting.model, setting.shard, own_table=own)
+                tables += head.total
+            return (found + tables) * width
+        return max(found, tables) * width
 
-    def _widest_layer(self) -> float:
+    def _widest_unit(self) -> float:
+        """Return the parameters of the largest unit that is gathered by itself."""
         setting = self.plan.setting
         found = (
-            layer_held(setting.model, setting.shard, setting.layout, kind).total
+            gathered_unit(
+                setting.model, setting.shard, setting.layout, kind,
+                setting.stack.held.gathered,
+            )
             for kind, _ in self.plan.kinds()
-        )
+        )  # fmt: skip
         return max(found, default=0.0)
 
     # Activations --------------------------------------------------------------
@@ -238,7 +260,9 @@ class _Stage:
             # One layer's activations come or go while another's are in use.
             sizes = [self._layer(k, again=a) for (k, a), _ in plan.groups()]
             total = min(total, 2 * max(sizes, default=0.0) / self.in_flight)
-        return self.in_flight * (total + self._ends()) + widest + self._logits()
+        # Logits are gone before a layer is recomputed.
+        passing = max(widest, self._logits())
+        return self.in_flight * (total + self._ends()) + passing
 
     def _remade(self, kind: LayerKind, size: float) -> float:
         recompute = self.plan.recompute
@@ -273,13 +297,13 @@ class _Stage:
         return total
 
     def _logits(self) -> float:
-        """Return fp32 logits, which are gone when their backward is done. [B]"""
+        """Return logits and what the loss makes of them, gone after it. [B]"""
         plan, p = self.plan, self.plan.passes[-1]
         if not plan.final:
             return 0.0
         rows = p.batch * ceil(p.seq_q * plan.loss_share)
         rows *= plan.setting.model.predicted_tokens
-        return 4.0 * rows * plan.setting.shard.vocab
+        return loss_bytes(plan.setting) * rows * plan.setting.shard.vocab
 
     # Communication --------------------------------------------------------------
 
@@ -288,8 +312,8 @@ class _Stage:
         plan, setting = self.plan, self.plan.setting
         layout, total = setting.layout, 0.0
         if plan.zero_stage >= 2 and layout.sharers > 1 and trained.total:
-            # Gradients of a layer and the next, before they are shared out.
-            numel = min(2 * self._widest_layer(), trained.total)
+            # Gradients of a unit and the next, before they are shared out.
+            numel = min(2 * self._widest_unit(), trained.total)
             total += numel * DTYPE_BYTES[setting.precision.grad]
         if layout.pp > 1 and not (plan.first and plan.final):
             p = plan.passes[0]

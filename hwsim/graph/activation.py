@@ -205,7 +205,8 @@ class Kept:
         pairs = moe.experts_per_token * (1.0 if layout.whole_experts else layout.load)
         # Experts of their own share of the tokens, or all tokens' own share.
         width = pairs * moe.expert_ffn / local.tp + local.shared_ffn
-        rows = pairs * (moe.latent or model.hidden) * (self.act + self.feed)
+        given = self.act if setting.stack.held.results else 0.0
+        rows = pairs * (moe.latent or model.hidden) * (given + self.feed)
         if not layout.whole_experts and (layout.etp == 1 or setting.sequence_parallel):
             rows = setting.outer(rows) if layout.etp > 1 else rows / local.tp
         return rows + width * (entering * self.act + feed) + 4.0 * moe.experts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwsim.graph.op import CrossEntropy, Elementwise, Op, Operand, Phase, Softmax
+from hwsim.graph.setting import Setting
 from hwsim.graph.writer import Writer
 from hwsim.specs.base import DTYPE_BYTES
 
@@ -21,6 +22,19 @@ def cross_entropy(w: Writer, logits: int, rows: float) -> tuple[int, int]:
     if w.setting.fusion.loss == "vocab_parallel":
         return _vocab_parallel(w, logits, rows, columns)
     return _unfused(w, logits, rows, columns)
+
+
+def loss_bytes(setting: Setting) -> float:
+    """Return the bytes per logit that are there at once at the loss's fullest.
+
+    Logits and, fused or compiled, their gradient; Megatron's in place, their fp32
+    copy; else the copies that a framework's own kernels hold.
+    """
+    act, fusion = DTYPE_BYTES[setting.precision.act], setting.fusion
+    copies = 1 if fusion.loss == "vocab_parallel" else setting.stack.held.losses
+    if fusion.cross_entropy or not copies:
+        return 2.0 * act
+    return act + 4.0 * copies
 
 
 def _wide(numel: float) -> Operand:

@@ -91,13 +91,17 @@ class Update:
         return self.trained.dense.linear + self.trained.expert.linear
 
     @property
-    def kept(self) -> float:
-        """Master weights and states of what this device updates. [B]"""
+    def states(self) -> float:
+        """States of what this device updates, without master weights. [B]"""
         dense, expert = self.trained
-        states = optimizer_named(self.optimizer).states(
+        return optimizer_named(self.optimizer).states(
             self.numel, self._own(dense.factored, expert.factored)
         )
-        return self.numel * master_bytes(self.setting.precision) + states
+
+    @property
+    def kept(self) -> float:
+        """Master weights and states of what this device updates. [B]"""
+        return self.numel * master_bytes(self.setting.precision) + self.states
 
 
 def optimizer_blocks(u: Update) -> list[Block]:

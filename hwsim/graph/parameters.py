@@ -214,6 +214,24 @@ def layer_held(model: ModelSpec, local: Shard, layout: Layout, kind: LayerKind) 
     )
 
 
+def gathered_unit(
+    model: ModelSpec, local: Shard, layout: Layout, kind: LayerKind, unit: str
+) -> float:
+    """Return the parameters of a layer, or of its largest ``product``."""
+    held = layer_held(model, local, layout, kind)
+    if unit == "layer":
+        return held.total
+    sizes = [0.0]
+    if kind.mixer == "attention":
+        sizes.append(model.hidden * float(local_heads(model, local, kind).queries))
+    if kind.feed and not kind.moe:
+        sizes.append(model.hidden * float(local.ffn))
+    elif kind.feed and model.moe is not None:
+        experts = expert_parameters(model, layout.etp, layout.ep).linear
+        sizes.append(experts / (3 if model.moe.gated else 2))
+    return max(sizes) or held.total
+
+
 def _token_table(model: ModelSpec, local: Shard) -> Parameters:
     return _table(local.vocab, model.embedding_width)
 

@@ -196,9 +196,14 @@ def uses_dropout(model: ModelSpec) -> bool:
     """Whether a model is usually trained with dropout.
 
     The generation with layer norms and learned positions (BERT, GPT-2, GPT-3)
-    was; later decoders are not.
+    was; later decoders are not, MPT among them, whose rates are 0 unless set
+    (llm-foundry, configuration_mpt.py).
     """
-    return model.norm == "layernorm" and model.position == "learned"
+    return (
+        model.norm == "layernorm"
+        and model.position == "learned"
+        and model.family != "MPT"
+    )
 
 
 def check_stage(zero_stage: int) -> None:

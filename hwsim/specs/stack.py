@@ -187,6 +187,35 @@ class Overlap(Spec):
     beside: bool = False
 
 
+class HeldPolicy(Spec):
+    """In what form training holds parameters.
+
+    Attributes
+    ----------
+    masters : bool
+        Shards of parameters are their fp32 masters, cast as they are gathered, and
+        their gradients are fp32 (FSDP); else a 16-bit shard stands beside them.
+    narrow : bool
+        Parameters of fp8 products are held in fp8 alone, as stored and transposed;
+        else a 16-bit copy stands beside both.
+    gathered : str
+        What is gathered at one time of sharded parameters: a ``layer`` and the next,
+        or a ``product``'s and the next (XLA).
+    results : bool
+        What experts give is kept until backward, for the gradient of its weight in
+        the sum; else that weight multiplies what enters their last product.
+    losses : int
+        Copies of the logits in fp32 that a framework's loss makes and holds at once:
+        log-softmax and two gradients; 0: compiled, it needs the logits' gradient.
+    """
+
+    masters: bool = False
+    narrow: bool = False
+    gathered: Literal["layer", "product"] = "layer"
+    results: bool = True
+    losses: Annotated[int, Field(ge=0, le=10, strict=True)] = 3
+
+
 # Families that intervals know by another name.
 _FAMILIES = {"matmul": "gemm", "vector": "elementwise", "scan": "elementwise"}
 
@@ -245,6 +274,8 @@ class StackSpec(CatalogSpec):
     gather_weights : bool
         Inference: prompts are shared out whole, and each layer's weights gathered,
         where that is faster than splitting products.
+    held : HeldPolicy
+        In what form training holds parameters.
     memory_reserve : float
         Share of device memory that the context, workspaces, communication
         buffers and fragmentation keep from the model.
@@ -289,6 +320,7 @@ class StackSpec(CatalogSpec):
     attention_derates: tuple[ArchitectureRate, ...] = ()
     split_sequences: bool = False
     gather_weights: bool = False
+    held: HeldPolicy = HeldPolicy()
     memory_reserve: Fraction = 0.08
     sampling_bytes: Annotated[float, Field(ge=0.0, le=1024.0)] = 0.0
     all_reduce: Literal["library", "direct"] = "library"

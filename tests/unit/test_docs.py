@@ -207,7 +207,7 @@ def test_every_json_key_is_documented():
 def test_every_key_of_a_stack_is_in_its_guide():
     text = _text(DOCS / "guides" / "add-a-stack.md")
     stack = hwsim.load_stack("default-inference").model_dump()
-    for table in ("launch", "fusion", "overlap"):
+    for table in ("launch", "fusion", "overlap", "held"):
         written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
         missing = sorted(set(stack[table]) - written)
         assert not missing, f"{table}: {missing} are not in add-a-stack.md"

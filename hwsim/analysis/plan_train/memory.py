@@ -19,13 +19,15 @@ from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import Question
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.footprint import Footprint
+from hwsim.cost.footprint_states import StateWidths, state_widths
 from hwsim.cost.footprint_training import stage_footprint
 from hwsim.graph.layout import layout_of
-from hwsim.graph.optimizer import OFFLOAD_PIECES, master_bytes, optimizer_named
+from hwsim.graph.optimizer import OFFLOAD_PIECES, optimizer_named
 from hwsim.graph.parameters import (
     Held,
     Parameters,
     embedding_parameters,
+    gathered_unit,
     head_parameters,
     layer_held,
 )
@@ -35,13 +37,14 @@ from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.schedule.pipeline.time import peak_in_flight
 from hwsim.specs.base import DTYPE_BYTES
 
-# Of parameters: linear weights, all, and what factored optimizers keep.
-_LINEAR, _TOTAL, _FACTORED = range(3)
+# Of parameters: linear weights, all, what factored optimizers keep, and of layers
+# what is gathered by itself.
+_LINEAR, _TOTAL, _FACTORED, _UNIT = range(4)
 
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """Parameters on one device, by (tp, ep): shape (n_key, n_unit, 3).
+    """Parameters on one device, by (tp, ep): shape (n_key, n_unit, 4).
 
     Units are the layer kinds, the embedding, the head beside its embedding
     and the head apart from it.
@@ -118,7 +121,15 @@ class MemoryModel:
                 head_parameters(model, local, own_table=True),
             )
             parts += [Held(one, nothing) for one in ends]
-            rows.append([[_three(p.dense), _three(p.expert)] for p in parts])
+            how = self.asked.stack.held.gathered
+            units = [gathered_unit(model, local, layout, k, how) for k in self.kinds]
+            units += [0.0] * len(ends)
+            rows.append(
+                [
+                    [[*_three(p.dense), unit], [*_three(p.expert), 0.0]]
+                    for p, unit in zip(parts, units, strict=True)
+                ]
+            )
         table = np.array(rows, dtype=np.float64)
         return ParameterTable(table[:, :, 0], table[:, :, 1])
 
@@ -155,7 +166,7 @@ class MemoryModel:
         message = buffers[0] - alone
         return [
             each, rest, [b - message for b in buffers], message,
-            start[0] - each[0], end[0] - each[0], end[1] - rest[0],
+            start[0] - each[0], end[0] - each[0], end[1],
         ]  # fmt: skip
 
     def needed(self, space: Space) -> FloatArray:
@@ -265,11 +276,10 @@ class _Group:
         dense = np.einsum("nux,u->nx", self.dense, take)
         expert = np.einsum("nux,u->nx", self.expert, take)
         here = layers > 0
-        both = self.dense[:, :kinds, _TOTAL] + self.expert[:, :kinds, _TOTAL]
-        widest = np.where(here, both, 0.0).max(axis=1)
+        widest = np.where(here, self.dense[:, :kinds, _UNIT], 0.0).max(axis=1)
         return (
             self._states(dense, expert, widest)
-            + self._gathered(widest, first)
+            + self._gathered(widest, first, last)
             + self._activations(layers, held, first, last)
         )
 
@@ -282,34 +292,44 @@ class _Group:
         self, dense: FloatArray, expert: FloatArray, widest: FloatArray
     ) -> FloatArray:
         """Weights, gradients with their buffer, optimizer states. [B]"""
-        precision = self.model.precision
         d, e = dense[:, _TOTAL], expert[:, _TOTAL]
         linear = dense[:, _LINEAR] + expert[:, _LINEAR]
-        whole = (d + e) * DTYPE_BYTES[precision.parameter]
-        if precision.quantised:
-            whole = whole + linear * DTYPE_BYTES[precision.math] * 2
-        if precision.autocast:
-            whole = whole + linear * DTYPE_BYTES[precision.act]
+        gathers = (self.zero == 3) & (self.sharers > 1)
+        policy, precision = self.model.asked.stack.held, self.model.precision
+        apart, shards = (
+            state_widths(precision, policy, sharded=sharded)
+            for sharded in (False, True)
+        )
+        width = {
+            name: np.where(gathers, getattr(shards, name), getattr(apart, name))
+            for name in StateWidths.__slots__
+        }
+        whole = (d + e) * width["weight"] + linear * width["linear"]
         weights = whole * self._share(d, e, 3) / (d + e)
+        gradients = self._share(d, e, 2) * width["gradient"]
+        passing = (self.zero >= 2) & (self.sharers > 1)
         grad = DTYPE_BYTES[precision.grad]
-        gradients = self._share(d, e, 2) * grad
-        passing = (self.zero >= 2) & (self.replicas > 1)
         gradients = gradients + passing * np.minimum(2 * widest, d + e) * grad
         numel = self._share(d, e, 1)
         factored = self._share(dense[:, _FACTORED], expert[:, _FACTORED], 1)
         optimizer = optimizer_named(self.model.asked.optimizer)
         kept = 4.0 * factored if optimizer.factored else optimizer.state_bytes * numel
-        states = numel * master_bytes(precision) + kept
+        states = numel * width["master"] + kept
         away = self.space["offload_optimizer"] > 0
         return weights + gradients + np.where(away, states * 3 / OFFLOAD_PIECES, states)
 
-    def _gathered(self, widest: FloatArray, first: bool) -> FloatArray:
+    def _gathered(self, widest: FloatArray, first: bool, last: bool) -> FloatArray:
         """Parameters gathered at one time. [B]"""
-        most = 2 * widest
-        if first:
-            most = np.maximum(most, self.dense[:, -3, _TOTAL])
-        gathers = (self.zero == 3) & (self.replicas > 1)
-        found: FloatArray = gathers * most * DTYPE_BYTES[self.model.precision.act]
+        tables: FloatArray = self.dense[:, -3:, _TOTAL]
+        embedding, head, alone = tables.T
+        most, held = 2 * widest, self.model.asked.stack.held
+        if held.masters and held.gathered == "layer":
+            most = most + first * embedding + last * (head if first else alone)
+        elif first:
+            most = np.maximum(most, embedding)
+        gathers = (self.zero == 3) & (self.sharers > 1)
+        width = DTYPE_BYTES[self.model.precision.act]
+        found: FloatArray = gathers * (most * width)
         return found
 
     def _activations(
@@ -323,12 +343,11 @@ class _Group:
             away, np.minimum(total, batch * 2 * size.max(axis=1) / held), total
         )
         ends = batch * (first * table.first[which] + last * table.last[which])
-        found: FloatArray = held * (total + ends) + batch * (
-            table.peak[which] * here
-        ).max(axis=1)
-        found = found + batch * (table.buffers[which] * here).max(axis=1)
+        passing = (table.peak[which] * here).max(axis=1)
         if last:
-            found = found + batch * table.logits[which]
+            passing = np.maximum(passing, table.logits[which])
+        found: FloatArray = held * (total + ends) + batch * passing
+        found = found + batch * (table.buffers[which] * here).max(axis=1)
         if not (first and last):
             found = found + batch * table.message[which]
         return found

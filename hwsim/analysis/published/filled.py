@@ -175,8 +175,8 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     } | dict(open_)  # fmt: skip
     degrees = {n: options.pop(n, None) or getattr(run, n) or 1 for n in _DEGREES}
     more = (
-        "offload_optimizer", "etp", "dp_shard", "recompute_every", "lora_rank",
-        "lora_targets", "cp_mode",
+        "offload_optimizer", "offload_activations", "etp", "dp_shard",
+        "recompute_every", "lora_rank", "lora_targets", "cp_mode",
     )  # fmt: skip
     options |= {name: value for name in more if (value := getattr(run, name))}
     if "recompute_every" not in options and (every := _every(run)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -214,7 +215,8 @@ class RunPredictor:
         """Return the run, its states shared out where it would not fit otherwise.
 
         Where the source leaves the schedule to us and ranks split the model,
-        optimizer states are shared out.
+        optimizer states are shared out. What still does not fit has its sequences
+        divided among tensor-parallel ranks, if they divide.
         """
         if mapped.mean_seq is not None:
             run = dataclasses.replace(run, seq_len=mapped.mean_seq)
@@ -222,11 +224,16 @@ class RunPredictor:
         if run.zero_stage is None and (run.dp or 1) > 1:
             split = (run.tp or 1) * (run.pp or 1) > 1
             stages = [1, 3] if mapped.choose_vpp and split else [0, 1, 3]
-        for stage in stages:
+        divided, tp = [bool(run.sequence_parallel)], run.tp or 1
+        if run.sequence_parallel is None and tp > 1 and not (run.seq_len or 0) % tp:
+            divided.append(True)
+        for sequences, stage in itertools.product(divided, stages):
+            tried = dataclasses.replace(
+                run, zero_stage=stage, sequence_parallel=sequences
+            )
             result = self._fastest(
-                model, system, stack, dataclasses.replace(run, zero_stage=stage),
-                choose_vpp=mapped.choose_vpp,
-            )  # fmt: skip
+                model, system, stack, tried, choose_vpp=mapped.choose_vpp
+            )
             if result.fits:
                 break
         return result
@@ -348,6 +355,7 @@ def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
         "micro_batch",
         "recompute",
         "zero_stage",
+        *(("sequence_parallel",) if result.config.sequence_parallel else ()),
         *(("vpp",) if (run.pp or 1) > 1 else ()),
     ]
     return tuple(

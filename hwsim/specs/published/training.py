@@ -59,8 +59,8 @@ class PublishedRun:
         The headline figure, in ``unit``.
     iter_time_s, tokens_per_s_per_device, mfu, tflops_per_device
         The figure as a time [s], rate [1/s], share of the peak, or TFLOP/s.
-    offload_optimizer : bool
-        Optimizer states are kept on the host; mappings say so.
+    offload_optimizer, offload_activations : bool
+        Optimizer states; what layers keep for backward is on the host: mappings say so.
     lora_targets : tuple of str
         Where adapters stand; mappings say so.
     cp_mode : str
@@ -110,6 +110,7 @@ class PublishedRun:
     zero_stage: int | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool = False
+    offload_activations: bool = False
     params_b: float | None = None
     value: float | None = None
     iter_time_s: float | None = None

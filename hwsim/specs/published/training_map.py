@@ -103,6 +103,7 @@ class Settings(CellsSpec):
     zero_stage: Literal[0, 1, 2, 3] | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: bool | None = None
+    offload_activations: bool | None = None
     recompute: Name | None = None
     dtype: Name | None = None
     optimizer: Name | None = None

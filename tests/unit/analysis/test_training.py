@@ -63,7 +63,10 @@ def test_recomputation_costs_time_and_saves_memory(result):
     )
     assert full.step_s > 1.15 * result.step_s
     assert full.hfu / full.mfu > 1.15 * result.hfu / result.mfu
-    assert full.footprint.activations < 0.5 * result.footprint.activations
+    # Beside the logits, which both have: cast, log-softmax and its gradients.
+    logits = 14 * 8 * 1024 * 50257
+    kept = result.footprint.activations - logits
+    assert full.footprint.activations - logits < 0.3 * kept
 
 
 def test_sharding_the_optimizer_saves_its_memory(result):

@@ -9,8 +9,9 @@ from hwsim.cost.footprint import (
 )
 from hwsim.errors import InputError
 from hwsim.graph.lora import Lora
-from hwsim.specs.catalogs import MODELS, load_model
+from hwsim.specs.catalogs import MODELS, load_model, load_stack
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.stack import StackSpec
 from tests.strategies.models import SOURCE
 
 
@@ -302,3 +303,94 @@ def test_what_dominates_is_named() -> None:
 def test_bad_flights() -> None:
     with pytest.raises(InputError, match="in_flight is 0"):
         stage(gpt(), (0, 5), in_flight=0)
+
+
+def held(stack: str, **changes) -> StackSpec:
+    spec = load_stack(stack)
+    policy = spec.held.model_copy(update=changes)
+    return spec.model_copy(update={"held": policy})
+
+
+STEP = {"micro_batch": 2, "seq": 512, "dp": 8, "zero_stage": 3, "recompute": "full"}
+
+
+def test_sharded_masters_are_not_copied() -> None:
+    """FSDP: 4 bytes of parameter, 4 of gradient and 8 of Adam (arXiv:2304.11277)."""
+    model = gpt()
+    n = model.num_parameters
+    found = training_footprint(model, stack=held("pytorch-fsdp"), **STEP)
+    parts = (found.weights, found.gradients, found.optimizer_states)
+    assert parts == (4 * n / 8, 4 * n / 8, 8 * n / 8)
+    whole = training_footprint(
+        model, stack=held("pytorch-fsdp"), **(STEP | {"zero_stage": 2})
+    )
+    assert (whole.weights, whole.optimizer_states) == (2 * n, 12 * n / 8)
+
+
+@pytest.mark.parametrize(
+    ("stack", "per_logit"),
+    [
+        ("pytorch-eager", 2 + 3 * 4), ("pytorch-compile", 2 + 2),
+        ("pytorch-fsdp", 2 + 2), ("megatron-core", 2 + 4), ("maxtext", 2 + 2),
+    ],
+)  # fmt: skip
+def test_what_a_loss_holds(stack: str, per_logit: int) -> None:
+    few, many = (
+        training_footprint(
+            gpt(vocab=vocab, tied_embeddings=False, layers=1), micro_batch=8, seq=512,
+            stack=load_stack(stack), recompute="full",
+        ).activations
+        for vocab in (100_000, 200_000)
+    )  # fmt: skip
+    assert many - few == 8 * 512 * 100_000 * per_logit
+
+
+def test_logits_are_gone_before_a_layer_is_recomputed() -> None:
+    """A step's fullest moment has the larger of both, not their sum."""
+    small, large = (
+        training_footprint(
+            gpt(vocab=vocab, tied_embeddings=False), micro_batch=4, seq=512,
+            recompute="full",
+        ).activations
+        for vocab in (64, 128)
+    )  # fmt: skip
+    assert small == large
+
+
+def test_narrow_parameters_replace_wide_ones() -> None:
+    model = gpt()
+    step = {"micro_batch": 1, "seq": 128, "dtype": "fp8"}
+    linear = 12 * 1024 * 1024 * 10
+    both = training_footprint(model, stack=held("nemo", narrow=False), **step)
+    alone = training_footprint(model, stack=held("nemo", narrow=True), **step)
+    assert both.weights - alone.weights == 2 * linear
+    wide = step | {"dtype": "bf16"}
+    assert (
+        training_footprint(model, stack=held("nemo", narrow=True), **wide).weights
+        == 2 * model.num_parameters
+    )
+
+
+def test_a_product_is_gathered_at_a_time() -> None:
+    model = gpt(layers=4, vocab=512, max_context=2048)
+    found = {
+        unit: training_footprint(
+            model, stack=held("maxtext", gathered=unit), **STEP
+        )
+        for unit in ("layer", "product")
+    }  # fmt: skip
+    norms, biases = 4 * 1024, 9 * 1024 + 4096
+    layer = 12 * 1024 * 1024 + norms + biases - 4096
+    gathered = found["layer"].activations - found["product"].activations
+    assert gathered == pytest.approx(2 * 2 * (layer - 4 * 1024 * 1024), rel=2e-3)
+    assert found["layer"].buffers - found["product"].buffers == gathered
+
+
+def test_weights_inside_experts_keep_less() -> None:
+    model = load_model("mixtral-8x7b")
+    step = {"micro_batch": 1, "seq": 1024}
+    kept, not_kept = (
+        training_footprint(model, stack=held("nemo", results=r), **step).activations
+        for r in (True, False)
+    )
+    assert kept - not_kept == 1024 * model.layers * 2 * model.hidden * 2
