@@ -316,7 +316,9 @@ class _Group:
         kept = 4.0 * factored if optimizer.factored else optimizer.state_bytes * numel
         states = numel * width["master"] + kept
         away = self.space["offload_optimizer"] > 0
-        return weights + gradients + np.where(away, states * 3 / OFFLOAD_PIECES, states)
+        kept = np.where(away, states * 3 / OFFLOAD_PIECES, states)
+        found: FloatArray = weights + gradients + kept
+        return found
 
     def _gathered(self, widest: FloatArray, first: bool, last: bool) -> FloatArray:
         """Parameters gathered at one time. [B]"""
