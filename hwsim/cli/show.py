@@ -157,9 +157,15 @@ def _train(result: TrainResult) -> None:
         ("model rate", flop, "per device"),
         ("MFU", f"{result.mfu:.1%}", f"HFU {result.hfu:.1%}, of {c.dtype} peak"),
         ("bound by", result.bound, _parts(result.parts)),
+        *_evidence(result),
         ("fidelity", _fidelity(result), f"stack {result.stack.id}"),
     ]  # fmt: skip
     _figures(_ordered(rows, result))
+
+
+def _evidence(result: TrainResult) -> list[tuple[str, str, str]]:
+    known = result.knowledge
+    return [] if result.interval_90 is None else [("evidence", known.name, known.why)]
 
 
 def _spread(spread: StepSpread | None) -> list[tuple[str, str, str]]:

@@ -197,6 +197,57 @@ class EndToEnd(Spec):
     width: Annotated[float, Field(ge=0.0)]
 
 
+class KnowledgeTerm(EndToEnd):
+    """As the term of a task, of one class of what is known of training runs.
+
+    Attributes
+    ----------
+    operators : float
+        Share of the operators' half widths that stands beside it. [1]
+    """
+
+    operators: Share = 1.0
+
+
+class LeftOutTable(Spec):
+    """What intervals made without a table cover of it.
+
+    Attributes
+    ----------
+    coverage, width : float
+        Of its rows. [1]
+    """
+
+    table: Name
+    rows: Rows
+    coverage: Share
+    width: Annotated[float, Field(ge=0.0)]
+
+
+class TrainingKnowledge(Spec):
+    """How sure predictions of training are, by what is known of the run.
+
+    Attributes
+    ----------
+    terms : dict of class to KnowledgeTerm
+        As in :mod:`hwsim.analysis.training.knowledge`.
+    documents : int
+        How many have to tell of a stack on a kind of device to have checked it.
+    checked : dict of kind to tuple of str
+        Stacks that so many documents checked, by kind of device.
+    kinds : tuple of str
+        Kinds of device whose whole runs so many documents tell of.
+    tables : tuple of LeftOutTable
+        Tables left out in turn.
+    """
+
+    terms: dict[Name, KnowledgeTerm]
+    documents: Rows
+    checked: dict[Name, tuple[Identifier, ...]]
+    kinds: tuple[Name, ...]
+    tables: tuple[LeftOutTable, ...] = ()
+
+
 class LeftOut(Spec):
     """Errors on a device predicted by a fit to others alone.
 
@@ -229,6 +280,8 @@ class IntervalFile(Spec):
         ``train``, ``infer``, ``serve``; ``every`` for the rest.
     serving : dict of group and metric to EndToEnd
         Of published serving points, whose clients and layouts are partly known.
+    training : TrainingKnowledge or None
+        Of steps of training, by what is known of their run.
     left_out : tuple of LeftOut
         Errors behind the tables, device by device.
     """
@@ -241,5 +294,6 @@ class IntervalFile(Spec):
     tables: dict[Literal["generation", "kind", "assumed"], dict[Name, RegimeTable]]
     end_to_end: dict[Name, EndToEnd]
     serving: dict[Name, EndToEnd] = {}
+    training: TrainingKnowledge | None = None
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[Text, ...] = ()

@@ -235,6 +235,14 @@ class Catalog:
     def __iter__(self) -> Iterator[str]:
         return iter(self._files())
 
+    def root_of(self, name: str) -> str:
+        """Return the name that an entry's line of ``based_on`` begins with."""
+        seen: list[str] = []
+        while name not in seen:
+            seen.append(name)
+            name = fold(_header(self.find(name))["based_on"] or name)
+        return name
+
     def table(self, name: str) -> tuple[dict[str, Any], Path]:
         """Return the raw table behind a name, ``based_on`` resolved."""
         path = self.find(name)

@@ -21,6 +21,7 @@ from hwsim.analysis.economy import Economy
 from hwsim.analysis.graph_result import GraphResult, largest_part
 from hwsim.analysis.provenance import digest
 from hwsim.analysis.serving.mean_request import mean_request, request_graphs
+from hwsim.analysis.training.knowledge import outside_of
 from hwsim.cost.energy import JOULES_PER_KWH, SECONDS_PER_HOUR
 from hwsim.errors import HwsimError
 from hwsim.specs.assumed import assumed_changes
@@ -117,7 +118,9 @@ class CompareCell:
     def errors(self) -> Errors | None:
         """Sources of the error of the time."""
         precision, work = precision_of(self.result), work_of(self.result)
-        return errors_of(self.runs, self.case.stack, precision, work)
+        known = getattr(self.result, "knowledge", None)
+        rest = None if known is None else outside_of(known)
+        return errors_of(self.runs, self.case.stack, precision, work, rest)
 
     @property
     def interval_90(self) -> dict[str, Any] | None:

@@ -62,6 +62,7 @@ def errors_of(
     stack: StackSpec,
     precision: Key,
     work: Key,
+    rest: LogInterval | None = None,
 ) -> Errors | None:
     """Return the error sources of a sum of graphs' times; a bound has none.
 
@@ -73,6 +74,8 @@ def errors_of(
         Dtypes of the arithmetic and of what is stored.
     work : tuple of str
         Model, batch, lengths and layout.
+    rest : LogInterval, optional
+        What operators do not explain; that of the first graph by default.
     """
     runs = [(graph, times) for graph, times in graphs if times > 0]
     total = sum(graph.time_s * times for graph, times in runs)
@@ -89,7 +92,8 @@ def errors_of(
             at[0] += down
             at[1] += up
     sources = {key: _log(down, up) for key, (down, up) in changes.items()}
-    sources["host and framework", stack.id] = outside(runs[0][0].graph)
+    rest = outside(runs[0][0].graph) if rest is None else rest
+    sources["host and framework", stack.id] = rest
     device = runs[0][0].system.device
     generation = calibration_for(device, "structured").id
     return Errors(sources, device.id, generation, work)

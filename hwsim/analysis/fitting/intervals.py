@@ -8,12 +8,17 @@ from pathlib import Path
 
 from hwsim.analysis.fitting.family import FitPlan
 from hwsim.analysis.fitting.outside import (
+    OutsideRow,
     outside_rows,
     outside_terms,
     serving_rows,
     serving_terms,
     table_rows,
-    training_rows,
+)
+from hwsim.analysis.fitting.training_terms import (
+    TrainingRow,
+    knowledge_rows,
+    training_knowledge,
 )
 from hwsim.analysis.fitting.transfer import spread_tables, transfers
 from hwsim.specs.calibration import FAMILIES
@@ -61,6 +66,7 @@ def make_intervals(
         Told each transfer's errors.
     """
     plan = plan or FitPlan(sample=900, evaluations=20)
+    trained = knowledge_rows(training)
     made = transfers(table, devices, FAMILIES, plan, progress)
     specs = [load_device(name) for name in devices]
     names = ", ".join(spec.name for spec in specs)
@@ -70,8 +76,9 @@ def make_intervals(
         generations=_generations({spec.architecture for spec in specs}),
         kinds=tuple(sorted({spec.kind for spec in specs})),
         tables=spread_tables(made, FAMILIES),
-        end_to_end=whole_terms(published, training),
+        end_to_end=whole_terms(published, trained),
         serving=serving_terms(serving_rows(serving)),
+        training=training_knowledge(trained) if trained else None,
         left_out=tuple(error for one in made for error in one.errors()),
         notes=(
             "generation: devices predicted by a fit to another of their generation; "
@@ -87,26 +94,42 @@ def with_terms(
     training: Sequence[Path] = (),
     published: Sequence[Path] = (),
     serving: Sequence[Path] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> IntervalFile:
-    """Return a file with the terms of whole runs and services made again."""
-    whole = bool(published or training)
+    """Return a file with the terms of whole runs and services made again.
+
+    Terms of which no table is given stay as they are.
+    """
+    trained = knowledge_rows(training, progress=progress)
     changes: dict[str, object] = {
-        "end_to_end": whole_terms(published, training) if whole else file.end_to_end,
         "hwsim_version": __version__, "date": dt.datetime.now(tz=dt.UTC).date(),
     }  # fmt: skip
+    if published or trained:
+        made = whole_terms(published, trained)
+        kept = () if published else ("infer", "serve")
+        changes["end_to_end"] = made | {
+            task: file.end_to_end[task] for task in kept if task in file.end_to_end
+        }
     if serving:
         changes["serving"] = serving_terms(serving_rows(serving))
+    if trained:
+        changes["training"] = training_knowledge(trained)
     return file.model_copy(update=changes)
 
 
 def whole_terms(
-    published: Sequence[Path], training: Sequence[Path] = ()
+    published: Sequence[Path], trained: Sequence[TrainingRow] = ()
 ) -> dict[str, EndToEnd]:
     """Return the terms of published runs, with the tables given beside them."""
     own = outside_rows()
     terms = outside_terms(own)
-    more = outside_terms([*own, *table_rows(published), *training_rows(training)])
-    asked = {"infer": published, "serve": published, "train": training}
+    runs = [
+        OutsideRow("train", row.document, row.ratio, row.inside)
+        for row in trained
+        if row.mapped
+    ]
+    more = outside_terms([*own, *table_rows(published), *runs])
+    asked = {"infer": published, "serve": published, "train": runs}
     return terms | {task: more[task] for task in asked if asked[task] and task in more}
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from hwsim.analysis.inference import InferResult
 from hwsim.analysis.published.inference import InferencePredictor
-from hwsim.analysis.published.rows import RunPredictor
 from hwsim.analysis.published.runs import compare_row, published_result
 from hwsim.analysis.published.serving import ServingPredictor, source_of
 from hwsim.analysis.training.train import TrainResult
@@ -27,8 +26,6 @@ from hwsim.cost.interval import LogInterval, beside, weighted
 from hwsim.errors import HwsimError
 from hwsim.specs.calibration_file import EndToEnd
 from hwsim.specs.published.runs import iter_rows, load_published
-from hwsim.specs.published.training import read_published
-from hwsim.specs.published.training_map import load_mappings, mapped
 
 _TAIL = 0.05
 _LEAST_SOURCES = 3
@@ -112,28 +109,6 @@ def table_rows(
             )
             if progress is not None:
                 progress(f"{source} row {row.row}: {np.expm1(-figure.ratio):+.1%}")
-    return found
-
-
-def training_rows(
-    paths: Sequence[Path], fidelity: Fidelity = "auto"
-) -> list[OutsideRow]:
-    """Predict tables of published training; those that cannot be are left out.
-
-    So are rows whose configuration is partly inferred (``confidence``): what
-    they are off says little of the model.
-    """
-    runs, mappings, found = RunPredictor(fidelity), load_mappings(), []
-    for run in read_published(list(paths)).runs:
-        if run.confidence != "high":
-            continue
-        got = runs.predict(mapped(run, mappings))
-        if got.result is None or not got.step_s or not got.published_step_s:
-            continue
-        inside = operators(got.result, "train")
-        if inside is not None:
-            ratio = float(np.log(got.published_step_s / got.step_s))
-            found.append(OutsideRow("train", run.source, ratio, inside))
     return found
 
 

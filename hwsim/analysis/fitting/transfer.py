@@ -36,7 +36,7 @@ from hwsim.specs.load import load_spec
 from hwsim.specs.measurement.table import MeasurementTable
 
 # An unmeasured kind of device: as far off again as an unmeasured generation.
-_UNKNOWN_KIND = 1.6
+UNKNOWN_KIND = 1.6
 # How the attention kernels of a generation's library divide their work.
 KERNELS = (
     "attention.prefill.tile_rows", "attention.prefill.tile_columns",
@@ -264,8 +264,7 @@ def spread_tables(
             if some:
                 tables[origin][family] = regime_table(*_even(some))
     tables["assumed"] = {
-        family: widened(table, _UNKNOWN_KIND)
-        for family, table in tables["kind"].items()
+        family: widened(table, UNKNOWN_KIND) for family, table in tables["kind"].items()
     }
     return tables
 

@@ -13,6 +13,15 @@ from hwsim.analysis.mixing.train_place import StageLink, TrainPlace
 from hwsim.analysis.packing import pack_records
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.config import TrainConfig
+from hwsim.analysis.training.knowledge import (
+    Knowledge,
+    facts_of,
+    knowledge_of,
+    least_sure,
+    term_of,
+    whole_runs,
+    with_term,
+)
 from hwsim.analysis.training.step import Step
 from hwsim.cost.energy import SECONDS_PER_HOUR
 from hwsim.cost.evaluate import Fidelity
@@ -169,11 +178,25 @@ class MixedTrainResult(Result):
         return all(place.memory.fits for place in self.places)
 
     @property
+    def knowledge(self) -> Knowledge:
+        """What is known of the place that least is known of."""
+        return least_sure(
+            knowledge_of(
+                facts_of(
+                    one.place.system.device, one.place.stack,
+                    experts=one.config.ep > 1, fidelity=self.fidelity,
+                )
+            )
+            for one in self.places
+        )  # fmt: skip
+
+    @property
     def interval_90(self) -> dict[str, tuple[float, float]] | None:
         """90 % intervals; errors of all places taken to go together."""
-        both = self.made.log_interval
-        if both is None:
+        inside = self.made.operator_interval
+        if inside is None:
             return None
+        both = with_term(inside, term_of(self.knowledge))
         return {
             "step_s": both.around(self.step_s),
             "tokens_per_s": both.inverse().around(self.tokens_per_s),
@@ -231,6 +254,8 @@ class MixedTrainResult(Result):
             runs = self.made.by_rank[place.ranks.start].runs
             used = {k: v for g, _ in runs for k, v in g.fidelity_by_family.items()}
             found[device.id] = evidence(device, used, "train")
+            if "whole_runs" in found[device.id]:
+                found[device.id]["whole_runs"] |= whole_runs(self.knowledge)
         return found
 
     def specs(self) -> dict[str, Spec]:
@@ -255,6 +280,7 @@ class MixedTrainResult(Result):
             "links": [link.to_dict() for link in self.links],
             "step_s": self.step_s,
             "interval_90": self.interval_90,
+            "knowledge": self.knowledge.to_dict(),
             "tokens_per_s": self.tokens_per_s,
             "tokens_per_s_per_device": self.tokens_per_s / self.devices,
             "mfu": self.mfu,

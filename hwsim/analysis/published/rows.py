@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from hwsim.analysis.published.flop import (
     measured_figure,
 )
 from hwsim.analysis.training.config import recompute_extent
+from hwsim.analysis.training.knowledge import Told
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
 from hwsim.errors import HwsimError, InputError, UnknownNameError
@@ -35,6 +36,10 @@ from hwsim.specs.system import SystemSpec
 from hwsim.specs.usual_system import joined
 
 ANY_FAMILY = "decoder"  # of models that no name tells apart
+# Settings whose choice makes a prediction less sure.
+_OPEN = (
+    "micro_batch", "vpp", "recompute", "global_batch", "seq_len", "tp", "pp", "cp",
+)  # fmt: skip
 LAYOUTS = 4  # that fit and are compared, where a row leaves the degrees open
 
 
@@ -114,6 +119,8 @@ class RunPredictor:
         rate = run.figure != "iter_time_s"
         if measured is None:
             raise InputError("the row gives no figure to compare")
+        told = Told(mapped.stated, left_open((*notes, *chosen)))
+        result = dataclasses.replace(result, told=told)
         step_s = result.step_s
         low, high = step_interval(result)
         return RunPrediction(
@@ -363,6 +370,12 @@ def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
         for name in names
         if getattr(run, name) in (None, "")
     )
+
+
+def left_open(assumed: Sequence[str]) -> tuple[str, ...]:
+    """Return the settings, of those in words, whose choice counts."""
+    names = dict.fromkeys(text.partition(" = ")[0] for text in assumed)
+    return tuple(name for name in names if name in _OPEN)
 
 
 def step_interval(result: TrainResult) -> tuple[float | None, float | None]:

@@ -83,9 +83,11 @@ class Step:
         return sum(float(getattr(run.graph, name)) * times for run, times in self.runs)
 
     @property
-    def log_interval(self) -> LogInterval | None:
-        """90 % interval as logarithms around ``step_s``; a bound has none."""
-        found = [(run.log_interval, run.time_s * times) for run, times in self.runs]
+    def operator_interval(self) -> LogInterval | None:
+        """90 % interval by errors of operators, as logarithms; a bound has none."""
+        found = [
+            (run.operator_interval, run.time_s * times) for run, times in self.runs
+        ]
         known = [(interval, time) for interval, time in found if interval is not None]
         return weighted(known) if known else None
 

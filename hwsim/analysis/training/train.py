@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,16 @@ from hwsim.analysis.packing import pack_records
 from hwsim.analysis.resolve import part_of
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.config import TrainConfig, checked_config
+from hwsim.analysis.training.knowledge import (
+    STATED,
+    Knowledge,
+    Told,
+    facts_of,
+    knowledge_of,
+    term_of,
+    whole_runs,
+    with_term,
+)
 from hwsim.analysis.training.make import make_step
 from hwsim.analysis.training.memory import step_fit, step_memory
 from hwsim.analysis.training.spread import Disturbance, StepSpread, step_spread
@@ -45,6 +56,8 @@ class TrainResult(Result):
         ``memory_rank``. [B]
     spread : StepSpread or None
         Times of many steps, where jitter or stragglers were asked for.
+    told : Told
+        What the question says of its run, and what was chosen for it.
     """
 
     model: ModelSpec
@@ -57,6 +70,7 @@ class TrainResult(Result):
     memory_rank: int
     memory: MemoryFit
     spread: StepSpread | None = None
+    told: Told = STATED
 
     kind = "train"
 
@@ -90,15 +104,33 @@ class TrainResult(Result):
     @property
     def interval_90(self) -> dict[str, tuple[float, float]] | None:
         """90 % prediction intervals by figure; none of a speed of light."""
-        both = self.made.log_interval
-        if both is None:
+        inside = self.made.operator_interval
+        if inside is None:
             return None
+        both = with_term(inside, term_of(self.knowledge))
         rate = both.inverse()
         return {
             "step_s": both.around(self.step_s),
             "tokens_per_s_per_device": rate.around(self.tokens_per_s_per_device),
             "mfu": rate.around(self.mfu),
         }
+
+    @functools.cached_property
+    def knowledge(self) -> Knowledge:
+        """What is known behind the prediction: its class, and why."""
+        return knowledge_of(
+            facts_of(
+                self.system.device, self.stack, experts=self.config.ep > 1,
+                fidelity=self.fidelity, told=self.told,
+            )
+        )  # fmt: skip
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of such answers."""
+        found = super().accuracy()
+        if "whole_runs" in found:
+            found["whole_runs"] |= whole_runs(self.knowledge)
+        return found
 
     @property
     def fidelity_by_family(self) -> dict[str, str]:
@@ -178,6 +210,7 @@ class TrainResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""
         spread = {} if self.spread is None else {"spread": self.spread.to_dict()}
+        ends = self.interval_90
         return {
             **self.header(),
             "model": self.model.id,
@@ -188,7 +221,8 @@ class TrainResult(Result):
             "fidelity_by_family": self.fidelity_by_family,
             "config": self.config.to_dict(),
             "step_s": self.step_s,
-            "interval_90": self.interval_90,
+            "interval_90": ends,
+            "knowledge": None if ends is None else self.knowledge.to_dict(),
             "tokens_per_s_per_device": self.tokens_per_s_per_device,
             "model_flop_per_s_per_device": self.model_flop_per_s_per_device,
             "mfu": self.mfu,

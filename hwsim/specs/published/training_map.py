@@ -190,6 +190,9 @@ class MappedRun:
         Mappings that apply.
     assumed : tuple of str
         Cells that were filled or changed, as ``name = value``.
+    stated : bool
+        Whether the row or a mapping of its own source names the stack; else it
+        is taken from words, or generic.
     """
 
     run: PublishedRun
@@ -205,6 +208,7 @@ class MappedRun:
     model: str | None
     convention: Convention
     unanswered: str
+    stated: bool = False
 
 
 MAPPINGS = Catalog("mapping", PublishedMap, "workloads", "mappings/*.toml")
@@ -235,6 +239,14 @@ def mapped(run: PublishedRun, mappings: tuple[PublishedMap, ...]) -> MappedRun:
         model=shared.last(rules, "model"),
         convention=shared.last(rules, "convention") or "model",
         unanswered=shared.last(rules, "unanswered") or "",
+        stated=bool(run.stack) or any(_names_stack(m, run) for m in fitting),
+    )
+
+
+def _names_stack(mapping: PublishedMap, run: PublishedRun) -> bool:
+    """Whether a mapping of a source's own names a row's stack."""
+    return mapping.id != shared.ANY and any(
+        rule.stack and rule.when.holds(run) for rule in mapping.rules
     )
 
 
