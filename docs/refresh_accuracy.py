@@ -16,6 +16,7 @@ import hwsim
 from hwsim.analysis.live.fit import fit_operators
 from hwsim.analysis.published.runs import ComparedRow, PublishedComparison
 from hwsim.analysis.published.totals import compare_totals
+from hwsim.analysis.training.knowledge import CLASSES
 from hwsim.analysis.validation.microbench import microbenchmarks
 from hwsim.report import format as fmt
 from hwsim.specs.calibration import (
@@ -192,7 +193,7 @@ def elsewhere() -> str:
 def whole_runs() -> str:
     """Return what intervals of whole runs cover."""
     names = {
-        "train": "training", "infer": "inference", "every": "all published runs",
+        "infer": "inference", "every": "all published runs",
         "serve": "services",
     }  # fmt: skip
     known = load_intervals()
@@ -201,9 +202,35 @@ def whole_runs() -> str:
         [names.get(task, task), str(end.rows), str(end.sources),
          fmt.percent(end.coverage, 0), fmt.percent(end.width, 0)]
         for task, end in (known.end_to_end | points).items()
+        if task != "train"
     ]  # fmt: skip
     head = ("Work", "Rows", "Sources", "In 90 % interval", "Its width")
     return markdown(head, rows)
+
+
+def classes() -> str:
+    """Return what intervals of training cover, by what is known, by table."""
+    known = load_intervals().training
+    assert known is not None
+    rows = [
+        [name, CLASSES[name], str(term.rows), str(term.sources),
+         fmt.percent(term.coverage, 0), fmt.percent(term.width, 0)]
+        for name, term in known.terms.items()
+    ]  # fmt: skip
+    head = ("Class", "What is known", "Rows", "Documents", "In 90 % interval",
+            "Its width")  # fmt: skip
+    left = [
+        [table.table, str(table.rows), fmt.percent(table.coverage, 0),
+         fmt.percent(table.width, 0)]
+        for table in known.tables
+    ]  # fmt: skip
+    tables = markdown(("Table left out", *head[2:3], *head[4:]), left)
+    stacks = [f"- {kind}: {', '.join(names)}" for kind, names in known.checked.items()]
+    return (
+        f"{markdown(head, rows, left=2)}\n{tables}\n"
+        f"Stacks that {known.documents} documents or more checked:\n\n"
+        + "\n".join(stacks) + "\n"
+    )  # fmt: skip
 
 
 def totals() -> str:
@@ -214,6 +241,21 @@ def totals() -> str:
         for c in compare_totals()
     ]  # fmt: skip
     return markdown(("Run and figure", "Published", "Predicted", "Error"), rows)
+
+
+def factors() -> str:
+    """Return what published totals are made of, beside predictions."""
+    names = {
+        "tokens_per_s": "tokens/s of a device", "device_hours": "device hours",
+        "power_w": "W a device, host in it", "pue": "PUE",
+    }  # fmt: skip
+    rows = [
+        [c.published.name, names[f.name], _amount(f.published), _amount(f.predicted),
+         fmt.signed_percent(f.error, 0)]
+        for c in compare_totals() for f in c.factors
+    ]  # fmt: skip
+    head = ("Run and figure", "Factor", "Published", "Predicted", "Error")
+    return markdown(head, rows, left=2)
 
 
 def _amount(value: float) -> str:
@@ -295,7 +337,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy_splits": splits,
     "accuracy_elsewhere": elsewhere,
     "accuracy_runs": whole_runs,
+    "training_classes": classes,
     "accuracy_totals": totals,
+    "accuracy_factors": factors,
     "accuracy_host": host,
     "accuracy_micro": micro,
 }

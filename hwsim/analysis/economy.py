@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.cost.cost import FloatArray
-from hwsim.cost.energy import SECONDS_PER_HOUR
+from hwsim.cost.energy import SECONDS_PER_HOUR, host_power
 from hwsim.errors import InputError
 from hwsim.specs.economics import Economics, load_economics
 from hwsim.specs.system import SystemSpec
@@ -80,20 +80,35 @@ class Economy:
         devices: int,
         step: FloatArray,
         parts: Mapping[str, FloatArray],
+        pipeline: NDArray[np.bool_] | bool = False,
     ) -> dict[str, FloatArray]:
-        """Return power [W], energy [J] and money [USD] of each layout's step."""
-        host = system.power_overhead
-        host = self.reference.host_share if host is None else host
-        board = self._board(system, step, parts)
-        power = devices * (1.0 + host) * self.pue * board
+        """Return power [W], energy [J] and money [USD] of each layout's step.
+
+        Parameters
+        ----------
+        pipeline : bool or ndarray of bool
+            Whether idle time is waiting for other ranks of a pipeline.
+        """
+        board = self._board(system, step, parts, pipeline)
+        power = devices * self.pue * (board + self.host_power(system))
         known = self.reference.prices.get(system.device.id)
         price = known if self.price is None else self.price
         hours = devices * step / SECONDS_PER_HOUR
         money = hours * (math.nan if price is None else price)
         return {"power_w": power, "energy_j": power * step, "cost_usd": money}
 
+    def host_power(self, system: SystemSpec) -> float:
+        """Return a device's part of hosts, network and fans. [W]"""
+        share = system.power_overhead
+        share = self.reference.host_share if share is None else share
+        return host_power(system.device, share)
+
     def _board(
-        self, system: SystemSpec, step: FloatArray, parts: Mapping[str, FloatArray]
+        self,
+        system: SystemSpec,
+        step: FloatArray,
+        parts: Mapping[str, FloatArray],
+        pipeline: NDArray[np.bool_] | bool,
     ) -> FloatArray:
         """Mean power of one device; nan where none is quoted. [W]"""
         power, shares = system.device.power, self.reference.power
@@ -101,6 +116,9 @@ class Economy:
             return np.full(step.shape, np.nan)
         idle = power.tdp * shares.idle_of_tdp if power.idle is None else power.idle
         above = sum(getattr(shares, name) * time for name, time in parts.items())
+        above = above + parts["idle"] * np.where(
+            pipeline, shares.waiting - shares.idle, 0.0
+        )
         found: FloatArray = idle + (power.tdp - idle) * above / step
         return found
 

@@ -17,6 +17,8 @@ GramsPerKwh = Annotated[float, Field(ge=0.0, le=2e3)]
 class PowerShares(Spec):
     """Board power above idle in each state, as a share of (TDP - idle).
 
+    ``waiting`` is for another rank of a pipeline, in a kernel that polls;
+    ``idle`` is for the host, with nothing launched.
     ``idle_of_tdp`` stands in for the idle power of devices that quote none.
     """
 
@@ -24,6 +26,7 @@ class PowerShares(Spec):
     memory: Fraction
     interconnect: Fraction
     overhead: Fraction
+    waiting: Fraction
     idle: Fraction
     idle_of_tdp: Fraction
 
@@ -45,8 +48,8 @@ class Economics(CatalogSpec):
     pue : float
         Facility power over computer power.
     host_share : float
-        Power of hosts, network and fans over that of the devices, where a
-        system's spec does not say.
+        Power of hosts, network and fans, while a job runs, over the limit (TDP)
+        of the devices, where a system's spec does not say.
     prices : dict of str to float
         On-demand price of one device. [USD/h]
     grids : dict of str to float

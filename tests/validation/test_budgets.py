@@ -133,6 +133,28 @@ def test_intervals_of_whole_runs_cover_what_they_say():
         assert end.width <= 1.0, task
 
 
+def test_intervals_of_training_cover_what_they_say_class_by_class():
+    known = load_intervals().training
+    assert known is not None
+    for name, term in known.terms.items():
+        assert 0.84 <= term.coverage <= 0.97, name
+    widths = {name: term.width for name, term in known.terms.items()}
+    assert widths["known"] <= 0.35
+    assert max(widths["known in part"], widths["whole runs"]) <= 0.65
+    assert widths["device unmeasured"] == max(widths.values())
+
+
+def test_intervals_of_training_cover_blind_tables_left_out():
+    known = load_intervals().training
+    assert known is not None
+    blind = [table for table in known.tables if table.table.startswith("blind")]
+    assert len(blind) >= 4
+    for table in blind:
+        assert table.coverage >= 0.85, table.table
+    inside = sum(t.coverage * t.rows for t in blind) / sum(t.rows for t in blind)
+    assert 0.85 <= inside <= 0.97
+
+
 def test_intervals_of_serving_points_cover_what_they_say():
     known = load_intervals().serving
     for metric in ("ttft", "tpot", "throughput"):

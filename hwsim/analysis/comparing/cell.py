@@ -145,11 +145,13 @@ class CompareCell:
             energy = self.result.run.energy
             if energy is None or not self.result.duration_s > 0:
                 return None
-            share = system.power_overhead
-            share = economy.reference.host_share if share is None else share
-            return float(energy / self.result.duration_s * (1 + share) * economy.pue)
+            hosts = self.devices * economy.host_power(system)
+            return float((energy / self.result.duration_s + hosts) * economy.pue)
         parts = {name: np.asarray(value) for name, value in self.parts.items()}
-        found = economy.figures(system, self.devices, np.asarray(self.time_s), parts)
+        pipeline = getattr(self.result.config, "pp", 1) > 1
+        found = economy.figures(
+            system, self.devices, np.asarray(self.time_s), parts, pipeline
+        )
         power = float(found["power_w"])
         return power if math.isfinite(power) else None
 

@@ -203,7 +203,7 @@ def _trained(
                 memory_fit(fullest.total, device, place.stack, ()),
                 max(_microbatch(made, rank) for rank in ranks), mean,
                 None if device.power.tdp is None
-                else mean_power(device, mean, economics.power),
+                else mean_power(device, mean, economics.power, pipeline=True),
                 economics.host_share if host is None else host,
                 known if place.price is None else place.price,
             )

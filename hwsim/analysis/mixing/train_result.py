@@ -23,7 +23,7 @@ from hwsim.analysis.training.knowledge import (
     with_term,
 )
 from hwsim.analysis.training.step import Step
-from hwsim.cost.energy import SECONDS_PER_HOUR
+from hwsim.cost.energy import SECONDS_PER_HOUR, host_power
 from hwsim.cost.evaluate import Fidelity
 from hwsim.cost.footprint import Footprint
 from hwsim.registry import draw
@@ -206,7 +206,9 @@ class MixedTrainResult(Result):
     def power_w(self) -> float | None:
         """Mean power at the wall: devices, hosts, facility. [W]"""
         found = [
-            None if p.power is None else p.devices * p.power * (1.0 + p.host_share)
+            None
+            if p.power is None
+            else p.devices * (p.power + host_power(p.place.system.device, p.host_share))
             for p in self.places
         ]
         known = [power for power in found if power is not None]

@@ -166,8 +166,9 @@ def look_through(job: Job, models: Models | None = None) -> Part:
     tally.timed = len(some)
     figures = {"step_s": step.step, "memory_bytes": needed[fits]}
     figures |= job.economy.figures(
-        job.candidate.system, job.candidate.devices, step.step, step.parts
-    )
+        job.candidate.system, job.candidate.devices, step.step, step.parts,
+        some["pp"] > 1,
+    )  # fmt: skip
     inside = _inside(job, figures, tally)
     tally.broken = len(some) - len(inside)
     batch = Batch(

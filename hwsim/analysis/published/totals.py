@@ -15,12 +15,33 @@ from hwsim.specs.published.totals import TOTAL_UNITS, PublishedTotal, load_total
 
 
 @dataclass(frozen=True)
+class Factor:
+    """One factor of a published total and its prediction, in its unit."""
+
+    name: str
+    published: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """(predicted - published) / published, signed."""
+        return self.predicted / self.published - 1.0
+
+
+@dataclass(frozen=True)
 class ComparedTotal:
-    """One published figure of a whole run and its prediction, in its unit."""
+    """One published figure of a whole run and its prediction, in its unit.
+
+    Attributes
+    ----------
+    factors : tuple of Factor
+        What the source says that the figure is made of.
+    """
 
     published: PublishedTotal
     predicted: float
     days: float
+    factors: tuple[Factor, ...] = ()
 
     @property
     def error(self) -> float:
@@ -35,6 +56,10 @@ class ComparedTotal:
             "unit": TOTAL_UNITS[spec.metric], "published": spec.value,
             "predicted": self.predicted, "relative_error": self.error,
             "days": self.days,
+            "factors": {
+                f.name: {"published": f.published, "predicted": f.predicted}
+                for f in self.factors
+            },
         }  # fmt: skip
 
 
@@ -46,7 +71,9 @@ def compare_totals() -> Iterator[ComparedTotal]:
         if key not in done:
             done[key] = predicted_run(spec)
         run = done[key]
-        yield ComparedTotal(spec, _figure(spec, run), run.mean_wall_s / DAY)
+        yield ComparedTotal(
+            spec, _figure(spec, run), run.mean_wall_s / DAY, _factors(spec, run)
+        )
 
 
 def predicted_run(spec: PublishedTotal) -> TrainingRun:
@@ -60,6 +87,23 @@ def predicted_run(spec: PublishedTotal) -> TrainingRun:
     )  # fmt: skip
     return whole_run(
         step, load_economics(), tokens=spec.tokens, pue=spec.pue, replications=5
+    )
+
+
+def _factors(spec: PublishedTotal, run: TrainingRun) -> tuple[Factor, ...]:
+    told = spec.factors
+    config = run.step.config
+    rate = config.global_batch * config.seq / run.step.step_s / config.devices
+    pairs = (
+        ("tokens_per_s", told.tokens_per_s, rate),
+        ("device_hours", told.device_hours, run.device_hours),
+        ("power_w", told.power_w, run.power_per_device_w + run.host_power_w),
+        ("pue", told.pue, run.config.pue),
+    )
+    return tuple(
+        Factor(name, published, predicted)
+        for name, published, predicted in pairs
+        if published is not None
     )
 
 

@@ -13,7 +13,13 @@ from hwsim.analysis.check import positive_int
 from hwsim.analysis.result import Result
 from hwsim.analysis.training.progress import simulated_runs
 from hwsim.analysis.training.train import TrainResult
-from hwsim.cost.energy import JOULES_PER_KWH, SECONDS_PER_HOUR, carbon_kg, mean_power
+from hwsim.cost.energy import (
+    JOULES_PER_KWH,
+    SECONDS_PER_HOUR,
+    carbon_kg,
+    host_power,
+    mean_power,
+)
 from hwsim.cost.reliability import daly_interval, expected_goodput, job_mtbf
 from hwsim.errors import InputError
 from hwsim.sim.failures import FailurePlan, RunState
@@ -118,8 +124,13 @@ class TrainingRun(Result):
     @property
     def energy_j(self) -> float:
         """Energy drawn from the grid. [J]"""
-        devices = self.step.config.devices * self.power_per_device_w
-        return devices * (1.0 + self.host_share) * self.config.pue * self.mean_wall_s
+        each = self.power_per_device_w + self.host_power_w
+        return self.step.config.devices * each * self.config.pue * self.mean_wall_s
+
+    @property
+    def host_power_w(self) -> float:
+        """A device's part of hosts, network and fans. [W]"""
+        return host_power(self.step.system.device, self.host_share)
 
     @property
     def carbon_kg(self) -> float:
@@ -178,6 +189,7 @@ class TrainingRun(Result):
             "waiting_s": sum(s.waiting for s in self.states) / count,
             "device_hours": self.device_hours,
             "power_per_device_w": self.power_per_device_w,
+            "host_power_per_device_w": self.host_power_w,
             "energy_j": self.energy_j,
             "energy_kwh": self.energy_j / JOULES_PER_KWH,
             "carbon_kg": self.carbon_kg,
@@ -256,7 +268,10 @@ def whole_run(
     return TrainingRun(
         step, config, steps, useful, mtbf, interval,
         float(expected_goodput(interval, write, chosen["restart_time"], mtbf)),
-        mean_power(step.system.device, step.parts, economics.power),
+        mean_power(
+            step.system.device, step.parts, economics.power,
+            pipeline=step.config.pp > 1,
+        ),
         economics.host_share if host is None else host,
         tuple(s.now for s in states), states,
     )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_REPOSITORY = re.compile(r"(?:github\.com/|github )?([\w.-]+/[\w.-]+)", re.IGNORECASE)
+_REPOSITORY = re.compile(
+    r"(?:https://)?(?:github\.com/|github )?([\w.-]+/[\w.-]+)", re.IGNORECASE
+)
 _ARXIV = re.compile(r"arxiv[ :/a-z]*(\d{4}\.\d{4,5})", re.IGNORECASE)
 _REST = re.compile(r"[,:(]|\d")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hwsim.specs.base import CatalogSpec, Count, Name
+from hwsim.specs.base import CatalogSpec, Count, Name, Spec
 from hwsim.specs.load import Catalog, load_spec
 
 TotalMetric = Literal["device_hours", "energy_mwh", "interruptions", "goodput"]
@@ -16,6 +16,30 @@ TOTAL_UNITS: dict[str, str] = {
     "interruptions": "",
     "goodput": "1",
 }
+
+
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class PublishedFactors(Spec):
+    """What a published total is the product of, as far as its source says.
+
+    Attributes
+    ----------
+    tokens_per_s : float or None
+        Rate of one device while steps are computed. [1/s]
+    device_hours : float or None
+        Of the whole run. [h]
+    power_w : float or None
+        Mean power of one device and its part of the host. [W]
+    pue : float or None
+        Facility over computer power; 1 where the source leaves it out.
+    """
+
+    tokens_per_s: Positive | None = None
+    device_hours: Positive | None = None
+    power_w: Positive | None = None
+    pue: Annotated[float, Field(ge=1.0, le=3.0)] | None = None
 
 
 class PublishedTotal(CatalogSpec):
@@ -34,6 +58,8 @@ class PublishedTotal(CatalogSpec):
         Layout; batches in sequences.
     pue : float or None
         Where the source states its own.
+    factors : PublishedFactors
+        What the figure is made of.
     """
 
     metric: TotalMetric
@@ -58,6 +84,7 @@ class PublishedTotal(CatalogSpec):
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
     pue: Annotated[float, Field(ge=1.0, le=3.0)] | None = None
+    factors: PublishedFactors = PublishedFactors()
 
     def train_options(self) -> dict[str, Any]:
         """Return the options of one training step."""

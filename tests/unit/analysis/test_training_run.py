@@ -27,7 +27,8 @@ def test_energy_money_and_carbon_follow_from_hours(step):
     watts = run.power_per_device_w
     device = step.system.device
     assert device.power.idle < watts <= device.power.tdp
-    kwh = run.device_hours * watts * (1 + run.host_share) * 1.2 / 1e3
+    watts += run.host_share * device.power.tdp
+    kwh = run.device_hours * watts * 1.2 / 1e3
     assert run.to_dict()["energy_kwh"] == pytest.approx(kwh)
     assert run.cost_usd == pytest.approx(2.5 * run.device_hours)
     assert run.carbon_kg == pytest.approx(kwh * 56 / 1e3)
