@@ -110,7 +110,8 @@ def _row(got: RunPrediction, table: str, own: bool) -> TrainingRow | None:
 def training_knowledge(rows: Sequence[TrainingRow]) -> TrainingKnowledge:
     """Return the terms of all classes, and what they cover of tables left out."""
     checks = _checks(rows)
-    tables = [_left_out(rows, name) for name in dict.fromkeys(r.table for r in rows)]
+    names = dict.fromkeys(row.table for row in rows)
+    tables = (found for name in names if (found := _left_out(rows, name)))
     return TrainingKnowledge(
         terms=_terms(rows, checks), documents=LEAST_DOCUMENTS, checked=checks[0],
         kinds=checks[1], tables=tuple(tables),
@@ -135,8 +136,9 @@ def _checks(rows: Sequence[TrainingRow]) -> Checks:
         if row.facts.told.stack:
             kinds.setdefault(kind, set()).add(row.document)
     checked: dict[str, list[str]] = {}
+    known = {kind for _, kind in tell}
     for stack, family in families.items():
-        for kind in kinds if family != GENERIC else ():
+        for kind in known if family != GENERIC else ():
             if len(tell.get((family, kind), ())) >= LEAST_DOCUMENTS:
                 checked.setdefault(kind, []).append(stack)
     enough = (k for k, told in kinds.items() if len(told) >= LEAST_DOCUMENTS)
@@ -237,11 +239,16 @@ def _term(rows: Sequence[TrainingRow], share: float = 1.0) -> KnowledgeTerm:
     )  # fmt: skip
 
 
-def _left_out(rows: Sequence[TrainingRow], table: str) -> LeftOutTable:
-    """Return what terms made without a table and its documents cover of it."""
+def _left_out(rows: Sequence[TrainingRow], table: str) -> LeftOutTable | None:
+    """Return what terms made without a table and its documents cover of it.
+
+    None where too few documents remain.
+    """
     mine = [row for row in rows if row.table == table and row.mapped]
     documents = {row.document for row in mine}
     others = [r for r in rows if r.table != table and r.document not in documents]
+    if not _several(others):
+        return None
     checks = _checks(others)
     terms: Mapping[str, KnowledgeTerm] = _terms(others, checks)
     within, width = [], []
