@@ -16,10 +16,12 @@ class ProgressBar:
     ----------
     what : str
         What is counted, until a function says it.
+    transient : bool
+        Whether it is wiped at the end.
     """
 
-    def __init__(self, what: str = "working") -> None:
-        self._what = what
+    def __init__(self, what: str = "working", *, transient: bool = False) -> None:
+        self._what, self._transient = what, transient
         self._bar: Any = None
         self._task: Any = None
         self.done, self.total = 0, 0
@@ -77,7 +79,7 @@ class ProgressBar:
         console = Console()
         if not console.is_jupyter:
             console = Console(stderr=True)
-        self._bar = Progress(*columns, console=console)
+        self._bar = Progress(*columns, console=console, transient=self._transient)
         self._bar.start()
         self._task = self._bar.add_task(self._what, total=None)
 

@@ -152,8 +152,10 @@ def train(
     import hwsim
 
     check_outputs(out, trace, report)
-    if resume is not None and tokens is None:
-        raise InputError("--resume is of the whole run; give --tokens as well")
+    _whole_run_only(tokens, resume=resume, spares=spares, price=price, pue=pue,
+                    checkpoint_interval=checkpoint_interval, device_mtbf=device_mtbf,
+                    node_mtbf=node_mtbf, restart_time=restart_time,
+                    grid=None if grid == "world" else grid)  # fmt: skip
     # Without anything that disturbs steps, replications are those of the run.
     whole = tokens is not None and not jitter and slowdown is None
     result = hwsim.train(
@@ -186,8 +188,19 @@ def train(
         )  # fmt: skip
     show.answer(answer, json=json)
     note_unread(set_)
-    save(answer, out)
-    save_outputs(result, out=None, trace=trace, report=report)
+    save_outputs(answer, out=out, trace=None, report=report)
+    save_outputs(result, out=None, trace=trace, report=None)
+
+
+def _whole_run_only(tokens: str | None, **given: Any) -> None:
+    """Say which options nothing is done with; a progress file is refused."""
+    names = [f"--{k.replace('_', '-')}" for k, v in given.items() if v is not None]
+    if tokens is not None or not names:
+        return
+    said = f"{', '.join(names)}: of the whole run; give --tokens as well"
+    if given["resume"] is not None:
+        raise InputError(said)
+    note(f"note: {said}")
 
 
 def op(

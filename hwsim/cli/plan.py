@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwsim.cli import plan_serve
-from hwsim.cli.bar import bar
 from hwsim.cli.examples import examples
 from hwsim.cli.options import (
     Csv,
@@ -37,6 +37,7 @@ from hwsim.cli.output import (
     save_table,
     table,
 )
+from hwsim.cli.progress import Meter
 from hwsim.cli.quantity import (
     integers,
     quantity_of,
@@ -176,7 +177,7 @@ def train(
     choices["schedule"] = None if schedule is None else words(schedule)
     for name in ("offload_optimizer", "offload_activations"):
         choices[name] = None if offload else (False,)
-    with bar("layouts", _best) as told:
+    with Meter("layouts") as meter:
         plan = api.plan_train(
             model, system, devices=_counts(devices), global_batch=global_batch,
             seq=seq, dtype=dtype, optimizer=optimizer,
@@ -187,7 +188,7 @@ def train(
             deadline=time_of("deadline", deadline), budget=budget,
             power=quantity_of("power", power, "power"), price=price, pue=pue,
             simulate=simulate, cluster=cluster, stack=stack, fidelity=fidelity.value,
-            overrides=set_ or (), progress=told, **choices,
+            overrides=set_ or (), progress=_told(meter), **choices,
         )  # fmt: skip
     _answer(plan, json=json, top=top)
     note_unread(set_)
@@ -196,9 +197,14 @@ def train(
     end_if_interrupted(plan.tally.interrupted, "the best of what was looked at so far")
 
 
-def _best(step: float) -> str:
-    """Return what stands beside the bar: the best step so far."""
-    return f"best step {fmt.seconds(step)}" if step < float("inf") else ""
+def _told(meter: Meter) -> Callable[[int, int, float], None]:
+    """Return what shows how far a search is, and its best step so far."""
+
+    def show(done: int, whole: int, step: float) -> None:
+        best = f", best step {fmt.seconds(step)}" if step < float("inf") else ""
+        meter.show(done, whole, f"layouts{best}")
+
+    return show
 
 
 def _counts(text: str | None) -> list[int] | None:

@@ -1,17 +1,20 @@
-"""A line on stderr that says how far work is, where somebody looks on."""
+"""Progress on stderr, where somebody looks on and the work takes long."""
 
 from __future__ import annotations
 
 import sys
 import time
+from types import TracebackType
 
+from hwsim.api.progress import ProgressBar
 from hwsim.cli.settings import manners
 
-_PATIENCE = 1.0  # seconds before anything is said
+_PATIENCE = 1.0  # shorter work needs no bar [s]
+_PAUSE = 0.2  # between two looks [s]
 
 
 class Meter:
-    """Progress of work; as a context, it wipes its line at the end.
+    """Draws a bar once the work takes long; as a context, wipes it at the end.
 
     Parameters
     ----------
@@ -20,24 +23,30 @@ class Meter:
     """
 
     def __init__(self, what: str) -> None:
-        self._what, self._begun = what, time.monotonic()
-        self._live, self._told = sys.stderr.isatty() and not manners.quiet, 0.0
+        self._what, self._begun, self._told = what, time.monotonic(), 0.0
+        self._live = sys.stderr.isatty() and not manners.quiet
+        self._bar = ProgressBar(what, transient=True)
 
     def __enter__(self) -> Meter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._told:
-            sys.stderr.write("\r\x1b[K")
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
 
     def show(
         self, done: int, total: int | None = None, what: str | None = None
     ) -> None:
         """Say how far it is, a few times a second."""
         now = time.monotonic()
-        if not self._live or now - self._begun < _PATIENCE or now - self._told < 0.2:
+        if not self._live or now - self._begun < _PATIENCE:
+            return
+        if now - self._told < _PAUSE and done != total:
             return
         self._told = now
-        of = "" if total is None else f" of {total:,}"
-        sys.stderr.write(f"\r{done:,}{of} {what or self._what}\x1b[K")
-        sys.stderr.flush()
+        counts = (done,) if total is None else (done, total)
+        self._bar(*counts, what or self._what)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from hwsim.cli.bar import bar
 from hwsim.cli.output import console, end_if_interrupted, note, save_outputs, table
+from hwsim.cli.progress import Meter
 from hwsim.errors import InputError
 from hwsim.report import format as fmt
 
@@ -49,12 +49,12 @@ def validate_runs(
             "whole runs; validate them one after the other"
         )
     chosen: Any = fidelity or "auto"
-    with bar() as told:
+    with Meter("rows") as meter:
         result = validate_published(
             list(published),
             fidelity=chosen,
             device=device,
-            progress=told,
+            progress=meter.show,
             jobs=jobs or os.cpu_count() or 1,
         )
     if json:

@@ -179,8 +179,14 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
         "recompute_every", "lora_rank", "lora_targets", "cp_mode",
     )  # fmt: skip
     options |= {name: value for name in more if (value := getattr(run, name))}
+    if not run.lora_rank:
+        options.pop("lora_targets", None)
+    if (run.cp or 1) == 1:
+        options.pop("cp_mode", None)
     if "recompute_every" not in options and (every := _every(run)):
         options["recompute_every"] = every
+    if options.get("recompute", "none") == "none":
+        options.pop("recompute_every", None)
     return options | degrees
 
 

@@ -13,7 +13,11 @@ from hwsim.graph.lora import LORA_TARGETS, TARGETS, Lora
 from hwsim.graph.modules import JOIN, MODULES, modules_of
 from hwsim.graph.optimizer import OPTIMIZERS
 from hwsim.graph.partition import layers_per_stage
-from hwsim.schedule.pipeline.schedules import check_pipeline, pipeline_schedule
+from hwsim.schedule.pipeline.schedules import (
+    check_pipeline,
+    nearest_divisor,
+    pipeline_schedule,
+)
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.system import SystemSpec
 
@@ -222,6 +226,7 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
         model, tp=config.tp, cp=config.cp, dp=config.dp, pp=config.pp, ep=config.ep,
         **config.spread,
     )  # fmt: skip
+    _in_use(config)
     if config.dp_shard is not None and not config.zero_stage:
         raise InputError(
             f"dp_shard is {config.dp_shard} but zero_stage 0 shares nothing out; "
@@ -236,6 +241,22 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
             )
     if config.lora is not None and not config.lora_targets:
         raise InputError(f"lora_targets is empty; give some of {', '.join(TARGETS)}")
+
+
+def _in_use(config: TrainConfig) -> None:
+    """Refuse what changes nothing in this configuration."""
+    if config.recompute_every > 1 and config.recompute == "none":
+        raise InputError(
+            f"recompute_every is {config.recompute_every} but recompute none runs "
+            "nothing again; give recompute full"
+        )
+    if config.cp_mode != "ring" and config.cp == 1:
+        raise InputError(f"cp_mode is {config.cp_mode} but cp is 1; give cp 2 or more")
+    if config.lora_targets != LORA_TARGETS and not config.lora_rank:
+        raise InputError(
+            f"lora_targets is {', '.join(config.lora_targets)} but lora_rank is 0; "
+            "give for example lora_rank 16"
+        )
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -277,9 +298,10 @@ def _data_parallel(degrees: dict[str, int], asked: int | None, most: int) -> int
         if devices % inner:
             low = max(inner, devices // inner * inner)
             near = [str(n) for n in (low, low + inner) if n <= most]
-            more = f"use {' or '.join(near)} devices, or" if near else "use"
+            more = f"{' or '.join(near)} devices, or " if near else ""
             raise InputError(
-                f"{told} does not divide {devices} devices; {more} other degrees"
+                f"{told} does not divide {devices} devices; use {more}"
+                f"{_nearest_degrees(degrees)}"
             )
         return devices // inner
     dp = positive_int("dp", asked)
@@ -289,6 +311,17 @@ def _data_parallel(degrees: dict[str, int], asked: int | None, most: int) -> int
             f"use dp {max(devices // inner, 1)} or {inner * dp} devices"
         )
     return dp
+
+
+def _nearest_degrees(degrees: dict[str, int]) -> str:
+    """Return degrees near those asked for that divide the devices."""
+    left, found = degrees["devices"], []
+    for name in ("tp", "cp", "pp"):
+        near = nearest_divisor(left, degrees[name])
+        left //= near
+        if near != degrees[name]:
+            found.append(f"{name} {near}")
+    return " and ".join(found)
 
 
 def _enough_layers(model: ModelSpec, degrees: dict[str, int]) -> None:

@@ -40,6 +40,16 @@ def test_out_saves_what_load_result_reads(
     assert loaded.spec_hashes["device"]["id"] == "h100-80gb-sxm"
 
 
+def test_the_page_of_a_whole_run_is_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "run.html"
+    assert run_code([*COMMANDS["training_run"], "--report", str(page)]) == 0
+    assert ": the whole run</h1>" in page.read_text(encoding="utf-8")
+    assert run_code([*COMMANDS["train"], "--price", "3"]) == 0
+    assert "--price: of the whole run; give --tokens" in capsys.readouterr().err
+
+
 def test_serve_says_which_suffixes_it_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
