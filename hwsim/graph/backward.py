@@ -289,8 +289,11 @@ class Backward:
         self.give(step, dy)
 
     def attention(self, step: Step, dy: int) -> None:
-        """Fused attention."""
-        self.give(step, self.put(attention_gradient(self.w, step), (dy,)))
+        """Fused attention; keys of other ranks were not kept, and come again."""
+        sources = [self.w.steps[v - 2] for v in step.inputs[1:] if v >= 2]
+        again = [x.op for x in sources if x.rule == "scatter" and x.op is not None]
+        waits = [self._collective(op, dy, name=f"{op.name}_again") for op in again]
+        self.give(step, self.put(attention_gradient(self.w, step), (dy, *waits)))
 
     def scan(self, step: Step, dy: int) -> None:
         """Scan of a state space."""
@@ -324,10 +327,8 @@ class Backward:
     def scatter(self, step: Step, dy: int) -> None:
         """Keys gathered from all ranks: sum each rank's part of the gradient."""
         if isinstance(step.op, Collective):
-            op = replace(
-                step.op, name=f"{step.op.name}_gradient", collective="reduce_scatter"
-            )
-            self.give(step, self._collective(op, dy, name=op.name))
+            op = replace(step.op, collective="reduce_scatter")
+            self.give(step, self._collective(op, dy))
 
     def slice(self, step: Step, dy: int) -> None:
         """Tokens that each rank takes its share of: gather their gradients."""
