@@ -217,7 +217,7 @@ def test_impossible_pipelines_are_refused(change, message):
         ({"tp": 8, "pp": 8, "vpp": 3, "global_batch": 30}, "num_.*=15; use 16"),
         ({"tp": 8, "ep": 2}, "gpt-3-175b has no experts; use ep 1"),
         ({"devices": 1 << 20}, "ask for at most 3072"),
-        ({"devices": 3072, "tp": 5}, "use 3070 devices, or tp 6"),
+        ({"devices": 3072, "tp": 5}, "use 3070 devices, or tp 4"),
         ({"recompute_every": 2}, "recompute none runs nothing again"),
         ({"cp_mode": "all_to_all"}, "cp is 1; give cp 2"),
         ({"lora_targets": ("up",)}, "lora_rank is 0; give for example lora_rank 16"),
