@@ -10,8 +10,8 @@ import numpy as np
 from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.analysis.plan_train.crowding import Flow, crowded, no_flow
 from hwsim.analysis.plan_train.links import Beside, Links, Patterns
+from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.memory import MemoryModel, keyed, sharers
-from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question, UnitTable
 from hwsim.cost.cost import FloatArray

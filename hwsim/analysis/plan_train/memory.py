@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.plan_train.choices import RECOMPUTE
-from hwsim.analysis.plan_train.space import Space
+from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import Question
 from hwsim.cost.cost import FloatArray

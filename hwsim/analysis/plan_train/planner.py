@@ -22,10 +22,11 @@ from hwsim.analysis.plan_train.search import (
     Progress,
     Runner,
     Search,
+    Tally,
     in_this_process,
 )
 from hwsim.analysis.plan_train.units import Question
-from hwsim.analysis.resolve import default_dtype
+from hwsim.analysis.resolve import default_dtype, part_of
 from hwsim.analysis.training.config import TRAINING_DTYPES
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.errors import HwsimError, InputError
@@ -84,7 +85,7 @@ class Planner:
             raise InputError(nothing_found(search))
         batches = [b for b in batches if len(b.space)]
         started = time.perf_counter()
-        played = self._simulated(candidates, batches, question)
+        played = self._simulated(candidates, batches, question, search.tally)
         spent = time.perf_counter() - started
         results = [one.result for one in played]
         return TrainPlan(
@@ -134,7 +135,7 @@ class Planner:
             for count in self.devices or (system.num_devices,):
                 try:
                     dtype_on(system.device, dtype)
-                    part = system.subsystem(positive_int("devices", count))
+                    part = part_of(system, positive_int("devices", count))
                 except HwsimError as error:
                     faults.append(str(error))
                     continue
@@ -148,6 +149,7 @@ class Planner:
         candidates: Sequence[Candidate],
         batches: Sequence[Batch],
         question: Question,
+        tally: Tally,
     ) -> list[_Played]:
         """Play the best layouts; rank them by what the simulation says."""
         order = ranked(batches, self.objective)
@@ -156,21 +158,22 @@ class Planner:
         for place in order.tolist():
             at = int(np.searchsorted(bounds, place, side="right")) - 1
             batch, index = batches[at], int(place - bounds[at])
+            candidate = candidates[batch.candidate]
             try:
-                result = self._played(
-                    candidates[batch.candidate], batch, index, question
-                )
+                result = self._played(candidate, batch, index, question)
             except KeyboardInterrupt:
-                if not played:
-                    raise
-                break
+                tally.interrupted = True
+                if played:
+                    break
+                # One is played whatever: without it there is no answer.
+                result = self._played(candidate, batch, index, question)
             if result is None:
                 continue
             closed = float(batch.figures["step_s"][index])
             value = float(batch.figures[COLUMN[self.objective]][index])
             scale = 1.0 if self.objective == "memory" else result.step_s / closed
             played.append(_Played(value * scale, place, result, closed))
-            if len(played) >= self.simulate:
+            if tally.interrupted or len(played) >= self.simulate:
                 break
         if not played:
             raise InputError("no layout that was found fits in the simulation")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.plan_train.choices import RECOMPUTE
+from hwsim.analysis.plan_train.listed import FIELDS
 from hwsim.analysis.plan_train.search import Batch, Candidate
-from hwsim.analysis.plan_train.space import FIELDS
 from hwsim.analysis.training.train import TrainResult
 from hwsim.cost.cost import FloatArray
 from hwsim.units import format_quantity

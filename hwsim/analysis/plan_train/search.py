@@ -12,8 +12,9 @@ import numpy as np
 
 from hwsim.analysis.economy import Economy, Limits, kept_to
 from hwsim.analysis.plan_train.choices import Choices
+from hwsim.analysis.plan_train.listed import Listed, Space
 from hwsim.analysis.plan_train.memory import MemoryModel
-from hwsim.analysis.plan_train.space import Enumerator, Listed, Space
+from hwsim.analysis.plan_train.space import Enumerator
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.time import TimeModel
 from hwsim.analysis.plan_train.units import Question
@@ -23,6 +24,7 @@ from hwsim.specs.system import SystemSpec
 
 # Enough to spread NumPy's fixed costs, little enough to show progress.
 AT_ONCE = 100_000
+AT_FIRST = 2_000  # an interrupt soon after the start has something to answer with
 FIGURES = ("step_s", "memory_bytes", "power_w", "energy_j", "cost_usd")
 Progress = Callable[[int, int, float], None]
 
@@ -253,7 +255,7 @@ class Search:
             question = replace(
                 self.question, system=candidate.system, dtype=candidate.dtype
             )
-            for some in space.batches(AT_ONCE) if len(space) else ():
+            for some in space.batches(AT_ONCE, AT_FIRST) if len(space) else ():
                 yield Job(
                     place, index, question, candidate, some, self.limits, self.economy,
                     tokens,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwsim.analysis.plan_train import choices as known
-from hwsim.analysis.plan_train.choices import DEGREES, RECOMPUTE, Choices
+from hwsim.analysis.plan_train.choices import RECOMPUTE, Choices
+from hwsim.analysis.plan_train.listed import FIELDS, IntArray, Listed, Part, Space
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.partition import even_parts
 from hwsim.graph.shard import shard
@@ -23,64 +23,9 @@ from hwsim.specs.network import divisors
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
-IntArray = NDArray[np.int32]
-FIELDS = (
-    *DEGREES, "zero_stage", "recompute", "schedule", "offload_optimizer",
-    "offload_activations", "dp_shard",
-)  # fmt: skip
 MAX_MICRO_BATCH = 32
 MAX_VPP = 16
 MIN_LOCAL_TOKENS = 512  # a context-parallel rank's share, unless cp is asked for
-
-
-@dataclass(frozen=True)
-class Space:
-    """Layouts of one device count, one entry of each column per layout.
-
-    Attributes
-    ----------
-    columns : dict of str to ndarray of int32
-        By name of ``FIELDS``; ``recompute`` and ``schedule`` are indices of
-        ``RECOMPUTE`` and ``schedules``. ``dp_shard`` 0: all ranks share.
-    invalid : int
-        Combinations that were passed over because a rule forbids them.
-    """
-
-    devices: int
-    global_batch: int
-    schedules: tuple[str, ...]
-    columns: dict[str, IntArray]
-    invalid: int
-    why: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.columns["tp"])
-
-    def __getitem__(self, name: str) -> IntArray:
-        return self.columns[name]
-
-    @property
-    def num_microbatches(self) -> IntArray:
-        """Microbatches that each data-parallel rank accumulates."""
-        return self.global_batch // (self["micro_batch"] * self["dp"])
-
-    def taken(self, where: Any) -> Space:
-        """Return the layouts at some places."""
-        columns = {name: column[where] for name, column in self.columns.items()}
-        return Space(
-            self.devices, self.global_batch, self.schedules, columns, self.invalid,
-            self.why,
-        )  # fmt: skip
-
-    def row(self, index: int) -> dict[str, Any]:
-        """Return one layout as :func:`hwsim.train` takes it."""
-        row: dict[str, Any] = {k: int(v[index]) for k, v in self.columns.items()}
-        row["recompute"] = RECOMPUTE[row["recompute"]]
-        row["schedule"] = self.schedules[row["schedule"]]
-        for name in ("offload_optimizer", "offload_activations"):
-            row[name] = bool(row[name])
-        row["dp_shard"] = row["dp_shard"] or None
-        return row
 
 
 @dataclass(frozen=True)
@@ -112,68 +57,6 @@ class Enumerator:
         return Listed(empty, parts)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A space whose layouts are written down batch by batch."""
-
-    empty: Space
-    parts: Sequence[Part]
-
-    def __len__(self) -> int:
-        return sum(part.size for part in self.parts)
-
-    def batches(self, size: int) -> Iterator[Space]:
-        """Yield all layouts, so many at once; at least one batch."""
-        rows = np.zeros((0, len(FIELDS)), dtype=np.int32)
-        waiting: list[IntArray] = []
-        held = 0
-        for part in self.parts:
-            waiting.append(part.rows())
-            held += part.size
-            if held < size:
-                continue
-            rows = np.concatenate(waiting)
-            while len(rows) >= size:
-                yield self._space(rows[:size])
-                rows = rows[size:]
-            waiting, held = [rows], len(rows)
-        if held or not self.parts:
-            yield self._space(np.concatenate([rows[:0], *waiting]))
-
-    def _space(self, rows: IntArray) -> Space:
-        columns = {name: rows[:, i].copy() for i, name in enumerate(FIELDS)}
-        return replace(self.empty, columns=columns)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Layouts that share tp, cp, pp and dp: all rows of three tables, crossed."""
-
-    degrees: tuple[int, int, int, int]
-    experts: tuple[int, ...]
-    runs: IntArray
-    rest: IntArray
-    dp_shard: int = 0
-
-    @property
-    def size(self) -> int:
-        """Number of layouts."""
-        return len(self.experts) * len(self.runs) * len(self.rest)
-
-    def rows(self) -> IntArray:
-        """Return them, one row each, columns as ``FIELDS``."""
-        experts = np.array(self.experts, dtype=np.int32)[:, None]
-        table = _crossed(experts, self.runs, self.rest)
-        tp, cp, pp, dp = self.degrees
-        made = np.empty((len(table), len(FIELDS)), dtype=np.int32)
-        made[:, :3] = tp, cp, pp
-        made[:, 3], made[:, 4], made[:, 5] = table[:, 2], table[:, 0], dp
-        made[:, 6], made[:, 9] = table[:, 1], table[:, 3]
-        made[:, 7:9], made[:, 10:12] = table[:, 4:6], table[:, 6:8]
-        made[:, 12] = self.dp_shard
-        return made
-
-
 class _Maker:
     """Makes the blocks of one device count, and counts what is not valid."""
 
@@ -197,9 +80,9 @@ class _Maker:
             self._offload("offload_optimizer"), self._offload("offload_activations"),
         )  # fmt: skip
         alone = rest[rest[:, 0] == rest[:, 0].min()] if len(rest) else rest
-        for pp in self._degrees("pp"):
-            for tp in self._degrees("tp", self.devices // pp):
-                for cp in self._degrees("cp", self.devices // (pp * tp)):
+        for pp in self._degrees("pp", {}):
+            for tp in self._degrees("tp", {"pp": pp}):
+                for cp in self._degrees("cp", {"pp": pp, "tp": tp}):
                     dp = self.devices // (pp * tp * cp)
                     yield from self._part(tp, cp, pp, dp, rest, alone)
 
@@ -242,15 +125,19 @@ class _Maker:
                 )
         return found
 
-    def _degrees(self, name: str, within: int | None = None) -> list[int]:
-        number = self.devices if within is None else within
+    def _degrees(self, name: str, others: dict[str, int]) -> list[int]:
+        number = self.devices // math.prod(others.values())
         chosen = getattr(self.choices, name)
         if chosen is None:
             return divisors(number)
         bad = [v for v in chosen if number % v]
         self.invalid += len(bad)
+        beside = " x ".join(f"{k} {v}" for k, v in others.items() if v > 1)
+        told = f"{number} devices"
+        if beside:
+            told = f"the {number} of {self.devices} devices that {beside} leaves"
         self.why += [
-            f"{name} {v} does not divide {number} devices; use {near(number, v)}"
+            f"{name} {v} does not divide {told}; use {name} {near(number, v)}"
             for v in bad
         ]
         return [v for v in chosen if number % v == 0]
@@ -260,7 +147,10 @@ class _Maker:
             most = max(d for d in divisors(self.devices) if d <= self.layers)
             return f"pp {pp} is more than the {self.layers} layers; use {most}"
         if self.choices.dp is not None and dp not in self.choices.dp:
-            return f"dp would be {dp}, which is not asked for"
+            asked = ", ".join(map(str, self.choices.dp))
+            return (
+                f"tp {tp}, cp {cp} and pp {pp} leave dp {dp}, not {asked}; use dp {dp}"
+            )
         if self.asked.global_batch % dp:
             some = max(self.asked.global_batch // dp, 1) * dp
             return (
@@ -389,12 +279,3 @@ class _Maker:
     def _product(self, *values: Sequence[int]) -> IntArray:
         grids = np.meshgrid(*map(np.array, values), indexing="ij")
         return np.stack([g.ravel() for g in grids], axis=1).astype(np.int32)
-
-
-def _crossed(*tables: IntArray) -> IntArray:
-    """Return every row of each table beside every row of the others."""
-    sizes = [len(t) for t in tables]
-    places = np.indices(sizes).reshape(len(sizes), -1)
-    return np.concatenate(
-        [t[p] for t, p in zip(tables, places, strict=True)], axis=1
-    )  # fmt: skip

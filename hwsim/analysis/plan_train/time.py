@@ -10,8 +10,8 @@ import numpy as np
 from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.analysis.plan_train.layers import Layers, Models
 from hwsim.analysis.plan_train.links import Links, Patterns
+from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.memory import MemoryModel, keyed
-from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Key, Question, UnitCoster, UnitTable
 from hwsim.analysis.plan_train.update import UpdateModel

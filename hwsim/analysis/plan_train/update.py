@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.launches import launch_times
+from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.memory import keyed, two_ways
-from hwsim.analysis.plan_train.space import Space
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question
 from hwsim.cost.cost import FloatArray

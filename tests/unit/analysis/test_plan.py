@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from hwsim.analysis.economy import front
+from hwsim.analysis.plan_train import planner
 from hwsim.analysis.plan_train import search as plan_search
 from hwsim.analysis.plan_train.choices import Choices
 from hwsim.analysis.plan_train.memory import MemoryModel
@@ -325,6 +326,36 @@ def test_several_sizes_and_systems_are_one_search():
     assert {r["devices"] for r in found.to_dict()["pareto"]} == {4, 8}
 
 
+def test_the_first_batches_are_small_and_all_are_looked_at(dense):
+    listed = Enumerator(
+        dense.model, dense.system, dense.stack, Choices.of(tp=2), 64, 4096
+    ).listed(32)
+    sizes = [len(space) for space in listed.batches(4000, 100)]
+    assert sizes[:4] == [100, 400, 1600, 4000]
+    assert max(sizes) == 4000
+    assert sum(sizes) == len(listed)
+
+
+def test_an_interrupt_of_the_simulations_answers_with_what_was_played(monkeypatch):
+    real, calls = planner.run_training, []
+
+    def stop(*args, **asked):
+        calls.append(asked)
+        if len(calls) in {1, 4}:
+            raise KeyboardInterrupt
+        return real(*args, **asked)
+
+    monkeypatch.setattr(planner, "run_training", stop)
+    at_once = plan()
+    assert at_once.tally.interrupted
+    assert len(at_once.played) == 1
+    assert len(calls) == 2
+    calls[:] = [{}]
+    later = plan(simulate=5)
+    assert later.tally.interrupted
+    assert len(later.played) == 2
+
+
 def test_interrupt_answers_with_the_best_so_far(monkeypatch):
     monkeypatch.setattr(plan_search, "AT_ONCE", 100)
     seen = []
@@ -346,8 +377,13 @@ def test_interrupt_answers_with_the_best_so_far(monkeypatch):
         ({"devices": 16}, "at most 8"),
         ({"devices": []}, "at least one"),
         ({"devices": 3, "pp": 1}, "use 15"),
-        ({"tp": 3, "devices": 8, "pp": 1}, "does not divide 8 devices; use 2"),
-        ({"pp": 64, "devices": 8}, "does not divide 8 devices; use 8"),
+        ({"tp": 3, "devices": 8, "pp": 1}, "does not divide 8 devices; use tp 2"),
+        ({"pp": 64, "devices": 8}, "does not divide 8 devices; use pp 8"),
+        (
+            {"tp": 4, "pp": 8},
+            "the 1 of 8 devices that pp 8 leaves; use tp 1",
+        ),
+        ({"dp": 8, "tp": 4, "pp": 1}, "leave dp 2, not 8; use dp 2"),
         ({"ep": 2}, "has no experts; use ep 1"),
         ({"micro_batch": 5}, "does not divide global_batch / dp"),
         ({"vpp": 99, "pp": 2}, "use vpp 12"),

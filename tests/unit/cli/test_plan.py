@@ -118,7 +118,7 @@ def test_parquet_without_pyarrow_says_what_to_do(
         (("--devices", "8-4"), "is empty"),
         (("--devices", "many"), "not a whole number"),
         (("--tp", "x"), "--tp"),
-        (("--tp", 3, "--devices", 8), "use 2"),
+        (("--tp", 3, "--devices", 8), "use tp 2"),
         (("--memory", "70"), "--memory"),
         (("--memory", "1MB"), "the least needs"),
         (("--deadline", "24h"), "tokens"),
