@@ -112,8 +112,10 @@ def state_space(w: Writer, x: int, p: Pass) -> int:
         y = _exchange(w, "ssm_scatter", y, 1.0 * p.tokens * whole.entering)
         seen = Pass(p.batch, p.seq_q * cp, p.seq_kv * cp, p.mode)
     mine = widths(model, setting.shard, cp)
+    y = _reordered(w, "ssm_order", y, seen, mine.entering)
     c = _convolution(w, y, seen, ssm, mine)
     scanned = _scan(w, c, seen, ssm, mine)
+    scanned = _reordered(w, "ssm_reorder", scanned, seen, mine.inner)
     if cp > 1:
         scanned = _exchange(w, "ssm_return", scanned, 1.0 * p.tokens * whole.inner)
     numel = 1.0 * p.tokens * whole.inner
@@ -172,6 +174,19 @@ def _selective_scan(w: Writer, inputs: tuple[int, ...], p: Pass, mine: Widths) -
         channels=mine.inner, state=mine.state, reads=reads, writes=writes,
     )  # fmt: skip
     return w.put(op, inputs, "scan", numel=numel, extra={"weights": weights})
+
+
+def _reordered(w: Writer, name: str, x: int, p: Pass, width: int) -> int:
+    """Append the copy of values from tokens first to sequences first, or back."""
+    if not (w.setting.training and w.setting.fusion.tokens_first and p.batch > 1):
+        return x
+    numel = 1.0 * p.tokens * width
+    op = Elementwise(
+        name=name, dtype=w.setting.precision.vector, numel=numel, function="copy",
+        flop_per_value=0.0, reads=(w.act(numel),), writes=(w.act(numel),),
+        singly=numel,
+    )  # fmt: skip
+    return w.put(op, (x,), "scale", numel=numel)
 
 
 def _exchange(w: Writer, name: str, x: int, numel: float) -> int:

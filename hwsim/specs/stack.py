@@ -85,6 +85,9 @@ class Fusion(Spec):
     rotary_scaled : bool
         That kernel can scale what it rotates (YaRN's magnitude); else such models
         rotate in a framework's operators.
+    tokens_first : bool
+        Training: values lie token by token, those of all sequences side by side
+        (Megatron); what takes whole sequences has them copied into order and back.
     bias : bool
         Biases are added in the product's epilogue; dropout with the residual.
     cross_entropy, optimizer : bool
@@ -135,6 +138,7 @@ class Fusion(Spec):
     gelu: bool = True
     rotary: bool = True
     rotary_scaled: bool = True
+    tokens_first: bool = False
     bias: bool = True
     cross_entropy: bool = False
     optimizer: bool = True

@@ -122,6 +122,29 @@ def test_context_ranks_exchange_tokens_for_heads() -> None:
     assert named(graph, "ssm_scatter").collective == "all_to_all"
 
 
+def test_several_sequences_are_copied_into_order_and_back() -> None:
+    """Megatron-Core's mixer: all that enters, and the scan's result; backward too."""
+    model, moved = load_model("mamba2-130m"), {}
+    for name, batch in (("nemo", 1), ("nemo", 4), ("pytorch-fsdp", 4)):
+        graph = training_graph(
+            model, micro_batch=batch, seq=512, stack=load_stack(name)
+        )
+        ops = [n.op for _, _, n, _ in graph.distinct() if "order" in n.op.name]
+        moved[name, batch] = ops
+    assert not moved["nemo", 1]
+    assert not moved["pytorch-fsdp", 4]
+    found = moved["nemo", 4]
+    assert [op.name for op in found] == [
+        "ssm_order", "ssm_reorder", "ssm_reorder_gradient", "ssm_order_gradient"
+    ]  # fmt: skip
+    inner, groups, heads = 1536, 2 * 128, 24
+    entering = 2 * inner + groups + heads
+    tokens = 4 * 512
+    widths = [entering, inner, inner, entering]
+    assert [op.nbytes for op in found] == [4 * tokens * w for w in widths]
+    assert [op.singly for op in found] == [tokens * w for w in widths]
+
+
 def test_experts_in_a_latent_send_narrow_rows() -> None:
     """Rows that go to the experts are as wide as the latent."""
     model = load_model("nemotron-3-super")
