@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hwsim.cost.evaluate import Fidelity
-from hwsim.graph.op import MoeExperts, Op
+from hwsim.graph.op import Attention, Matmul, MoeExperts, Op
 from hwsim.graph.opgraph import OpGraph
+from hwsim.specs.base import DTYPE_BYTES
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
@@ -19,9 +20,16 @@ def launches_of(
     tokens = float(np.max(graph.tokens)) / graph.meta.get("ranks", 1.0)
     if tokens > stack.launch.captured_tokens:
         per_kernel += _prompt_time(graph, system, stack, fidelity)
-    experts = 0.0 if fidelity == "roofline" else stack.launch.experts
+    bound = fidelity == "roofline"
+    experts = 0.0 if bound else stack.launch.experts
+    modules = 0.0 if bound else stack.launch.products
     launches = [
-        [per_kernel * node.op.kernels + _issue(node.op, experts) for node in b.nodes]
+        [
+            per_kernel * node.op.kernels
+            + _issue(node.op, experts)
+            + module_time(node.op, modules)
+            for node in b.nodes
+        ]
         for b in graph.blocks
     ]
     return launches, start
@@ -62,6 +70,22 @@ def _prompt_time(
     known = system.device.launch is not None and fidelity != "roofline"
     prompts = graph.name == "prefill" and launch.mode == "graph"
     return launch.prompt_time if known and prompts else 0.0
+
+
+def module_time(op: Op, forward: float) -> float:
+    """Return host time of the module around an operator, beyond its kernels'. [s]
+
+    Parameters
+    ----------
+    forward : float
+        Of one forward pass in 16 bit. Backward takes as long: for a product's two
+        gradients together. [s]
+    """
+    if not forward or not isinstance(op, Matmul | Attention):
+        return 0.0
+    width = 2.0 if DTYPE_BYTES[op.dtype] < 2.0 else 1.0
+    halves = 2.0 if op.phase == "backward" and isinstance(op, Matmul) else 1.0
+    return forward * width / halves
 
 
 def _issue(op: Op, experts: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from hwsim.cost.contention import beside_collectives
 from hwsim.cost.cost import Cost, FloatArray
 from hwsim.cost.forms import FORMS, MATRIX, Context, form, group_key
 from hwsim.cost.op_costs import OpCosts as OpCosts
@@ -158,10 +159,13 @@ def cost_graph(
     ``points`` as for :func:`cost_ops`.
     """
     ops = [node.op for _, _, node, _ in graph.distinct()]
-    return cost_ops(
+    costs = cost_ops(
         ops, system, stack, fidelity, calibration, sustained_flop=graph.flop,
         in_step=in_step, points=points,
     )  # fmt: skip
+    if in_step < 2 or points or fidelity == "roofline":
+        return costs
+    return beside_collectives(graph.blocks, costs, stack, system.device)
 
 
 def _within_window(

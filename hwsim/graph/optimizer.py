@@ -116,7 +116,7 @@ def optimizer_blocks(u: Update) -> list[Block]:
         deps = (len(nodes) - 1,) if nodes else ()
         nodes.append(Node(op, deps, stream, barrier=not nodes))
 
-    for op in (*_repeated_gradients(u), *_global_norm(u)):
+    for op in (*_buffer_passes(u), *_repeated_gradients(u), *_global_norm(u)):
         add(op, op.axis if isinstance(op, Collective) else COMPUTE)
     if u.offload:
         update = _pieces(u)
@@ -144,6 +144,15 @@ def _pieces(u: Update) -> Block:
 
 def _handed_out(u: Update) -> list[Node]:
     """Return what follows the update: shards gathered, weights quantised."""
+    ahead = u.setting.gathers_ahead(u.zero_stage)
+    nodes = [] if ahead else parameter_gathers(u)
+    if u.setting.precision.quantised:
+        nodes.append(Node(_quantise(u), tuple(range(len(nodes)))))
+    return nodes
+
+
+def parameter_gathers(u: Update) -> list[Node]:
+    """Return the gathers of the updated shards of ZeRO 1 and 2."""
     layout = u.setting.layout
     dense, expert = u.trained
     nodes: list[Node] = []
@@ -158,9 +167,23 @@ def _handed_out(u: Update) -> list[Node]:
             nbytes = numel * DTYPE_BYTES[u.setting.precision.parameter]
             op = _collective(u, name, "all_gather", nbytes, "dp", size, stride)
             nodes.append(Node(op, (), "dp"))
-    if u.setting.precision.quantised:
-        nodes.append(Node(_quantise(u), tuple(range(len(nodes)))))
     return nodes
+
+
+def _buffer_passes(u: Update) -> list[Op]:
+    """Return what goes over the whole buffer of gradients beside its reduction."""
+    passes = u.setting.stack.gradient_passes
+    if not passes:
+        return []
+    numel, dtype = sum(part.total for part in u.trained), u.setting.precision.grad
+    moved = Operand("gradient", numel * DTYPE_BYTES[dtype] * passes / 2.0, dtype)
+    return [
+        Elementwise(
+            name="gradient_buffer", dtype=u.setting.precision.vector, numel=numel,
+            function="scale", reads=(moved,), writes=(moved,), phase="optimizer",
+            kernels=passes,
+        )
+    ]  # fmt: skip
 
 
 def _repeated_gradients(u: Update) -> list[Op]:

@@ -59,12 +59,13 @@ def gathered(plan: Plan, block: Block, held: Held) -> Block:
     parallel devices the first operator (a norm) may start before its few
     parameters have come.
     """
-    shares = _shares(plan.setting.layout, held) if plan.gathers else []
+    backward = block.name.endswith("backward")
+    gathers = plan.gathers or (plan.prefetches and not backward)
+    shares = _shares(plan.setting.layout, held) if gathers else []
     shares = [(group, numel) for group, numel in shares if group.size > 1]
     if not shares:
         return block
     act = plan.setting.precision.parameter
-    backward = block.name.endswith("backward")
     early = plan.setting.stack.overlap.backward_prefetch or not backward
     ahead = 2 if plan.overlaps and early else 1
     nodes = []

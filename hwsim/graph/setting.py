@@ -78,6 +78,11 @@ class Setting:
         beside = overlap.tp and overlap.ring and not overlap.windows
         return beside and self.sequence_parallel and self.training
 
+    def gathers_ahead(self, zero_stage: int) -> bool:
+        """Whether updated parameters are gathered beside the next forward pass."""
+        overlap = self.stack.overlap
+        return overlap.dp and overlap.parameters and zero_stage in {1, 2}
+
     def outer(self, tokens: float) -> float:
         """Tokens that one device holds outside the tensor-parallel regions."""
         return tokens / self.shard.tp if self.sequence_parallel else tokens

@@ -10,7 +10,12 @@ from typing import Any
 from hwsim.errors import InputError
 from hwsim.graph.lora import Lora
 from hwsim.graph.opgraph import Block, OpGraph
-from hwsim.graph.optimizer import Update, optimizer_blocks, optimizer_named
+from hwsim.graph.optimizer import (
+    Update,
+    optimizer_blocks,
+    optimizer_named,
+    parameter_gathers,
+)
 from hwsim.graph.parameters import Held
 from hwsim.graph.partition import activation_message, layers_per_stage
 from hwsim.graph.reduce import reduced_at_end
@@ -141,15 +146,26 @@ class StageGraphs:
         return self.plan.held
 
     @cached_property
-    def update(self) -> OpGraph:
-        """End of the step: tied table, norm of the gradients, optimizer."""
+    def _updates(self) -> Update:
         plan = self.plan
         tied, ranks = _tied(plan)
-        update = Update(
+        return Update(
             plan.setting, self.optimizer, self.trained, plan.zero_stage, ranks,
             tied, self.offload_optimizer, self.mirrored,
         )  # fmt: skip
-        return self._graph("update", optimizer_blocks(update))
+
+    @cached_property
+    def update(self) -> OpGraph:
+        """End of the step: tied table, norm of the gradients, optimizer."""
+        return self._graph("update", optimizer_blocks(self._updates))
+
+    @cached_property
+    def gathering(self) -> OpGraph | None:
+        """Gathers of updated parameters beside the forward passes that follow."""
+        if not self.plan.setting.gathers_ahead(self.plan.zero_stage):
+            return None
+        nodes = tuple(parameter_gathers(self._updates))
+        return self._graph("gathering", [Block("parameters", nodes)]) if nodes else None
 
 
 def _tied(plan: Plan) -> tuple[float, int]:

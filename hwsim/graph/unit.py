@@ -78,6 +78,15 @@ class Plan:
         return self.setting.layout.sharers > 1 and self.zero_stage == 3
 
     @property
+    def prefetches(self) -> bool:
+        """Whether updated parameters are gathered beside this forward pass.
+
+        In pipelines they are gathered while the first microbatches go through.
+        """
+        ahead = self.setting.gathers_ahead(self.zero_stage)
+        return ahead and self.last and self.setting.layout.pp == 1
+
+    @property
     def overlaps(self) -> bool:
         """Whether data-parallel communication runs beside compute."""
         return self.setting.stack.overlap.dp

@@ -38,6 +38,10 @@ class LaunchPolicy(Spec):
         Training only: host time to issue the forward pass of one layer's routed
         experts (router, sort, exchange, products and casts of each expert)
         beyond ``host_time`` of its kernels; backward takes twice as long. [s]
+    products : float
+        Training only: host time of the framework's module around a product or fused
+        attention, beyond ``host_time``; its backward takes as long. Narrow products
+        take twice as long. [s]
     counts : bool
         Training only: how many rows go to each expert is known on the host, which
         waits for it in every layer (mixtures that drop no token).
@@ -51,6 +55,7 @@ class LaunchPolicy(Spec):
     captured_tokens: Annotated[int, Field(ge=0, le=10**7, strict=True)] = 0
     collective: Seconds = 0.0
     experts: Seconds = 0.0
+    products: Seconds = 0.0
     counts: bool = False
 
 
@@ -159,6 +164,9 @@ class Overlap(Spec):
     ----------
     dp : bool
         Gradient reduction and parameter gathering of data parallelism.
+    parameters : bool
+        With ``dp`` and ZeRO 1 or 2: updated parameters are gathered beside the
+        forward pass that follows, a layer ahead; else at the end of the step.
     tp : bool
         Tensor-parallel collectives, cut up beside their products.
     windows : bool
@@ -183,6 +191,7 @@ class Overlap(Spec):
     """
 
     dp: bool = True
+    parameters: bool = False
     tp: bool = False
     windows: bool = False
     ring: bool = False
@@ -262,6 +271,9 @@ class StackSpec(CatalogSpec):
     gradients : str or None
         ``fp32``: gradients are accumulated, and reduced among data-parallel
         devices, in fp32; None: in the dtype of the parameters.
+    gradient_passes : int
+        How often the whole buffer of gradients is read or written beside its
+        reduction: checked for values that are no numbers, scaled, zeroed.
     recompute : str
         Layers recomputed in full: ``whole``, the forward pass runs again; ``needed``,
         a compiler leaves out what backward does not read, as the last product
@@ -314,6 +326,7 @@ class StackSpec(CatalogSpec):
     autocast: bool = False
     gradients: Literal["fp32"] | None = None
     recompute: Literal["whole", "needed"] = "whole"
+    gradient_passes: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     loss_metrics: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     tensor_scales: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     stored_int8: Fraction = 0.0

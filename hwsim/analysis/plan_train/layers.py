@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.memory import MemoryModel, keyed, sharers
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question, UnitTable
+from hwsim.cost.contention import held_share, lost_time
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.hostlink import host_link
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.specs.base import DTYPE_BYTES
-from hwsim.specs.calibration import calibration_for
+from hwsim.specs.calibration import calibration_for, resolved_fidelity
 
 _TOTAL = 1
 _FULL = RECOMPUTE.index("full")
@@ -131,7 +132,8 @@ class Layers:
             found.load[:, two] += flow.load
         return found
 
-    def _gathered(self, unit: int, at: Any) -> Flow:
+    def gathered(self, unit: int, at: Any) -> Flow:
+        """Return what it takes to gather the parameters of one unit."""
         width = DTYPE_BYTES[self.model.memory.precision.parameter]
         expert = self._expert(unit, at)
         return self.shared("all_gather", self.dense[at, unit], expert, width, at)
@@ -162,7 +164,7 @@ class Layers:
         alone, slack = self.forward[at, self.kinds - 1].copy(), np.zeros(len(at))
         for unit in range(self.kinds):
             reduce = self.unit_reduced(unit, at) if stage >= 2 else none
-            gather = self._gathered(unit, at) if stage == 3 else none
+            gather = self.gathered(unit, at) if stage == 3 else none
             copy = copies[at, unit]
             # In one graph with backward, copies out end beside it.
             out = np.where(self.space["pp"][at] > 1, copy, 0.0)
@@ -186,7 +188,7 @@ class Layers:
         overlap = self.model.asked.stack.overlap.dp
         for unit, beside in ((self.kinds, False), (self.kinds + 1, overlap)):
             if stage == 3:
-                gather = self._gathered(unit, at).time - layer * beside
+                gather = self.gathered(unit, at).time - layer * beside
                 self.forward[at, unit] += np.maximum(gather, 0.0)
             reduce = np.maximum(self.unit_reduced(unit, at).time - slack * beside, 0.0)
             self.backward[at, unit] += reduce
@@ -218,16 +220,31 @@ class Layers:
         target = self.backward if back else self.forward
         lead = self.lead_backward if back else self.lead_forward
         patterns = self.model.patterns
-        each, once = patterns.chunk(stage, offload, beside, back=back)
+        slow = self.slowed(beside)
+        each, once = patterns.chunk(stage, offload, slow, back=back)
         lost = self._lost(stage, beside, at, unit, back)
         if offload and stage > 1:
             # What waits for copies anyway is not late.
-            alone, _ = patterns.chunk(stage, False, beside, back=back)
+            alone, _ = patterns.chunk(stage, False, slow, back=back)
             lost = np.maximum(alone + lost - each, 0.0)
         each = each + lost
         target[at, unit] = each + self._behind(stage) * beside.reduce.time * back
         # The first gather of a chunk and its last reduction have no layer beside.
         lead[at] = np.maximum(lead[at], once - lost)
+
+    def yielded(self, sent: FloatArray, compute: FloatArray) -> FloatArray:
+        """Return what layers take longer beside so long transfers. [s]"""
+        asked = self.model.asked
+        fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
+        if fidelity == "roofline" or not asked.stack.overlap.dp:
+            return np.zeros_like(compute)
+        return lost_time(held_share(asked.system.device), sent, compute)
+
+    def slowed(self, beside: Beside) -> Beside:
+        """Return a layer whose products yield units to what is sent beside them."""
+        sent = beside.gather.time + beside.reduce.time
+        lost = self.yielded(sent, beside.compute)
+        return replace(beside, compute=beside.compute + lost)
 
     def _lost(
         self, stage: int, beside: Beside, at: Any, unit: int, back: bool
@@ -250,7 +267,8 @@ class Layers:
         inputs = Beside(beside.compute - weight, beside.gather, none, beside.copy)
         self._chunked(stage, offload, inputs, at, unit)
         later = Beside(weight, none, beside.reduce, np.zeros(len(at)))
-        each, once = self.model.patterns.chunk(stage, False, later, back=True)
+        slow = self.slowed(later)
+        each, once = self.model.patterns.chunk(stage, False, slow, back=True)
         each = each + self._behind(stage) * beside.reduce.time
         self.weight[at, unit] = each
         self.backward[at, unit] += each

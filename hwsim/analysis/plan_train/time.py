@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from hwsim.analysis.plan_train.choices import RECOMPUTE
+from hwsim.analysis.plan_train.crowding import no_flow
 from hwsim.analysis.plan_train.layers import Layers, Models
-from hwsim.analysis.plan_train.links import Links, Patterns
+from hwsim.analysis.plan_train.links import Beside, Links, Patterns
 from hwsim.analysis.plan_train.listed import Space
 from hwsim.analysis.plan_train.memory import MemoryModel, keyed
 from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Key, Question, UnitCoster, UnitTable
 from hwsim.analysis.plan_train.update import UpdateModel
 from hwsim.cost.cost import FloatArray
+from hwsim.schedule.pipeline.ahead import exposed_gather
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.schedule.pipeline.time import pipeline_time
+from hwsim.specs.base import DTYPE_BYTES
 
 _FULL, _NONE = RECOMPUTE.index("full"), RECOMPUTE.index("none")
 _KEYS_AT_ONCE = 64
@@ -133,7 +136,38 @@ def _flat(
     )
     zero = space["zero_stage"][at]
     after = _left_over(model, reductions, backward, counts)
-    return space.num_microbatches[at] * one, np.where(zero >= 2, 0.0, after)
+    if model.asked.stack.overlap.dp:
+        lost = layers.yielded(reductions, backward)
+        after = after + lost[:, :kinds] @ counts + lost[:, -1]
+    after = np.where(zero >= 2, 0.0, after)
+    return space.num_microbatches[at] * one, after + _ahead(model, space, layers, at)
+
+
+def _ahead(model: Models, space: Space, layers: Layers, at: Any) -> FloatArray:
+    """What a forward pass takes longer while parameters are gathered. [s]"""
+    some = np.flatnonzero(_gathers_ahead(model, space, at))
+    found, at = np.zeros(len(at)), at[some]
+    if not len(at):
+        return found
+    counts, kinds = model.stages.stages(1, 1).total, layers.kinds
+    # Nothing runs beside the gather of the embedding, a layer beside the head's.
+    last = layers.forward[at, kinds - 1]
+    head = layers.gathered(kinds + 1, at).time
+    extra = layers.gathered(kinds, at).time + np.maximum(head - last, 0.0)
+    once, none = np.full(len(at), -np.inf), no_flow(model.links.levels, len(at))
+    for unit in range(kinds):
+        alone, gather = layers.forward[at, unit], layers.gathered(unit, at)
+        beside = layers.slowed(Beside(alone, gather, none, np.zeros(len(at))))
+        each, first = model.patterns.chunk(3, False, beside, back=False)
+        extra = extra + counts[unit] * (each - alone)
+        once = np.maximum(once, first)
+    found[some] = extra + once
+    return found
+
+
+def _gathers_ahead(model: Models, space: Space, at: Any) -> Any:
+    overlap, zero = model.asked.stack.overlap, space["zero_stage"][at]
+    return (overlap.dp and overlap.parameters) & ((zero == 1) | (zero == 2))
 
 
 def _contended(copied: FloatArray, forward: FloatArray, backward: FloatArray) -> Any:
@@ -223,6 +257,25 @@ def _after(
     last[several] += before
     # ZeRO 2 and 3 reduce gradients within each microbatch's backward.
     found: FloatArray = np.where(space["zero_stage"][at] >= 2, 0.0, last)
+    return found + _awaited(model, space, layers, chunk, at)
+
+
+def _awaited(
+    model: Models, space: Space, layers: Layers, chunk: FloatArray, at: Any
+) -> FloatArray:
+    """How long the first rank waits for its updated parameters. [s]"""
+    some = np.flatnonzero(_gathers_ahead(model, space, at))
+    found, at = np.zeros(len(at)), at[some]
+    if not len(at):
+        return found
+    kinds, vpp = layers.kinds, space["vpp"][at].astype(float)
+    held = chunk[at] * vpp[:, None]
+    dense = (layers.dense[at, :kinds] * held).sum(axis=1) + layers.dense[at, kinds]
+    expert = (layers.expert[at] * held).sum(axis=1)
+    width = DTYPE_BYTES[model.memory.precision.parameter]
+    whole = layers.shared("all_gather", dense, expert, width, at).time
+    forward = (layers.forward[at, :kinds] * chunk[at]).sum(axis=1)
+    found[some] = exposed_gather(whole, forward, held.sum(axis=1), space["pp"][at], vpp)
     return found
 
 

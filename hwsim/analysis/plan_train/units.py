@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwsim.analysis.launches import launch_times
+from hwsim.analysis.launches import launch_times, module_time
 from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.analysis.plan_train.priced import FIGURES, PricedOps
+from hwsim.cost.contention import yielded
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import Fidelity
 from hwsim.graph.opgraph import COMPUTE, Block
@@ -137,6 +138,10 @@ class UnitCoster:
         """
         ops = [node.op for block in blocks for node in block.nodes]
         figures = self.priced.figures(ops)
+        if self.asked.stack.overlap.tp and self.yields:
+            device = self.asked.system.device
+            longer = yielded(blocks, figures[0], self.asked.stack, device)
+            figures[:2] += longer  # time, compute
         time, *busy, link = figures[: len(FIGURES)]
         shape = (len(_PASSES), rows, len(self.kinds) + 2)
         where = tuple(np.array(placed).T)
@@ -156,6 +161,11 @@ class UnitCoster:
             np.add.at(added, where, np.add.reduceat(one, starts))
             parts.append(added[:2])
         return np.concatenate(parts)
+
+    @property
+    def yields(self) -> bool:
+        """Whether products yield units to collectives beside them."""
+        return self.fidelity != "roofline" and self.asked.system.num_devices > 1
 
     def _partial(self, key: Key) -> bool:
         """Whether only the layers with experts have to be costed."""
@@ -207,10 +217,14 @@ class UnitCoster:
             found[members] = grown(block, times[places].T)[0]
         if not self.per_kernel:
             return found
+        modules = self.asked.stack.launch.products
         launched = [
-            self.per_kernel * sum(n.op.kernels for n in block.nodes)
+            sum(
+                self.per_kernel * n.op.kernels + module_time(n.op, modules)
+                for n in block.nodes
+            )
             for block in blocks
-        ]  # fmt: skip
+        ]
         return np.maximum(found, launched)
 
 

@@ -20,6 +20,7 @@ from hwsim.cost.cost import FloatArray
 from hwsim.cost.sharing import level_use, mean_use, op_use
 from hwsim.graph.partition import activation_message
 from hwsim.graph.stage import StageGraphs, stage_graphs
+from hwsim.schedule.pipeline.ahead import exposed_gather
 from hwsim.schedule.pipeline.schedules import pipeline_order, pipeline_schedule
 from hwsim.sim.links import Use
 from hwsim.sim.pipeline.costs import PipelineCosts, PipelineOptions
@@ -68,7 +69,8 @@ class Pipelined:
         self.makers, self.config = makers, makers[0].config
         self.layers, self.hops = layers, hops
         self._chunks: dict[Any, _Chunk] = {}
-        self._updates: dict[Any, GraphResult] = {}
+        self._stages: dict[Any, StageGraphs] = {}
+        self._updates: dict[int, GraphResult] = {}
 
     @property
     def overhead(self) -> float:
@@ -157,15 +159,34 @@ class Pipelined:
             )  # fmt: skip
         return self._chunks[key]
 
-    def _update(self, rank: int) -> GraphResult:
+    def _stage(self, rank: int) -> StageGraphs:
+        """Return the graphs of all that a rank holds."""
         maker, parts = self.makers[rank], self.config.rank_parts(rank)
         layers = sorted(layer for part in parts for layer in self.layers[part])
         first, last = 0 in parts, len(self.layers) - 1 in parts
         key = self._key(maker, layers, first, last)
-        if key not in self._updates:
-            update = self._graphs(maker, layers, first, last).update
-            self._updates[key] = maker.run(update)
-        return self._updates[key]
+        if key not in self._stages:
+            self._stages[key] = self._graphs(maker, layers, first, last)
+        return self._stages[key]
+
+    def _update(self, rank: int) -> GraphResult:
+        stage = self._stage(rank)
+        if id(stage) not in self._updates:
+            self._updates[id(stage)] = self.makers[rank].run(stage.update)
+        return self._updates[id(stage)]
+
+    def _gather(self, rank: int, chunks: Sequence[_Chunk]) -> float:
+        """Return how long a rank waits for its updated parameters. [s]"""
+        maker, parts = self.makers[rank], self.config.rank_parts(rank)
+        graph = self._stage(rank).gathering
+        if graph is None:
+            return 0.0
+        forward = sum(c.forward.played.makespan for c in chunks) / len(chunks)
+        layers = sum(len(self.layers[part]) for part in parts)
+        whole = maker.run(graph, "closed_form").played.makespan
+        return float(
+            exposed_gather(whole, forward, layers, self.config.pp, len(chunks), rank)
+        )
 
     def _costs(
         self, chunks: list[list[_Chunk]], updates: list[GraphResult]
@@ -188,6 +209,7 @@ class Pipelined:
                 for maker, rank in zip(self.makers, chunks, strict=True)
             ],
             optimizer=np.array([u.played.makespan for u in updates]),
+            gather=np.array([self._gather(r, c) for r, c in enumerate(chunks)]),
         )
 
     def _shares(
