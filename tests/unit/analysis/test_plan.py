@@ -130,20 +130,22 @@ def test_memory_is_that_of_the_step(name, request):
 
 
 @pytest.mark.parametrize(
-    ("model", "system", "devices", "batch", "seq"),
+    ("model", "system", "devices", "batch", "seq", "stack"),
     [
-        ("llama-2-13b", "dgx-h100-ndr-16", 32, 64, 4096),
-        ("mixtral-8x7b", "dgx-h100-ndr-16", 32, 64, 2048),
-        ("llama-3.1-8b", "rtx-4090-pcie-8", 8, 32, 2048),
-        ("qwen3-30b-a3b", "mi300x-roce-4", 32, 64, 4096),
-        ("deepseek-v2-lite", "h100-roce-128", 16, 32, 4096),
-        ("t5-3b", "tpu-v5p-64", 16, 64, 512),
-        ("bert-large", "trn2-48xlarge", 4, 64, 512),
-        ("gpt-2-1.5b", "dgx-h100", 2, 16, 1024),
+        ("llama-2-13b", "dgx-h100-ndr-16", 32, 64, 4096, "default-training"),
+        # Parameters gathered beside forward passes; tensor-parallel overlap.
+        ("llama-2-13b", "dgx-h100-ndr-16", 32, 64, 4096, "megatron-core"),
+        ("mixtral-8x7b", "dgx-h100-ndr-16", 32, 64, 2048, "default-training"),
+        ("llama-3.1-8b", "rtx-4090-pcie-8", 8, 32, 2048, "default-training"),
+        ("qwen3-30b-a3b", "mi300x-roce-4", 32, 64, 4096, "default-training"),
+        ("deepseek-v2-lite", "h100-roce-128", 16, 32, 4096, "default-training"),
+        ("t5-3b", "tpu-v5p-64", 16, 64, 512, "default-training"),
+        ("bert-large", "trn2-48xlarge", 4, 64, 512, "default-training"),
+        ("gpt-2-1.5b", "dgx-h100", 2, 16, 1024, "default-training"),
     ],
 )
-def test_closed_form_ranks_as_the_simulator(model, system, devices, batch, seq):
-    case = Case(model, system, devices, batch, seq)
+def test_closed_form_ranks_as_the_simulator(model, system, devices, batch, seq, stack):
+    case = Case(model, system, devices, batch, seq, stack)
     space = case.space()
     needed = case.memory.needed(space)
     usable = case.system.device.main_memory.size * (1 - case.stack.memory_reserve)

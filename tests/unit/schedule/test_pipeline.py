@@ -9,6 +9,7 @@ import pytest
 
 from hwsim.errors import HwsimError, InputError, UnknownNameError
 from hwsim.schedule.pipeline import schedules as pipeline
+from hwsim.schedule.pipeline.ahead import exposed_gather
 from hwsim.schedule.pipeline.check import in_flight, validate_order
 from hwsim.schedule.pipeline.play import play_order
 from hwsim.schedule.pipeline.schedules import (
@@ -434,3 +435,13 @@ def test_a_million_layouts_take_a_second(schedule):
         pipeline_time(schedule, pp, 4 * pp, 2, 1.0, 2.0, 0.01, total=3.1 * pp)
         best = min(best, time.perf_counter() - start)
     assert pp.size / best >= 1e6
+
+
+def test_parameters_that_come_while_a_pipeline_fills() -> None:
+    alone = exposed_gather(8.0, 1.0, 8, 4, [1, 2, 8])
+    # One layer, what the first chunk's first pass does not hide; later chunks come
+    # while four microbatches go through each one before.
+    assert alone == pytest.approx([1 + 7, 1 + 3, 1 + 0])
+    assert exposed_gather(0.0, 1.0, 8, 4, 2) == 0.0
+    assert exposed_gather(8.0, 1e-9, 8, 4, 2) == pytest.approx(8.0)  # all of it
+    assert exposed_gather(8.0, 1.0, 8, 4, 1, [0, 3, 9]) == pytest.approx([8, 5, 0])
