@@ -351,7 +351,36 @@ def memory() -> str:
     ]  # fmt: skip
     head = ("Published runs", "Rows", "Predicted to fit", "Median of memory used",
             "Not predicted to fit")  # fmt: skip
-    return table(head, rows)
+    return table(head, rows) + "\n" + peaks()
+
+
+def peaks() -> str:
+    """Return published peaks of memory beside what is predicted."""
+    from hwsim.analysis.published.peak import GIB, peak_memories
+
+    rows, errors = [], []
+    for peak in peak_memories():
+        run = peak.run
+        words = f"{run.model}, {run.micro_batch} × {run.seq_len:,} tokens"
+        degrees = [
+            f"{name} {size}" for name in ("tp", "pp", "vpp", "cp")
+            if (size := getattr(run, name) or 1) > 1
+        ]  # fmt: skip
+        lora = f", LoRA {run.lora_rank}" if run.lora_rank else ""
+        source = re.sub(r"^github \S+/(\S+) .*$", r"\1", run.source).split(" (")[0]
+        errors.append(peak.relative_error)
+        rows.append([
+            source, words + lora, run.dtype, run.stack,
+            ", ".join([f"{run.num_devices} devices", *degrees]),
+            f"{peak.published / GIB:.1f}", f"{peak.footprint.total / GIB:.1f}",
+            fmt.signed_percent(peak.relative_error, 0),
+        ])  # fmt: skip
+    head = ("Source", "Run", "Dtype", "Stack", "On", "Measured, GiB",
+            "Predicted, GiB", "Error")  # fmt: skip
+    median = _median(map(abs, errors))
+    mean = sum(map(abs, errors)) / len(errors)
+    told = f"{len(errors)} runs: {fmt.percent(median, 0)} in the median, "
+    return table(head, rows) + f"\n{told}{fmt.percent(mean, 0)} in the mean.\n"
 
 
 def _amount(value: float) -> str:

@@ -200,6 +200,8 @@ class Kept:
         local, layout = setting.shard, setting.layout
         if not kind.moe or moe is None:
             entering = 2 if model.gated_ffn else 1
+            if model.gated_ffn and inner and not setting.fusion.activation:
+                entering += setting.stack.held.activations
             return local.ffn * (entering * self.act + feed)
         entering = 2 if moe.gated else 1
         pairs = moe.experts_per_token * (1.0 if layout.whole_experts else layout.load)

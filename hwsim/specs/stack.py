@@ -217,6 +217,9 @@ class HeldPolicy(Spec):
     results : bool
         What experts give is kept until backward, for the gradient of its weight in
         the sum; else that weight multiplies what enters their last product.
+    activations : bool
+        What an activation that is a kernel of its own gives is kept as well, for its
+        gate's gradient; else it is made again (checkpoints by operator).
     losses : int
         Copies of the logits in fp32 that a framework's loss makes and holds at once:
         log-softmax and two gradients; 0: compiled, it needs the logits' gradient.
@@ -226,6 +229,7 @@ class HeldPolicy(Spec):
     narrow: bool = False
     gathered: Literal["layer", "product"] = "layer"
     results: bool = True
+    activations: bool = True
     losses: Annotated[int, Field(ge=0, le=10, strict=True)] = 3
 
 

@@ -111,6 +111,18 @@ class RunPredictor:
                 mapped, measured=measured_figure(run), reason=str(error)
             )
 
+    def run(self, mapped: MappedRun) -> TrainResult:
+        """Return the run of a row, whatever figure it gives.
+
+        Raises
+        ------
+        HwsimError
+            If it cannot be predicted.
+        """
+        if mapped.unanswered or mapped.run.fault:
+            raise InputError(mapped.unanswered or mapped.run.fault)
+        return self._laid_out(mapped, *self._setting(mapped))[0]
+
     def _answer(self, mapped: MappedRun) -> RunPrediction:
         model, system, stack = self._setting(mapped)
         result, run, notes = self._laid_out(mapped, model, system, stack)
