@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hwsim.cost.evaluate import Fidelity
@@ -12,27 +14,50 @@ from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
 
 
+class LaunchTimes(NamedTuple):
+    """Host time per kernel, and before the first one. [s]
+
+    Attributes
+    ----------
+    forward, backward : float
+        Per kernel of the backward pass, and of all else.
+    start : float
+        Before the first kernel.
+    """
+
+    forward: float
+    backward: float
+    start: float
+
+    def of(self, op: Op) -> float:
+        """Return the host time to launch an operator. [s]"""
+        each = self.backward if op.phase == "backward" else self.forward
+        return each * op.kernels
+
+
 def launches_of(
     graph: OpGraph, system: SystemSpec, stack: StackSpec, fidelity: Fidelity
 ) -> tuple[list[list[float]], float]:
     """Return host time to launch each node, by block, and before the first. [s]"""
-    per_kernel, start = launch_times(system, stack, fidelity)
+    times = launch_times(system, stack, fidelity)
+    prompt = 0.0
     tokens = float(np.max(graph.tokens)) / graph.meta.get("ranks", 1.0)
     if tokens > stack.launch.captured_tokens:
-        per_kernel += _prompt_time(graph, system, stack, fidelity)
+        prompt = _prompt_time(graph, system, stack, fidelity)
     bound = fidelity == "roofline"
     experts = 0.0 if bound else stack.launch.experts
     modules = 0.0 if bound else stack.launch.products
     launches = [
         [
-            per_kernel * node.op.kernels
+            times.of(node.op)
+            + prompt * node.op.kernels
             + _issue(node.op, experts)
             + module_time(node.op, modules)
             for node in b.nodes
         ]
         for b in graph.blocks
     ]
-    return launches, start
+    return launches, times.start
 
 
 def step_overhead(graph: OpGraph, stack: StackSpec, fidelity: Fidelity) -> float:
@@ -45,14 +70,16 @@ def step_overhead(graph: OpGraph, stack: StackSpec, fidelity: Fidelity) -> float
 
 def launch_times(
     system: SystemSpec, stack: StackSpec, fidelity: Fidelity
-) -> tuple[float, float]:
+) -> LaunchTimes:
     """Return host time per kernel, and before the first one. [s]"""
-    launch = system.device.launch
+    launch, policy = system.device.launch, stack.launch
     if launch is None or fidelity == "roofline":
-        return 0.0, 0.0
-    if stack.launch.mode == "graph":
-        return 0.0, launch.eager
-    return max(stack.launch.host_time or 0.0, launch.eager), 0.0
+        return LaunchTimes(0.0, 0.0, 0.0)
+    if policy.mode == "graph":
+        return LaunchTimes(0.0, 0.0, launch.eager)
+    forward = policy.host_time or 0.0
+    backward = forward if policy.backward_time is None else policy.backward_time
+    return LaunchTimes(max(forward, launch.eager), max(backward, launch.eager), 0.0)
 
 
 def prompt_issue(

@@ -28,6 +28,7 @@ from hwsim.cost.moe import moe_ffn_cost
 from hwsim.cost.roofline import roofline_cost
 from hwsim.cost.scan import state_scan_cost
 from hwsim.cost.stack_terms import (
+    alignment_rate,
     attention_rate,
     collective_by,
     derated,
@@ -144,6 +145,9 @@ def _matmul(ops: Sequence[Op], context: Context) -> Cost:
         sustained_flop=context.sustained_flop,
     )  # fmt: skip
     rate = stored_rate(context.stack, device, context.calibration, dtype, m, b)
+    if any(op.alignment < 16.0 for op in ops if isinstance(op, Matmul)):
+        begins = _column(ops, "alignment", context)
+        rate = rate * alignment_rate(device, context.calibration, dtype, begins)
     return product_by(repeated(cost, parts), context.stack, dtype, rate)
 
 

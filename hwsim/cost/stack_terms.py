@@ -94,6 +94,30 @@ def stored_rate(
     return np.where(rows > FEW_ROWS, rate, one)
 
 
+def alignment_rate(
+    device: DeviceSpec, calibration: Calibration, dtype: str, alignment: FloatArray
+) -> FloatArray:
+    """Return the rate of products on matrix units by where their rows begin.
+
+    Parameters
+    ----------
+    alignment : ndarray of float64
+        Rows of all matrices begin at multiples of so many bytes. [B]
+
+    Returns
+    -------
+    ndarray of float64
+        Over products whose rows begin at multiples of 16 bytes; between two
+        entries of the table the one that is less aligned holds. [1]
+    """
+    rate = np.ones_like(alignment)
+    if dtype not in device.compute.matrix:
+        return rate
+    for least, share in sorted(calibration.matmul.unaligned, reverse=True):
+        rate = np.where(alignment <= least, share, rate)
+    return rate
+
+
 def product_by(
     cost: Cost, stack: StackSpec, dtype: str, by_storage: FloatArray | float = 1.0
 ) -> Cost:

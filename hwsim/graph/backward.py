@@ -75,7 +75,8 @@ class Backward:
     def put(self, op: Op, after: tuple[int, ...], stream: str = COMPUTE) -> int:
         """Append a node that waits for the given ones."""
         deps = tuple(sorted({n for n in after if n != INCOMING}))
-        self.nodes.append(Node(op, deps, stream))
+        synced = self.w.waits_on_host(self.nodes, deps)
+        self.nodes.append(Node(op, deps, stream, synced=synced))
         index = len(self.nodes) - 1
         if stream == COMPUTE:
             self.last_compute = index

@@ -240,7 +240,7 @@ def _unfused(w: Writer, parts: Parts, c: Core) -> int:
         (q, keys), w.held(scores, wide) if wide else w.act(scores), wide,
     )  # fmt: skip
     x = _softmax(w, x, c, scores)
-    if wide or w.setting.precision.widened:
+    if wide or w.setting.precision.widened or _falls_back(w, c):
         x = w.cast(f"{c.prefix}scores_cast", x, scores, w.setting.precision.attention)
     if w.setting.dropout and not _compiled_softmax(w):
         x = w.elementwise(
@@ -302,11 +302,14 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
     elif p.causal and p.several:
         added = 1.0 * p.seq_q * p.seq_kv
     sinks = (w.parameters(c.heads.heads),) if model.attention_sinks else ()
-    fused = w.setting.fusion.softmax
+    alone = _falls_back(w, c)
+    fused = w.setting.fusion.softmax and not alone
+    if alone:
+        x = w.cast(f"{c.prefix}scores_widened", x, scores, "fp32")
+    kept = "fp32" if alone or _wide_scores(w) else w.setting.precision.act
     if not fused:
         x = _mask(w, x, c, scores, added)
     compiled, wide = _compiled_softmax(w), w.setting.precision.stream
-    kept = "fp32" if _wide_scores(w) else w.setting.precision.act
     if w.autocast and not fused and w.setting.precision.act != "fp16":
         # Only from fp16 does the kernel itself widen
         # (aten/src/ATen/native/SoftMax.cpp).
@@ -330,8 +333,20 @@ def _softmax(w: Writer, x: int, c: Core, scores: float) -> int:
         x = w.put(op, (x,), "function", numel=scores, extra=extra)
         w.steps[-1].kept = wide
         return x
-    dtype = wide if w.autocast else kept if _wide_scores(w) else ""
+    dtype = wide if w.autocast else kept if kept == "fp32" else ""
     return w.put(op, (x,), "function", numel=scores, extra=extra, dtype=dtype)
+
+
+def _falls_back(w: Writer, c: Core) -> bool:
+    """Whether a fused softmax kernel does not take so many heads.
+
+    Scaling, mask and softmax are then kernels of their own, in fp32.
+    """
+    fusion = w.setting.fusion
+    if not fusion.softmax or w.autocast or w.setting.precision.act == "fp32":
+        return False
+    heads = np.asarray(c.seen.batch * c.heads.heads)
+    return bool(np.any(heads % fusion.softmax_multiple))
 
 
 def _compiled_softmax(w: Writer) -> bool:
@@ -345,16 +360,18 @@ def _compiled_softmax(w: Writer) -> bool:
 
 def _mask(w: Writer, x: int, c: Core, scores: float, added: float) -> int:
     """Append scaling and, where there is a mask or bias, its addition."""
-    passes = 2 if np.any(added) else 1
+    passes, dtype = 2 if np.any(added) else 1, w.setting.precision.act
+    if _falls_back(w, c):
+        dtype = "fp32"
     op = Elementwise(
         name=f"{c.prefix}mask" if passes > 1 else f"{c.prefix}scale",
         dtype=w.setting.precision.vector,
         numel=scores,
         function="scale_mask" if passes > 1 else "scale",
         flop_per_value=float(passes),
-        reads=(w.act(passes * scores + added),),
-        writes=(w.act(passes * scores),),
+        reads=(w.held(passes * scores + added, dtype),),
+        writes=(w.held(passes * scores, dtype),),
         kernels=passes,
     )
     # Backward undoes only the scaling: an addition passes gradients on.
-    return w.put(op, (x,), "drop", numel=scores, extra={"mask": 0.0})
+    return w.put(op, (x,), "drop", numel=scores, extra={"mask": 0.0}, dtype=dtype)

@@ -103,7 +103,8 @@ class Matmul(Op):
 
     ``a_bytes``, ``b_bytes`` and ``c_bytes`` are bytes per element;
     ``counts`` says whether model FLOP include it. ``parts`` is how many launches
-    share out the rows, one after the other.
+    share out the rows, one after the other. ``alignment`` is where rows of its
+    matrices begin: at multiples of so many bytes, 16 or more being all alike.
     """
 
     m: float
@@ -115,6 +116,7 @@ class Matmul(Op):
     c_bytes: float
     counts: bool = True
     parts: int = 1
+    alignment: float = 16.0
 
     @property
     def flop(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hwsim.graph.op import Embedding, Operand
 from hwsim.graph.precision import INDEX_BYTES
 from hwsim.graph.setting import Pass, least
@@ -128,12 +130,25 @@ def head(w: Writer, x: int, rows: float, *, gather: bool) -> int:
     if width != model.hidden:
         x = w.linear("head_in", x, rows, width, model.hidden)
     logits = w.linear(
-        "head", x, rows, local.vocab, width, bias=model.head_bias, quantise=False
-    )
+        "head", x, rows, local.vocab, width, bias=model.head_bias, quantise=False,
+        alignment=_alignment(w),
+    )  # fmt: skip
     if gather and local.tp > 1:
         nbytes = rows * local.vocab * local.tp * w.act_bytes
         logits = w.collective("logits_gather", "all_gather", (logits,), nbytes)
     return logits
+
+
+def _alignment(w: Writer) -> float:
+    """Return where rows of logits begin: at multiples of so many bytes. [B]
+
+    Who shares a vocabulary out, or serves with it, pads it.
+    """
+    setting = w.setting
+    alone = setting.training and setting.shard.tp == 1
+    if not alone or setting.stack.padded_vocabulary:
+        return 16.0
+    return float(math.gcd(int(setting.model.vocab * w.act_bytes), 16))
 
 
 def select_rows(w: Writer, x: int, rows: float) -> int:

@@ -134,7 +134,8 @@ class Recorder:
         dtype = dtype or self.setting.precision.act
         self.dtype_of.append(dtype)
         deps = tuple(sorted({node_of[i] for i in inputs if node_of[i] >= 0}))
-        self.nodes.append(Node(op, deps, stream or self._lane))
+        synced = self.waits_on_host(self.nodes, deps)
+        self.nodes.append(Node(op, deps, stream or self._lane, synced=synced))
         node_of.append(len(self.nodes) - 1)
         if self.setting.training:
             self.steps.append(
@@ -144,6 +145,13 @@ class Recorder:
                 )
             )  # fmt: skip
         return len(node_of) - 1
+
+    def waits_on_host(self, nodes: list[Node], deps: tuple[int, ...]) -> bool:
+        """Whether the host waits for what a node depends on before it launches it."""
+        setting = self.setting
+        if not (setting.training and setting.stack.launch.collectives_wait):
+            return False
+        return any(nodes[dep].stream == "tp" for dep in deps)
 
     def alias(self, source: int, rule: Rule, numel: float) -> int:
         """Record a value that costs nothing forward but something backward."""

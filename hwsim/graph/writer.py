@@ -191,11 +191,13 @@ class Writer(Communicator):
         quantise: bool = True,
         sliced: bool = False,
         defer_bias: bool = False,
+        alignment: float = 16.0,
     ) -> int:
         """Append ``batch`` products of activations with stored weights.
 
         ``quantise=False`` keeps the layer in the activations' dtype;
-        ``defer_bias`` leaves the bias to the operator that follows.
+        ``defer_bias`` leaves the bias to the operator that follows;
+        ``alignment`` is where rows begin [B].
         """
         setting, precision = self.setting, self.setting.precision
         math, weight = self._math(name), precision.weight
@@ -224,7 +226,7 @@ class Writer(Communicator):
         op = Matmul(
             name=name, dtype=math, m=m, n=n, k=k, batch=batch, a_bytes=a_bytes,
             b_bytes=b_bytes, c_bytes=a_bytes if apart else self.act_bytes,
-            reads=tuple(reads),
+            reads=tuple(reads), alignment=alignment,
             writes=(self.held(numel, math) if apart else self.act(numel),),
         )  # fmt: skip
         out = self.put(

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hwsim.specs.base import CatalogSpec, Fraction, Identifier, Name, Seconds, Spec
+from hwsim.specs.base import (
+    CatalogSpec,
+    Count,
+    Fraction,
+    Identifier,
+    Name,
+    Seconds,
+    Spec,
+)
 
 
 class LaunchPolicy(Spec):
@@ -20,6 +28,10 @@ class LaunchPolicy(Spec):
     host_time : float or None
         Host time per kernel issue including the framework; the device's own
         figure is used where it is larger. [s]
+    backward_time : float or None
+        Training only: host time per kernel of the backward pass, where the
+        framework issues it in another way (PyTorch's autograd engine runs through
+        it without Python); None: ``host_time``. [s]
     step_overhead : float
         Host time per step or per token that nothing hides (scheduler,
         sampling, data loading). [s]
@@ -42,6 +54,9 @@ class LaunchPolicy(Spec):
         Training only: host time of the framework's module around a product or fused
         attention, beyond ``host_time``; its backward takes as long. Narrow products
         take twice as long. [s]
+    collectives_wait : bool
+        Training only: the host waits for each tensor-parallel collective, so that
+        it and launches come one after the other.
     counts : bool
         Training only: how many rows go to each expert is known on the host, which
         waits for it in every layer (mixtures that drop no token).
@@ -49,6 +64,7 @@ class LaunchPolicy(Spec):
 
     mode: Literal["eager", "graph"] = "graph"
     host_time: Seconds | None = None
+    backward_time: Seconds | None = None
     step_overhead: Seconds = 0.0
     token_overhead: Seconds = 0.0
     prompt_time: Seconds = 0.0
@@ -56,6 +72,7 @@ class LaunchPolicy(Spec):
     collective: Seconds = 0.0
     experts: Seconds = 0.0
     products: Seconds = 0.0
+    collectives_wait: bool = False
     counts: bool = False
 
 
@@ -69,6 +86,9 @@ class Fusion(Spec):
         go through memory between separate products and softmax.
     softmax : bool
         Unfused attention only: scaling, mask and softmax are one kernel.
+    softmax_multiple : int
+        With ``softmax``: that kernel takes sequences times heads in multiples of so
+        many; else its parts are kernels of their own, in fp32.
     grouped : bool
         Unfused attention only: query heads that share keys stand as rows of one
         product; else keys and values are repeated in memory.
@@ -134,6 +154,7 @@ class Fusion(Spec):
 
     attention: Literal["fused", "unfused"] = "fused"
     softmax: bool = False
+    softmax_multiple: Count = 1
     grouped: bool = False
     wide_scores: bool = False
     qkv: bool = True
@@ -285,6 +306,9 @@ class StackSpec(CatalogSpec):
     loss_metrics : int
         Training metrics that read all logits at each microbatch beside the loss,
         each a softmax that is not fused.
+    padded_vocabulary : bool
+        Training: words are added until rows of logits are aligned, also where one
+        device has them all; else the product that makes them may have odd rows.
     all_reduce : str
         Tensor-parallel sums: ``library``, by the collective library; ``direct``, by
         the engine's own kernels where those are faster.
@@ -344,6 +368,7 @@ class StackSpec(CatalogSpec):
     held: HeldPolicy = HeldPolicy()
     memory_reserve: Fraction = 0.08
     sampling_bytes: Annotated[float, Field(ge=0.0, le=1024.0)] = 0.0
+    padded_vocabulary: bool = False
     all_reduce: Literal["library", "direct"] = "library"
     costs: CostModels = CostModels()
 

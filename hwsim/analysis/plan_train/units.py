@@ -101,7 +101,7 @@ class UnitCoster:
         self._apart = (
             None if asked.stack.fusion.accumulate else resolve(asked.dtype).act
         )
-        self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
+        self.launches = launch_times(asked.system, asked.stack, self.fidelity)
 
     def table(self, keys: Sequence[Key]) -> UnitTable:
         """Return the costs for each (tp, cp, ep, micro_batch, recompute)."""
@@ -215,13 +215,12 @@ class UnitCoster:
             block = blocks[members[0]]
             places = starts[members][:, None] + np.arange(len(block.nodes))
             found[members] = grown(block, times[places].T)[0]
-        if not self.per_kernel:
+        if not (self.launches.forward or self.launches.backward):
             return found
         modules = self.asked.stack.launch.products
         launched = [
             sum(
-                self.per_kernel * n.op.kernels + module_time(n.op, modules)
-                for n in block.nodes
+                self.launches.of(n.op) + module_time(n.op, modules) for n in block.nodes
             )
             for block in blocks
         ]

@@ -39,7 +39,7 @@ class UpdateModel:
         self.asked, self.stages = asked, stages
         self.kinds = [kind for kind, _ in asked.model.layer_groups()]
         self.fidelity = resolved_fidelity(asked.system.device, asked.fidelity)
-        self.per_kernel, _ = launch_times(asked.system, asked.stack, self.fidelity)
+        self.launches = launch_times(asked.system, asked.stack, self.fidelity)
         self._settings = lru_cache(maxsize=None)(self._setting)
 
     def times(self, space: Space) -> UpdateTimes:
@@ -85,7 +85,7 @@ class UpdateModel:
             stream = "copy" if isinstance(node.op, Copy) else node.stream
             streams[stream] = streams.get(stream, 0.0) + time
         whole, most = sum(streams.values()), max(streams.values())
-        launched = self.per_kernel * sum(n.op.kernels for n in block.nodes)
+        launched = sum(self.launches.of(n.op) for n in block.nodes)
         return max(whole + (block.repeat - 1) * most, block.repeat * launched)
 
     def _setting(self, tp: int, dp: int, ep: int, pp: int, shards: int) -> Any:

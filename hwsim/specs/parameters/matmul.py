@@ -173,6 +173,10 @@ class MatmulParameters(Spec):
     widen_rows : int or None
         Rows that share a widened weight where the units that multiply widen too,
         which takes their time; None: other units do it, beside the products.
+    unaligned : tuple of (float, float)
+        Rate of products on matrix units whose rows begin at multiples of so many
+        bytes only, over those that begin at multiples of 16: copies between
+        memories take 16 bytes a thread, or as many as are aligned. [B, 1]
     tiled, systolic, blocked : Spec or None
         Table of the GPU, systolic-array and CPU form.
     tiled_narrow : Spec or None
@@ -197,6 +201,7 @@ class MatmulParameters(Spec):
     half_sums: Annotated[float, Field(ge=1.0, le=2.0)] = 1.0
     dequantise_flop: NonNegative
     widen_rows: Annotated[int, Field(ge=1, le=1024)] | None = None
+    unaligned: tuple[tuple[Bytes, Efficiency], ...] = ()
     tiled: TiledParameters | None = None
     tiled_narrow: TiledParameters | None = None
     tiled_block: TiledParameters | None = None

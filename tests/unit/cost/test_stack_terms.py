@@ -8,6 +8,7 @@ import pytest
 from hwsim.cost.cost import combine
 from hwsim.cost.evaluate import cost_op
 from hwsim.cost.stack_terms import (
+    alignment_rate,
     attention_rate,
     collective_by,
     derated,
@@ -120,3 +121,30 @@ def test_rates_by_storage(device: str, stack: str, rates: tuple[float, float]) -
         np.array([512.0, 512.0, 1.0, 1.0]), np.array([0.6, 2.0, 0.6, 2.0]),
     )  # fmt: skip
     assert found == pytest.approx([*rates, 1.0, 1.0], rel=2e-3)
+
+
+def test_rows_that_begin_at_odd_bytes_slow_matrix_units_alone() -> None:
+    device = load_device("a100-80gb-sxm")
+    calibration = calibration_for(device, "structured")
+    begins = np.array([32.0, 16.0, 8.0, 6.0, 4.0, 2.0])
+    rate = alignment_rate(device, calibration, "fp16", begins)
+    table = dict(calibration.matmul.unaligned)
+    expected = [1.0, 1.0, table[8.0], table[8.0], table[4.0], table[2.0]]
+    assert rate.tolist() == expected
+    assert np.all(np.diff(rate) <= 0)
+    on_vector = load_device("p100-sxm2-16gb")
+    assert np.all(alignment_rate(on_vector, calibration, "fp16", begins) == 1.0)
+
+
+def test_an_unaligned_product_takes_longer_by_its_arithmetic() -> None:
+    system, stack = load_system("dgx-a100-80gb"), load_stack("pytorch-eager")
+
+    def product(alignment: float) -> Matmul:
+        return Matmul(
+            name="p", dtype="bf16", m=8192, n=50257, k=2048, alignment=alignment,
+            a_bytes=2, b_bytes=2, c_bytes=2, reads=(), writes=(),
+        )  # fmt: skip
+
+    aligned, odd = (cost_op(product(a), system, stack) for a in (16.0, 2.0))
+    assert odd.time - aligned.time == pytest.approx(odd.compute - aligned.compute)
+    assert 2.0 < odd.time / aligned.time < 3.0

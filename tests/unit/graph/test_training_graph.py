@@ -583,3 +583,50 @@ def test_fp4_is_quantised_in_two_passes_and_by_no_norm() -> None:
     }  # fmt: skip
     # Half a byte, and a byte of scale for each sixteen.
     assert gathered["fp4"] == gathered["fp8"] * (0.5 + 1 / 16)
+
+
+def test_rows_of_logits_are_as_aligned_as_the_vocabulary() -> None:
+    def alignment(vocab: int, tp: int = 1, **stack: object) -> set[float]:
+        changed = FUSED.model_copy(update=stack)
+        graph = train(gpt(vocab=vocab), tp=tp, stack=changed)
+        return {
+            node.op.alignment
+            for _, _, node, _ in graph.distinct()
+            if isinstance(node.op, Matmul) and node.op.name.startswith("head")
+        }
+
+    assert alignment(51_200) == {16.0}
+    assert alignment(50_257) == {2.0}
+    assert alignment(30_522) == {4.0}
+    assert alignment(50_257, padded_vocabulary=True) == {16.0}
+    assert alignment(50_257, tp=2) == {16.0}  # who shares words out pads them
+
+
+def test_a_softmax_kernel_takes_heads_by_the_four() -> None:
+    stack = stack_with(attention="unfused", softmax=True, softmax_multiple=4)
+
+    def names(micro_batch: int, tp: int) -> list[str]:
+        graph = train(
+            gpt(heads=16, hidden=2048, ffn=8192), micro_batch=micro_batch, tp=tp,
+            stack=stack, dtype="fp16",
+        )  # fmt: skip
+        return [n.op.name for n in block(graph, "decoder").nodes]
+
+    apart = {"scores_widened", "mask", "scores_cast"}
+    assert not apart & set(names(1, 4))
+    assert apart <= set(names(1, 8))
+    assert not apart & set(names(2, 8))
+    assert len(names(1, 8)) == len(names(2, 8)) + 3
+
+
+def test_the_host_waits_for_tensor_parallel_collectives_where_a_stack_does() -> None:
+    launch = FUSED.launch.model_copy(update={"collectives_wait": True})
+    waiting = FUSED.model_copy(update={"launch": launch})
+    for stack, waits in ((FUSED, False), (waiting, True)):
+        graph = train(gpt(), tp=4, stack=stack)
+        for b in graph.blocks:
+            if b.name == "optimizer":
+                continue  # one sum of norms in a step
+            for node in b.nodes:
+                after = any(b.nodes[dep].stream == "tp" for dep in node.deps)
+                assert node.synced == (waits and after)
