@@ -131,6 +131,8 @@ def train(
     device_mtbf: layout.DeviceMtbf = None,
     node_mtbf: layout.NodeMtbf = None,
     restart_time: layout.RestartTime = None,
+    repair_time: layout.RepairTime = None,
+    write_time: layout.WriteTime = None,
     grid: layout.Grid = "world",
     price: layout.Price = None,
     pue: layout.Pue = None,
@@ -178,6 +180,7 @@ def train(
         times = {
             "checkpoint_interval": checkpoint_interval, "device_mtbf": device_mtbf,
             "node_mtbf": node_mtbf, "restart_time": restart_time,
+            "repair_time": repair_time, "write_time": write_time,
         }  # fmt: skip
         seconds: dict[str, Any] = {k: time_of(k, v) for k, v in times.items()}
         often: dict[str, Any] = {"replications": replications} if whole else {}

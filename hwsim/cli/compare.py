@@ -30,7 +30,7 @@ _OWN = {
 }  # fmt: skip
 _WHOLE_RUN = {
     "tokens", "spares", "checkpoint_interval", "device_mtbf", "node_mtbf",
-    "restart_time", "resume",
+    "restart_time", "repair_time", "write_time", "resume",
 }  # fmt: skip
 _LEFT_OUT = {
     "infer": {"trace"},

@@ -192,10 +192,12 @@ def _whole_run(run: TrainingRun) -> None:
     carbon = f"{run.carbon_kg / 1e3:,.4g} t CO2 equivalent at {run.config.grid:g} g/kWh"
     rows = [
         ("wall time", fmt.seconds(run.mean_wall_s), spread),
-        ("effective", f"{run.goodput:.1%}", failures),
+        ("effective", f"{run.goodput:.1%}",
+         f"{run.expected_goodput:.1%} with a spare always at hand; {failures}"),
         ("device hours", f"{run.device_hours:,.0f}", cost),
         ("energy", f"{d['energy_kwh'] / 1e3:,.4g} MWh",
-         f"{run.power_per_device_w:.0f} W per device, PUE {run.config.pue:g}"),
+         f"{run.power_per_device_w:.0f} W per device, {run.host_power_w:.0f} W of its "
+         f"host, PUE {run.config.pue:g}"),
         ("carbon", f"{run.carbon_kg / 1e3:,.4g} t", carbon.partition(" t ")[2]),
     ]  # fmt: skip
     _figures(rows)

@@ -108,6 +108,21 @@ RestartTime = Annotated[
     str | None,
     typer.Option(help="From failure to computing again: 600s.", rich_help_panel=_RUN),
 ]
+RepairTime = Annotated[
+    str | None,
+    typer.Option(
+        help="From failure to a node's return, spare meanwhile: 24h.",
+        rich_help_panel=_RUN,
+    ),
+]
+WriteTime = Annotated[
+    str | None,
+    typer.Option(
+        help="Of one checkpoint, nothing computed meanwhile: 30s; by size and "
+        "bandwidth by default.",
+        rich_help_panel=_RUN,
+    ),
+]
 Resume = Annotated[
     Path | None,
     typer.Option(
