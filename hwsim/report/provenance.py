@@ -371,10 +371,16 @@ def _measured_row(family: Mapping[str, Any], device: str) -> list[Cell]:
 
 def _whole_runs(told: Mapping[str, Any]) -> str:
     kinds = {"train": "training runs", "infer": "inference runs"}
+    known = (
+        f" What is known of this run ({told['class']}): {told['why']}; these figures "
+        "are of runs of which as much is known."
+        if "class" in told
+        else ""
+    )
     return (
         f"Whole {kinds.get(told['task'], 'runs')}: against "
         f"{fmt.plural(told['rows'], 'published figure')} of "
         f"{fmt.plural(told['sources'], 'source')}, "
         f"{fmt.percent(told['coverage_90'], 0)} lay in their 90 % interval when their "
-        "own source was left out of it."
+        f"own source was left out of it.{known}"
     )

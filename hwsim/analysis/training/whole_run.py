@@ -158,6 +158,10 @@ class TrainingRun(Result):
         """What the costs of each operator family of the step rest on."""
         return self.step.fidelity_by_family
 
+    def accuracy(self) -> dict[str, Any]:
+        """Return what is known of the accuracy of such steps."""
+        return self.step.accuracy()
+
     def specs(self) -> dict[str, Spec]:
         """Return the specs of the step."""
         return self.step.specs()

@@ -80,7 +80,7 @@ def _facts(saved: SavedResult) -> tuple[Fact, ...]:
              f"{saved.need('failures'):.1f} failures"),
         Fact("Device hours", fmt.count(saved.need("device_hours"), 3)),
         Fact("Energy", fmt.quantity(saved.need("energy_kwh") * 1e3, "Wh", 3),
-             f"{saved.need('power_per_device_w'):.0f} W per device"),
+             f"{saved.need('power_per_device_w'):.0f} W per device, hosts beside"),
         Fact("Carbon", f"{fmt.count(saved.need('carbon_kg') / 1e3, 3)} t",
              f"CO2 equivalent at {saved.need('config', 'grid'):g} g/kWh"),
     ]  # fmt: skip

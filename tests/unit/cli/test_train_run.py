@@ -40,3 +40,9 @@ def test_a_negative_repair_is_refused(hwsim_cli):
     bad = hwsim_cli(*WORDS, "--repair-time", "-1h")
     assert bad.code == 2
     assert "--repair-time" in bad.err
+
+
+def test_pages_say_what_is_known(hwsim_cli, tmp_path):
+    page = tmp_path / "run.html"
+    assert hwsim_cli(*WORDS, "--report", str(page)).code == 0
+    assert "What is known of this run (stack unchecked)" in page.read_text()
