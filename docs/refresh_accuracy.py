@@ -228,7 +228,7 @@ def classes() -> str:
     stacks = [f"- {kind}: {', '.join(names)}" for kind, names in known.checked.items()]
     return (
         f"{markdown(head, rows, left=2)}\n{tables}\n"
-        f"Stacks that {known.documents} documents or more checked:\n\n"
+        f"Stacks that {known.documents} documents or more bear out:\n\n"
         + "\n".join(stacks) + "\n"
     )  # fmt: skip
 

@@ -232,9 +232,9 @@ class TrainingKnowledge(Spec):
     terms : dict of class to KnowledgeTerm
         As in :mod:`hwsim.analysis.training.knowledge`.
     documents : int
-        How many have to tell of a stack on a kind of device to have checked it.
+        How many have to bear out a stack on a kind of device to have checked it.
     checked : dict of kind to tuple of str
-        Stacks that so many documents checked, by kind of device.
+        Stacks that so many documents bear out, by kind of device.
     kinds : tuple of str
         Kinds of device whose whole runs so many documents tell of.
     tables : tuple of LeftOutTable

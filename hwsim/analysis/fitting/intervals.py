@@ -120,13 +120,16 @@ def with_terms(
 def whole_terms(
     published: Sequence[Path], trained: Sequence[TrainingRow] = ()
 ) -> dict[str, EndToEnd]:
-    """Return the terms of published runs, with the tables given beside them."""
+    """Return the terms of published runs, with the tables given beside them.
+
+    That of training, for single graphs, is of runs whose stack is stated.
+    """
     own = outside_rows()
     terms = outside_terms(own)
     runs = [
         OutsideRow("train", row.document, row.ratio, row.inside)
         for row in trained
-        if row.mapped
+        if row.mapped and row.facts.told.stack
     ]
     more = outside_terms([*own, *table_rows(published), *runs])
     asked = {"infer": published, "serve": published, "train": runs}

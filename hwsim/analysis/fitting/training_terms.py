@@ -8,7 +8,7 @@ are left out in turn to see what it covers, and whole tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,10 @@ from hwsim.specs.published.training import read_published
 from hwsim.specs.published.training_map import load_mappings, mapped
 
 COVERED = 0.9
-LEAST_DOCUMENTS = 3  # that have to tell of a stack on a kind of device
+LEAST_DOCUMENTS = 3  # that have to bear out a stack on a kind of device
+_NEAR, _MOST = 0.15, 0.5  # median error of such a document; share of all documents
+# From the surest on, each at least as wide as the one before.
+_CHAIN = tuple(name for name in CLASSES if name != "whole runs")
 _FACTORS = np.arange(0.5, 4.01, 0.05)
 Checks = tuple[dict[str, tuple[str, ...]], tuple[str, ...]]
 
@@ -124,27 +127,32 @@ def stack_families() -> dict[str, str]:
 
 
 def _checks(rows: Sequence[TrainingRow]) -> Checks:
-    """Return the stacks by kind, and the kinds, that enough documents tell of."""
+    """Return the stacks by kind that documents bear out, and the kinds told of."""
     families = stack_families()
-    tell: dict[tuple[str, str], set[str]] = {}
+    errors: dict[tuple[str, str], dict[str, list[float]]] = {}
     kinds: dict[str, set[str]] = {}
     for row in rows:
         kind = row.facts.kind
         if row.mapped:
             family = families.get(row.facts.stack, row.facts.stack)
-            tell.setdefault((family, kind), set()).add(row.document)
+            told = errors.setdefault((family, kind), {})
+            told.setdefault(row.document, []).append(abs(np.expm1(row.ratio)))
         if row.facts.told.stack:
             kinds.setdefault(kind, set()).add(row.document)
     checked: dict[str, list[str]] = {}
-    known = {kind for _, kind in tell}
-    for stack, family in families.items():
-        for kind in known if family != GENERIC else ():
-            if len(tell.get((family, kind), ())) >= LEAST_DOCUMENTS:
-                checked.setdefault(kind, []).append(stack)
+    for family, kind in sorted(errors):
+        if family != GENERIC and _borne_out(errors[family, kind].values()):
+            line = (stack for stack, first in families.items() if first == family)
+            checked.setdefault(kind, []).extend(line)
     enough = (k for k, told in kinds.items() if len(told) >= LEAST_DOCUMENTS)
-    return {k: tuple(sorted(v)) for k, v in sorted(checked.items())}, tuple(
-        sorted(enough)
-    )
+    found = {kind: tuple(sorted(names)) for kind, names in checked.items()}
+    return found, tuple(sorted(enough))
+
+
+def _borne_out(documents: Collection[Sequence[float]]) -> bool:
+    """Whether enough documents, and most of all, are near in the median."""
+    near = sum(float(np.median(errors)) <= _NEAR for errors in documents)
+    return near >= LEAST_DOCUMENTS and near >= _MOST * len(documents)
 
 
 class _Sample:
@@ -210,11 +218,12 @@ def _terms(rows: Sequence[TrainingRow], checks: Checks) -> dict[str, KnowledgeTe
     by_class: dict[str, list[TrainingRow]] = {name: [] for name in CLASSES}
     for row in rows:
         by_class[class_of(row.facts, *checks)].append(row)
-    return {
-        name: _term(some, _share(name))
-        for name, some in by_class.items()
-        if _several(some)
-    }
+    terms: dict[str, KnowledgeTerm] = {}
+    for name, some in by_class.items():
+        if _several(some):
+            surer = [t.high for n, t in terms.items() if n in _CHAIN and name in _CHAIN]
+            terms[name] = _term(some, _share(name), max(surer, default=0.0))
+    return terms
 
 
 def _share(name: str) -> float:
@@ -226,12 +235,14 @@ def _several(rows: Sequence[TrainingRow]) -> bool:
     return len({row.document for row in rows}) > 1
 
 
-def _term(rows: Sequence[TrainingRow], share: float = 1.0) -> KnowledgeTerm:
+def _term(
+    rows: Sequence[TrainingRow], share: float = 1.0, least: float = 0.0
+) -> KnowledgeTerm:
     sample = _Sample(rows, share)
     halves = sample.left_out()
     factor = sample.factor(halves)
-    within, width = sample.inside(factor * halves)
-    half = round(factor * sample.half(), 4)
+    within, width = sample.inside(np.maximum(factor * halves, least))
+    half = max(round(factor * sample.half(), 4), least)
     return KnowledgeTerm(
         low=half, high=half, rows=len(rows), sources=len(sample.names),
         coverage=round(float(within.mean()), 4), width=round(float(width.mean()), 4),

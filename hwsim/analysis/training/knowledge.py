@@ -1,7 +1,7 @@
 """What is known behind a prediction of training, and how sure it makes it.
 
-Errors of published runs depend on few things: whether the stack was held against
-runs of several documents, whether kernels of the device's generation were
+Errors of published runs depend on few things: whether runs of several documents
+bore out the stack, whether kernels of the device's generation were
 measured, whether experts are spread over ranks, and whether settings had to be
 chosen. Each class has a term of its own in ``intervals.json``.
 """
@@ -26,7 +26,7 @@ CLASSES = {
     "chosen",
     "whole runs": "the stack was checked; no kernel of such devices was measured, "
     "whole runs were",
-    "stack unchecked": "the stack is generic, or no other documents checked it on such "
+    "stack unchecked": "the stack is generic, or too few documents bear it out on such "
     "devices",
     "settings chosen": "the stack is unchecked, and settings were chosen",
     "device unmeasured": "no kernel of the device's generation was measured",
@@ -143,7 +143,7 @@ def _reasons(facts: Facts, name: str, documents: int) -> Iterable[str]:
     if name in {"stack unchecked", "settings chosen"}:
         yield _unchecked(facts, documents)
     else:
-        yield f"stack {facts.stack} was checked by {documents} documents or more"
+        yield f"stack {facts.stack} was borne out by {documents} documents or more"
     if facts.origin == "generation":
         yield "kernels of the device's generation were measured"
     else:
@@ -160,7 +160,7 @@ def _unchecked(facts: Facts, documents: int) -> str:
     if not facts.told.stack:
         return f"stack {facts.stack} is taken from words of the source"
     return (
-        f"stack {facts.stack} was checked by fewer than {documents} documents on "
+        f"stack {facts.stack} was not borne out by {documents} documents on "
         f"{facts.kind} devices"
     )
 
