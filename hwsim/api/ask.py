@@ -180,7 +180,8 @@ def train(
         ``all_to_all`` or ``all_gather``; ``imbalance``, ``capacity_factor``:
         rows of the busiest expert rank, and of each expert, over the mean;
         ``lora_rank`` and ``lora_targets``: adapters trained in place of the
-        model, at ``qkv``, ``out``, ``up``, ``down``, ``head``.
+        model, at ``qkv``, ``out``, ``up``, ``down``, ``head``; ``decoder_seq``:
+        tokens of a decoder that an encoder of ``seq`` tokens stands before.
 
     Returns
     -------

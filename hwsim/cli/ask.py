@@ -123,6 +123,7 @@ def train(
     stage_layers: layout.StageLayers = None,
     lora_rank: layout.LoraRank = 0,
     lora_targets: layout.LoraTargets = "qkv,out",
+    decoder_seq: layout.DecoderSeq = None,
     stack: Stack = "default-training",
     fidelity: Fidelity = FidelityChoice.auto,
     tokens: layout.Tokens = None,
@@ -173,7 +174,7 @@ def train(
         capacity_factor=capacity_factor, cp_mode=cp_mode,
         stage_layers=counts("stage-layers", stage_layers), lora_rank=lora_rank,
         lora_targets=tuple(n.strip() for n in lora_targets.split(",") if n.strip()),
-        overrides=set_ or (),
+        decoder_seq=decoder_seq, overrides=set_ or (),
     )  # fmt: skip
     answer: Any = result
     if tokens is not None:

@@ -43,6 +43,13 @@ Etp = Annotated[
         "tensor-parallel ranks too.  [default: tp]"
     ),
 ]
+DecoderSeq = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of the decoder's sequence, of a model with an encoder.  "
+        "[default: as many]"
+    ),
+]
 DpShard = Annotated[
     int | None,
     typer.Option(

@@ -28,6 +28,9 @@ DTYPE_WORDS = {
 _DEFAULT_DTYPES = ("bf16", "fp16", "fp32")
 _DEGREES = ("pp", "vpp", "cp", "ep")
 RECOMPUTE = ("none", "selective", "full")
+# Targets of T5's span corruption, of 512 tokens that go in (Raffel et al. 2020,
+# arXiv 1910.10683, section 3.1.4: 15 % in spans of three, a sentinel for each).
+SPANS = 114.0 / 512.0
 ROUNDED = 0.5  # most that a batch is changed to suit the ranks, of itself
 MICRO_BATCHES = tuple(2**i for i in range(7))
 # Where a row does not say: tokens of a sequence at most, tokens of a data-parallel
@@ -165,6 +168,16 @@ def _matrix_dtype(cell: str) -> str:
     return min(known, key=DTYPE_BYTES.__getitem__, default=cell)
 
 
+def with_targets(
+    run: PublishedRun, model: ModelSpec
+) -> tuple[PublishedRun, tuple[str, ...]]:
+    """Return a row with the length of a decoder's sequence, and what was assumed."""
+    if run.decoder_seq is not None or model.family != "T5" or run.seq_len is None:
+        return run, ()
+    tokens = max(round(run.seq_len * SPANS), 1)
+    return dataclasses.replace(run, decoder_seq=tokens), (f"decoder_seq = {tokens}",)
+
+
 def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a training run."""
     options: dict[str, Any] = {
@@ -177,6 +190,7 @@ def run_options(run: PublishedRun, open_: Mapping[str, Any]) -> dict[str, Any]:
     more = (
         "offload_optimizer", "offload_activations", "etp", "dp_shard",
         "recompute_every", "lora_rank", "lora_targets", "cp_mode",
+        "decoder_seq",
     )  # fmt: skip
     options |= {name: value for name in more if (value := getattr(run, name))}
     if not run.lora_rank:

@@ -14,6 +14,7 @@ from hwsim.analysis.published.filled import (
     open_choices,
     run_options,
     with_dtype,
+    with_targets,
 )
 from hwsim.analysis.published.flop import (
     FIGURE_UNITS,
@@ -206,7 +207,8 @@ class RunPredictor:
         if mapped.mean_seq is not None:
             notes = (*notes, f"computed sequence = {mapped.mean_seq}")
         run, more = with_dtype(run, system.device)
-        return run, (*notes, *more)
+        run, targets = with_targets(run, model)
+        return run, (*notes, *more, *targets)
 
     def _could_fit(
         self,

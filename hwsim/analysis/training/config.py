@@ -51,6 +51,8 @@ class TrainConfig:
         As for :func:`hwsim.graph.layout.layout_of`.
     lora_rank, lora_targets
         Adapters that are trained instead of the model; rank 0 is none.
+    decoder_seq : int or None
+        Tokens of a decoder's sequence beside an encoder's of ``seq``; None: as many.
     """
 
     devices: int
@@ -80,6 +82,7 @@ class TrainConfig:
     capacity_factor: float | None = None
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    decoder_seq: int | None = None
 
     @property
     def num_microbatches(self) -> int:
@@ -100,7 +103,7 @@ class TrainConfig:
             "sequence_parallel": self.sequence_parallel,
             "offload_optimizer": self.offload_optimizer,
             "offload_activations": self.offload_activations,
-            "lora": self.lora, **self.spread,
+            "lora": self.lora, "decoder_seq": self.decoder_seq, **self.spread,
         }  # fmt: skip
 
     @property
@@ -232,6 +235,8 @@ def _spread(model: ModelSpec, config: TrainConfig) -> None:
             f"dp_shard is {config.dp_shard} but zero_stage 0 shares nothing out; "
             "use zero_stage 1, 2 or 3"
         )
+    if config.decoder_seq is not None:
+        _decoder_seq(model, config.decoder_seq)
     if config.lora_rank:
         rank = positive_int("lora_rank", config.lora_rank, minimum=0)
         if rank > model.hidden:
@@ -256,6 +261,14 @@ def _in_use(config: TrainConfig) -> None:
         raise InputError(
             f"lora_targets is {', '.join(config.lora_targets)} but lora_rank is 0; "
             "give for example lora_rank 16"
+        )
+
+
+def _decoder_seq(model: ModelSpec, tokens: int) -> None:
+    context_within(model, positive_int("decoder_seq", tokens), "decoder_seq")
+    if model.kind != "encoder_decoder":
+        raise InputError(
+            f"decoder_seq is {tokens} but {model.id} has no encoder; leave it out"
         )
 
 

@@ -22,6 +22,7 @@ COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len",
     "global_batch", "micro_batch", "num_devices", "tp", "pp", "vpp", "dp", "cp", "ep",
     "etp", "dp_shard", "recompute_every", "lora_rank",
+    "decoder_seq",
 )  # fmt: skip
 NUMBERS = (
     "params_b", "value", "iter_time_s", "tflops_per_device", "mfu",
@@ -105,6 +106,7 @@ class PublishedRun:
     dp_shard: int | None = None
     recompute_every: int | None = None
     lora_rank: int | None = None
+    decoder_seq: int | None = None
     lora_targets: tuple[str, ...] = ()
     cp_mode: str = ""
     zero_stage: int | None = None

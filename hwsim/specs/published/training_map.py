@@ -37,8 +37,8 @@ class Condition(WordsCondition):
     ----------
     source, dtype, recompute, notes : tuple of str
         The row's cell contains one of these, case ignored.
-    words : tuple of str
-        The row's source or remarks contain one of these.
+    words, not_words : tuple of str
+        The row's source or remarks contain one, or none, of these.
     not_model, not_device : tuple of str
         The row's model, or device, contains none of these.
     min_seq, min_devices, max_devices : int or None
@@ -51,6 +51,7 @@ class Condition(WordsCondition):
 
     source: Words = ()
     words: Words = ()
+    not_words: Words = ()
     not_model: Words = ()
     not_device: Words = ()
     dtype: Words = ()
@@ -73,7 +74,10 @@ class Condition(WordsCondition):
             self.cell(run, "device"), self.not_device
         ):
             return False
-        if self.words and not contains(f"{run.source} {run.notes}", self.words):
+        said = f"{run.source} {run.notes}"
+        if contains(said, self.not_words):
+            return False
+        if self.words and not contains(said, self.words):
             return False
         if self.min_seq is not None and (run.seq_len or 0) < self.min_seq:
             return False
@@ -105,6 +109,7 @@ class Settings(CellsSpec):
     offload_optimizer: bool | None = None
     offload_activations: bool | None = None
     recompute: Name | None = None
+    flash_attention: Literal["yes", "no"] | None = None
     dtype: Name | None = None
     optimizer: Name | None = None
 
