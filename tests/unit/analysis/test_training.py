@@ -6,7 +6,7 @@ import math
 import pytest
 
 import hwsim
-from hwsim.errors import HwsimError
+from hwsim.errors import HwsimError, InputError
 
 GPT = {"seq": 1024, "micro_batch": 8}
 
@@ -267,3 +267,19 @@ def test_a_pipeline_that_mostly_waits_is_bound_by_its_bubble():
     assert few.to_dict()["bound"] == "bubble"
     many = hwsim.train("gpt-3-175b", "selene", global_batch=64, **options)
     assert many.bound == "compute"
+
+
+def test_a_shorter_decoder_sequence_takes_less_of_everything():
+    options = {"devices": 8, "dp": 8, "micro_batch": 8, "seq": 512, "dtype": "bf16"}
+    equal = hwsim.train("t5-v1.1-large", "dgx-a100-80gb", **options)
+    same = hwsim.train("t5-v1.1-large", "dgx-a100-80gb", decoder_seq=512, **options)
+    short = hwsim.train("t5-v1.1-large", "dgx-a100-80gb", decoder_seq=114, **options)
+    assert same.step_s == equal.step_s
+    assert short.step_s < equal.step_s
+    assert short.memory.needed < equal.memory.needed
+    assert short.work("full_flop") < equal.work("full_flop")
+
+
+def test_a_decoder_sequence_needs_an_encoder():
+    with pytest.raises(InputError, match="has no encoder; leave it out"):
+        hwsim.train("gpt-2-124m", "a100-80gb-sxm", decoder_seq=64, dtype="bf16")

@@ -298,7 +298,8 @@ def stack_of(**cells: Any) -> str | None:
 def test_a_framework_may_be_named_in_the_remarks() -> None:
     assert stack_of(model="Llama-2-7B") == "pytorch-eager"
     assert stack_of(model="Llama-2-7B", notes="FSDP over 8") == "pytorch-fsdp"
-    assert stack_of(model="GPT-5B", notes="JAX, FSDP 8") == "maxtext"
+    assert stack_of(model="GPT-5B", notes="JAX, FSDP 8") == "xla-gpu"
+    assert stack_of(model="GPT-5B", notes="JAX", device="TPU v4") == "maxtext"
     assert stack_of(model="Llama-3-8B", notes="FSDP2, torch.compile") == "torchtitan"
     assert stack_of(model="Llama-2-7B", device="Gaudi 2") == "default-training"
 
@@ -312,6 +313,8 @@ def test_encoders_are_trained_with_mixed_precision_unless_said() -> None:
 def test_adapters_are_trained_with_activations_recomputed_unless_said() -> None:
     found = mapped(run(model="Llama-2-7B (LoRA)", device="A100"), MAPPINGS)
     assert (found.run.recompute, found.run.lora_rank) == ("full", 16)
+    nemo = run(model="Llama-2-7B (LoRA)", device="A100", source="NeMo")
+    assert mapped(nemo, MAPPINGS).run.recompute != "full"
     said = run(model="Llama-2-7B (LoRA)", device="A100", recompute="none")
     assert mapped(said, MAPPINGS).run.recompute == "none"
 
@@ -322,3 +325,28 @@ def test_conditions_on_words_look_at_source_and_remarks() -> None:
     assert when.holds(run(notes="MLPerf log", device="H100"))
     assert not when.holds(run(notes="MLPerf log", device="TPU v4"))
     assert not when.holds(run(notes="a log", device="H100"))
+
+
+def test_megatron_core_shares_sequences_out_unless_said() -> None:
+    cells: dict[str, Any] = {"source": "Megatron-LM", "model": "GPT", "device": "H100"}
+    assert mapped(run(**cells), MAPPINGS).run.sequence_parallel is True
+    said = run(**cells, sequence_parallel=False)
+    assert mapped(said, MAPPINGS).run.sequence_parallel is False
+    older = run(**cells | {"device": "V100"})
+    assert mapped(older, MAPPINGS).run.sequence_parallel is None
+
+
+def test_the_decoder_of_a_t5_reads_the_targets_of_its_spans() -> None:
+    cells: dict[str, Any] = {
+        "source": "lab", "model": "T5-v1.1-large", "device": "A100-80GB",
+        "num_devices": 8, "dp": 8, "global_batch": 256, "micro_batch": 32,
+        "seq_len": 512, "dtype": "bf16", "recompute": "none", "zero_stage": 0,
+        "tokens_per_s_per_device": 30_000.0,
+    }  # fmt: skip
+    predictor = RunPredictor()
+    found = predictor.predict(mapped(run(**cells), MAPPINGS))
+    assert "decoder_seq = 114" in found.assumed
+    equal = predictor.predict(mapped(run(**cells, decoder_seq=512), MAPPINGS))
+    assert found.value is not None
+    assert equal.value is not None
+    assert found.value > 1.3 * equal.value
