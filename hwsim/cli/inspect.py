@@ -14,7 +14,7 @@ from hwsim.cli.examples import examples
 from hwsim.cli.options import Json, Set
 from hwsim.cli.output import console, print_json, table
 from hwsim.errors import UnknownNameError
-from hwsim.specs.base import CatalogSpec, Source, Spec, iter_figures
+from hwsim.specs.base import Source, Spec, iter_figures
 from hwsim.units import format_quantity
 
 _IDENTITY = {"schema_version", "id", "name", "aliases", "notes", "sources"}
@@ -49,40 +49,32 @@ def show(
 
     calibration shows the cost-model parameters that a device is given.
     """
-    spec, source = _load(kind, name, set_ or ())
+    spec = _load(kind, name, set_ or ())
     if json:
         extra = {"num_parameters": spec.num_parameters} if kind is Kind.model else {}
         print_json({**spec.model_dump(mode="json"), **extra})
         return
-    _show(spec, source)
+    _show(spec)
 
 
-def _load(kind: Kind, name: str, overrides: Any) -> tuple[Any, CatalogSpec]:
-    """Return a spec and what knows the sources of its figures."""
+def _load(kind: Kind, name: str, overrides: Any) -> Any:
+    """Return a spec of any kind."""
     import hwsim
-    from hwsim.specs import catalogs
     from hwsim.specs.calibration import calibration_for
 
     if kind is Kind.calibration:
-        found = calibration_for(hwsim.load_device(name, overrides=overrides))
-        return found, found
-    if kind is Kind.system:
-        spec = hwsim.load_system(name, overrides=overrides)
-        try:
-            return spec, catalogs.load_system_file(name)
-        except UnknownNameError:
-            return spec, spec.device
+        return calibration_for(hwsim.load_device(name, overrides=overrides))
     loaders: dict[Kind, Callable[..., Any]] = {
         Kind.device: hwsim.load_device,
+        Kind.system: hwsim.load_system,
         Kind.model: hwsim.load_model,
         Kind.stack: hwsim.load_stack,
         Kind.engine: hwsim.load_engine,
     }
-    loaded = loaders[kind](name, overrides=overrides)
-    return loaded, loaded
+    return loaders[kind](name, overrides=overrides)
 
 
-def _show(spec: Any, source: CatalogSpec) -> None:
+def _show(spec: Any) -> None:
     out = console()
     out.print(f"[bold]{escape(spec.name)}[/bold] ({escape(spec.id)})")
     for line in _headlines(spec):
@@ -98,7 +90,7 @@ def _show(spec: Any, source: CatalogSpec) -> None:
         shown = f"{value:,}"
         if dimension is not None:
             shown = format_quantity(value, dimension.unit, 5)
-        rows.append((path, shown, escape(_source(spec, source, path, used))))
+        rows.append((path, shown, escape(_source(spec, path, used))))
     out.print(table(None, ("figure", "value", "source"), rows, right=("value",)))
     for number, item in enumerate(used, 1):
         parts = [item.title, item.url or "", str(item.date), item.note or ""]
@@ -117,11 +109,9 @@ def _headlines(spec: Any) -> Iterator[str]:
         yield f"note: {text}"
 
 
-def _source(spec: Any, source: CatalogSpec, path: str, used: list[Source]) -> str:
+def _source(spec: Any, path: str, used: list[Source]) -> str:
     """Return the label of a figure's source, numbered in order of use."""
-    found = source.source_of(path)
-    if path.startswith("device."):
-        found = spec.device.source_of(path.removeprefix("device."))
+    found = spec.source_of(path)
     if found is None:
         return "derived"
     if found not in used:

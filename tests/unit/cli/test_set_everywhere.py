@@ -61,3 +61,14 @@ def test_demo_answers_what_has_the_figure_and_saves_it(hwsim_cli, tmp_path):
     text = pages[0].read_text(encoding="utf-8")
     assert text.startswith("# Predictions beside published runs")
     assert "x0.5" in text
+
+
+def test_figures_of_a_node_keep_its_sources_in_a_cluster(hwsim_cli):
+    lines = hwsim_cli("show", "system", "frontier").out.splitlines()
+    shown = {words[0]: words for line in lines if (words := line.split())}
+    assert "derived" in shown["networks.xgmi.bandwidth"]
+    assert "datasheet" in shown["networks.slingshot.bandwidth"]
+    changed = hwsim_cli(
+        "show", "system", "frontier", "--set", "system.networks.slingshot.bandwidth=x2"
+    )
+    assert "system.networks.slingshot.bandwidth=x2" in changed.out
