@@ -14,6 +14,7 @@ from hwsim.analysis.training.spread import PERCENTILES, StepSpread
 from hwsim.analysis.training.train import TrainResult
 from hwsim.analysis.training.whole_run import TrainingRun
 from hwsim.cli.output import console, table
+from hwsim.cost.energy import JOULES_PER_KWH
 from hwsim.report import format as fmt
 from hwsim.specs.assumed import labelled
 
@@ -189,18 +190,30 @@ def _whole_run(run: TrainingRun) -> None:
         f"{fmt.plural(run.config.spares, 'spare node')}"
     )
     cost = "give --price" if run.cost_usd is None else f"USD {run.cost_usd:,.0f}"
-    carbon = f"{run.carbon_kg / 1e3:,.4g} t CO2 equivalent at {run.config.grid:g} g/kWh"
     rows = [
         ("wall time", fmt.seconds(run.mean_wall_s), spread),
         ("effective", f"{run.goodput:.1%}",
          f"{run.expected_goodput:.1%} with a spare always at hand; {failures}"),
         ("device hours", f"{run.device_hours:,.0f}", cost),
-        ("energy", f"{d['energy_kwh'] / 1e3:,.4g} MWh",
-         f"{run.power_per_device_w:.0f} W per device, {run.host_power_w:.0f} W of its "
-         f"host, PUE {run.config.pue:g}"),
-        ("carbon", f"{run.carbon_kg / 1e3:,.4g} t", carbon.partition(" t ")[2]),
+        *_energy(run),
     ]  # fmt: skip
     _figures(rows)
+
+
+def _energy(run: TrainingRun) -> list[tuple[str, str, str]]:
+    joules, carbon = run.energy_j, run.carbon_kg
+    if joules is None or carbon is None:
+        told = f"{run.step.system.device.id} quotes no power; --set device.power.tdp=…"
+        return [("energy", fmt.NONE, told)]
+    each = (
+        f"{run.power_per_device_w:.0f} W per device, {run.host_power_w:.0f} W of its "
+        f"host, PUE {run.config.pue:g}"
+    )
+    return [
+        ("energy", f"{joules / JOULES_PER_KWH / 1e3:,.4g} MWh", each),
+        ("carbon", f"{carbon / 1e3:,.4g} t",
+         f"CO2 equivalent at {run.config.grid:g} g/kWh"),
+    ]  # fmt: skip
 
 
 def _op(result: OpResult) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from hwsim.analysis.training.train import run_training
 from hwsim.analysis.training.whole_run import DAY, TrainingRun, whole_run
 from hwsim.cost.energy import JOULES_PER_KWH
+from hwsim.errors import InputError
 from hwsim.specs.catalogs import load_model, load_stack, load_system
 from hwsim.specs.economics import load_economics
 from hwsim.specs.published.totals import TOTAL_UNITS, PublishedTotal, load_totals
@@ -97,20 +98,27 @@ def _factors(spec: PublishedTotal, run: TrainingRun) -> tuple[Factor, ...]:
     pairs = (
         ("tokens_per_s", told.tokens_per_s, rate),
         ("device_hours", told.device_hours, run.device_hours),
-        ("power_w", told.power_w, run.power_per_device_w + run.host_power_w),
+        ("power_w", told.power_w, _power(run)),
         ("pue", told.pue, run.config.pue),
     )
     return tuple(
         Factor(name, published, predicted)
         for name, published, predicted in pairs
-        if published is not None
+        if published is not None and predicted is not None
     )
+
+
+def _power(run: TrainingRun) -> float | None:
+    board = run.power_per_device_w
+    return None if board is None else board + run.host_power_w
 
 
 def _figure(spec: PublishedTotal, run: TrainingRun) -> float:
     if spec.metric == "device_hours":
         return run.device_hours
     if spec.metric == "energy_mwh":
+        if run.energy_j is None:
+            raise InputError(f"device {spec.system}: no power is known")
         return run.energy_j / JOULES_PER_KWH / 1e3
     if spec.metric == "goodput":
         return run.goodput

@@ -22,6 +22,7 @@ from hwsim.cost.energy import (
 )
 from hwsim.cost.reliability import daly_interval, expected_goodput, job_mtbf
 from hwsim.errors import InputError
+from hwsim.graph.training import trained_parameters, training_plan
 from hwsim.sim.failures import FailurePlan, RunState
 from hwsim.specs.base import Spec
 from hwsim.specs.economics import Economics
@@ -99,7 +100,7 @@ class TrainingRun(Result):
     mtbf_s: float
     checkpoint_interval_s: float
     expected_goodput: float
-    power_per_device_w: float
+    power_per_device_w: float | None
     host_share: float
     wall_s: tuple[float, ...]
     states: tuple[RunState, ...]
@@ -122,8 +123,10 @@ class TrainingRun(Result):
         return self.step.config.devices * self.mean_wall_s / SECONDS_PER_HOUR
 
     @property
-    def energy_j(self) -> float:
-        """Energy drawn from the grid. [J]"""
+    def energy_j(self) -> float | None:
+        """Energy drawn from the grid; None where the device quotes no power. [J]"""
+        if self.power_per_device_w is None:
+            return None
         each = self.power_per_device_w + self.host_power_w
         return self.step.config.devices * each * self.config.pue * self.mean_wall_s
 
@@ -133,9 +136,10 @@ class TrainingRun(Result):
         return host_power(self.step.system.device, self.host_share)
 
     @property
-    def carbon_kg(self) -> float:
+    def carbon_kg(self) -> float | None:
         """CO2 equivalent. [kg]"""
-        return carbon_kg(self.energy_j, self.config.grid)
+        energy = self.energy_j
+        return None if energy is None else carbon_kg(energy, self.config.grid)
 
     @property
     def cost_usd(self) -> float | None:
@@ -172,7 +176,7 @@ class TrainingRun(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer with keys in SI."""
-        count = len(self.states)
+        count, energy = len(self.states), self.energy_j
         return {
             **self.header(),
             "step": self.step.to_dict(),
@@ -193,9 +197,9 @@ class TrainingRun(Result):
             "waiting_s": sum(s.waiting for s in self.states) / count,
             "device_hours": self.device_hours,
             "power_per_device_w": self.power_per_device_w,
-            "host_power_per_device_w": self.host_power_w,
-            "energy_j": self.energy_j,
-            "energy_kwh": self.energy_j / JOULES_PER_KWH,
+            "host_power_per_device_w": None if energy is None else self.host_power_w,
+            "energy_j": energy,
+            "energy_kwh": None if energy is None else energy / JOULES_PER_KWH,
             "carbon_kg": self.carbon_kg,
             "cost_usd": self.cost_usd,
         }
@@ -234,7 +238,7 @@ def whole_run(
     }  # fmt: skip
     for name, value in chosen.items():
         _positive_time(name, value)
-    size = step.model.num_parameters * economics.checkpoint_bytes_per_parameter
+    size = _saved_parameters(step) * economics.checkpoint_bytes_per_parameter
     write = size / (nodes * economics.checkpoint_bandwidth_per_node)
     write = write if write_time is None else _positive_time("write_time", write_time)
     mtbf = float(
@@ -272,13 +276,27 @@ def whole_run(
     return TrainingRun(
         step, config, steps, useful, mtbf, interval,
         float(expected_goodput(interval, write, chosen["restart_time"], mtbf)),
-        mean_power(
+        None if step.system.device.power.tdp is None else mean_power(
             step.system.device, step.parts, economics.power,
             pipeline=step.config.pp > 1,
         ),
         economics.host_share if host is None else host,
         tuple(s.now for s in states), states,
     )  # fmt: skip
+
+
+def _saved_parameters(step: TrainResult) -> float:
+    """Return the parameters that a checkpoint holds: the model's, or its adapters'."""
+    model, config = step.model, step.config
+    if config.lora is None:
+        return float(model.num_parameters)
+    plan = training_plan(
+        model, range(len(model.layer_kinds)), micro_batch=1, seq=config.seq,
+        dtype=config.dtype, recompute="none", zero_stage=0, last=True,
+        stack=step.stack, sequence_parallel=False, grad_dtype=None, decoder_seq=None,
+        dropout=None, lora=config.lora,
+    )  # fmt: skip
+    return float(trained_parameters(plan).total)
 
 
 def _usual_spares(repair_time: float, mtbf: float) -> int:

@@ -52,11 +52,13 @@ def _answer(saved: SavedResult) -> str:
     devices = saved.need("step", "config", "devices")
     cost = saved.need("cost_usd")
     money = "" if cost is None else f", USD {fmt.count(cost, 3)}"
+    energy = saved.need("energy_kwh")
+    drawn = "" if energy is None else f", {fmt.quantity(energy * 1e3, 'Wh', 3)}"
     return (
         f"{fmt.seconds(wall)} on {fmt.plural(devices, 'device')} (90 % interval "
         f"{low} to {high}; failures alone spread it from "
-        f"{fmt.seconds(spread['p10'])} to {fmt.seconds(spread['p90'])}), "
-        f"{fmt.quantity(float(saved.need('energy_kwh')) * 1e3, 'Wh', 3)}{money}."
+        f"{fmt.seconds(spread['p10'])} to {fmt.seconds(spread['p90'])})"
+        f"{drawn}{money}."
     )
 
 
@@ -79,11 +81,15 @@ def _facts(saved: SavedResult) -> tuple[Fact, ...]:
         Fact("Useful share", fmt.percent(saved.need("goodput")),
              f"{saved.need('failures'):.1f} failures"),
         Fact("Device hours", fmt.count(saved.need("device_hours"), 3)),
-        Fact("Energy", fmt.quantity(saved.need("energy_kwh") * 1e3, "Wh", 3),
-             f"{saved.need('power_per_device_w'):.0f} W per device, hosts beside"),
-        Fact("Carbon", f"{fmt.count(saved.need('carbon_kg') / 1e3, 3)} t",
-             f"CO2 equivalent at {saved.need('config', 'grid'):g} g/kWh"),
     ]  # fmt: skip
+    energy = saved.need("energy_kwh")
+    if energy is not None:
+        facts += [
+            Fact("Energy", fmt.quantity(energy * 1e3, "Wh", 3),
+                 f"{saved.need('power_per_device_w'):.0f} W per device, hosts beside"),
+            Fact("Carbon", f"{fmt.count(saved.need('carbon_kg') / 1e3, 3)} t",
+                 f"CO2 equivalent at {saved.need('config', 'grid'):g} g/kWh"),
+        ]  # fmt: skip
     if cost is not None:
         told = f"at USD {price:g} per device and hour"
         facts.append(Fact("Rent", f"USD {fmt.count(cost, 3)}", told))

@@ -76,3 +76,25 @@ def test_same_seed_same_answer(step):
 def test_impossible_runs_are_refused(step, change, message):
     with pytest.raises(hwsim.HwsimError, match=message):
         hwsim.training_run(step, **{"tokens": 1e12, **change})
+
+
+def test_a_device_without_power_has_days_and_money_alone():
+    step = hwsim.train(
+        "llama-3.1-8b", "tpu-v5p-8", zero_stage=3, seq=2048, recompute="full"
+    )
+    run = hwsim.training_run(step, tokens=1e10)
+    told = run.to_dict()
+    assert told["energy_kwh"] is told["carbon_kg"] is told["energy_j"] is None
+    assert run.cost_usd == pytest.approx(run.device_hours * 4.20)
+
+
+def test_a_checkpoint_of_adapters_holds_the_adapters():
+    asked = {"zero_stage": 3, "seq": 1024}
+    whole = hwsim.train("llama-3.1-8b", "dgx-h100", **asked)
+    tuned = hwsim.train("llama-3.1-8b", "dgx-h100", lora_rank=8, **asked)
+    times = [
+        hwsim.training_run(s, tokens=1e9).config.write_time for s in (whole, tuned)
+    ]
+    # Rank 8 beside the fused product (4096 to 6144) and the output's, 32 layers.
+    adapters = 32 * 8 * (4096 + 6144 + 4096 + 4096)
+    assert times[1] / times[0] == pytest.approx(adapters / whole.model.num_parameters)

@@ -117,7 +117,7 @@ def test_a_node_says_its_devices(user_data: Path) -> None:
     path = user_data / "my-node" / "spec.toml"
     for old, new, fault in (
         ("devices_per_node = 4", "", "devices_per_node is missing; say how many"),
-        ('"h100-80gb-sxm"', '"h100-80gb-smx"', "my-node: device: unknown device"),
+        ('"h100-80gb-sxm"', '"h100-80gb-q"', "my-node: device: unknown device"),
     ):
         path.write_text(NODE.replace(old, new), encoding="utf-8")
         with pytest.raises(SpecError) as raised:
