@@ -194,7 +194,7 @@ def test_no_name_belongs_to_two_devices(devices: dict[str, DeviceSpec]) -> None:
 
 def test_unknown_device_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="h100-80gb-sxm"):
-        load_device("h100-80gb-smx")
+        load_device("h1000-80gb-sxm")
 
 
 @pytest.mark.parametrize("name", IDS)
