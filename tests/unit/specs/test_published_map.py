@@ -134,6 +134,20 @@ def test_fill_leaves_given_cells_and_change_does_not() -> None:
             "dgx-a100-80gb-hdr-128",
         ),
         (
+            {"source": "Korthikanti et al. 2022", "device": "A100-80GB-SXM"},
+            "megatron-2021",
+            "selene",
+        ),
+        (
+            {
+                "source": "PaLM (arXiv 2204.02311) footnotes, from Smith et al. 2022",
+                "model": "MT-NLG-530B",
+                "device": "A100-80GB-SXM",
+            },
+            "deepspeed-bf16",
+            "selene",
+        ),
+        (
             {"source": "The Llama 3 Herd of Models", "device": "H100-80GB-SXM"},
             "llama-3",
             "meta-24k-roce",
