@@ -23,6 +23,7 @@ _WORST = 10
 _REASONS = 12
 _GROUPS = (
     ("source", "Source"), ("device", "Device"), ("op", "Work"), ("metric", "Metric"),
+    ("knowledge", "Evidence"),
 )  # fmt: skip
 _COLUMNS = (
     "Rows", "Median", "Mean", "90th pct", "Bias", "In 90 % interval", "Width",
@@ -69,7 +70,8 @@ def _print(result: PublishedValidation) -> None:
     out = console()
     for key, title in _GROUPS:
         everything = {"all": result.summary} if key == "source" else {}
-        _print_groups(title, {**result.by(key), **everything})
+        if groups := {**result.by(key), **everything}:
+            _print_groups(title, groups)
     if not result.answered:
         out.print("No row could be predicted.")
         _print_unanswered(result)

@@ -22,7 +22,7 @@ from hwsim.specs.published.names import published_device
 # request): there, above the published one always means too slow.
 TEXT_KEYS = (
     "file", "source", "op", "model", "device", "dtype", "stack", "system", "mapping",
-    "metric", "unit", "bound", "assumed", "confidence", "reason",
+    "metric", "unit", "bound", "assumed", "confidence", "knowledge", "reason",
 )  # fmt: skip
 NUMBER_KEYS = (
     "row", "devices", "measured", "predicted", "lower", "upper", "relative_error",

@@ -64,5 +64,6 @@ def _record(p: RunPrediction) -> Record:
         bound=result.bound if result else "",
         assumed="; ".join(p.assumed),
         confidence=run.confidence,
+        knowledge=result.knowledge.name if result else "",
         reason=p.reason,
     )

@@ -30,7 +30,7 @@ from hwsim.specs.published.training import PublishedTable
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUPS = ("op", "source", "device", "metric", "model", "dtype", "stack")
+GROUPS = ("op", "source", "device", "metric", "model", "dtype", "stack", "knowledge")
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +100,9 @@ class PublishedValidation(Result):
             raise InputError(f"no column {key!r} to group by; use {known}")
         labels = np.array([str(r[key]) for r in self.records], dtype=object)
         found = grouped(labels, self._figures())
-        return {label: errors for label, errors in found.items() if errors.rows}
+        # Only training has classes of what is known.
+        told = key != "knowledge"
+        return {k: e for k, e in found.items() if e.rows and (k or told)}
 
     def _figures(self) -> dict[str, NDArray[np.float64]]:
         return {

@@ -22,6 +22,7 @@ from hwsim.analysis.training.knowledge import (
     least_sure,
     with_term,
 )
+from hwsim.analysis.validation.published import validate_published
 from hwsim.cost.interval import LogInterval
 from hwsim.specs.calibration import load_intervals
 from hwsim.specs.calibration_file import KnowledgeTerm
@@ -219,6 +220,20 @@ def test_a_mapping_of_the_source_states_the_stack():
         micro_batch=1, recompute="full",
     )  # fmt: skip
     assert found.result.told.stack
+
+
+def test_tables_are_summed_up_by_what_is_known(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "source,model,device,num_devices,seq_len,global_batch,micro_batch,recompute,"
+        "stack,tokens_per_s_per_device\n"
+        "x,Llama-2-7B,H100,8,4096,8,1,none,megatron-core,9000\n"
+        "x,Llama-2-7B,H100,8,4096,8,,none,,9000\n",
+        encoding="utf-8",
+    )
+    found = validate_published([path])
+    assert [r["knowledge"] for r in found.records] == ["known", "settings chosen"]
+    assert set(found.to_dict()["by_knowledge"]) == {"known", "settings chosen"}
 
 
 def test_only_some_settings_count_as_open():
