@@ -23,7 +23,7 @@ def step_blocks(plan: Plan) -> list[Block]:
 def forward_blocks(plan: Plan, found: Sequence[Unit]) -> list[Block]:
     """Return the forward blocks of units, parameters gathered."""
     return [
-        gathered(plan, saved(plan, unit, unit.forward), unit.held)
+        gathered(plan, saved(plan, unit, unit.forward), _shared(plan, unit))
         for unit in found
         if unit.forward is not None
     ]
@@ -40,11 +40,16 @@ def backward_blocks(plan: Plan, found: Sequence[Unit]) -> list[Block]:
         # Tables need no parameters to add gradients to their rows, and the
         # head's are still there from its forward pass.
         if unit.name not in {"embedding", "head"} or unit.forward is None:
-            block = gathered(plan, block, unit.held)
+            block = gathered(plan, block, _shared(plan, unit))
         blocks.append(reduced(plan, block, unit.trained))
     if plan.reduces and not plan.overlaps and not plan.gathers:
         blocks += reduced_at_end(plan, trained(found))
     return blocks
+
+
+def _shared(plan: Plan, unit: Unit) -> Held:
+    """Return the parameters that ranks share out, and gather again."""
+    return unit.held if plan.gathers else unit.trained
 
 
 def trained(found: Sequence[Unit]) -> Held:

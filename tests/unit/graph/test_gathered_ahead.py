@@ -6,6 +6,7 @@ import pytest
 
 from hwsim.analysis.launches import launches_of, module_time
 from hwsim.analysis.training.train import run_training
+from hwsim.graph.lora import Lora
 from hwsim.graph.op import Attention, Collective, Elementwise, Matmul
 from hwsim.graph.opgraph import OpGraph
 from hwsim.graph.stage import stage_graphs
@@ -46,6 +47,14 @@ def test_the_same_bytes_are_gathered_either_way() -> None:
     total = 2.0 * MODEL.num_parameters
     assert gathered(ahead, "parameter_gather") == pytest.approx(total)
     assert gathered(late, "parameters") == pytest.approx(total)
+
+
+def test_adapters_alone_are_gathered() -> None:
+    lora = Lora(16, ("qkv", "out"))
+    ahead, late = graph(CORE, lora=lora), graph(LATE, lora=lora)
+    sent = gathered(ahead, "parameter_gather")
+    assert sent == pytest.approx(gathered(late, "parameters"))
+    assert 0.0 < sent < 0.01 * 2.0 * MODEL.num_parameters
 
 
 @pytest.mark.parametrize(("zero_stage", "last"), [(0, True), (1, False)])
