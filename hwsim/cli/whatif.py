@@ -22,7 +22,7 @@ from hwsim.cli.output import (
     table,
 )
 from hwsim.cli.progress import Meter
-from hwsim.errors import InputError
+from hwsim.errors import HwsimError, InputError
 
 if TYPE_CHECKING:
     from hwsim.analysis.varying.sensitivity import SensitivityResult
@@ -209,6 +209,8 @@ def asked_case(
     from hwsim.api.case import scenario_case
     from hwsim.specs.scenario import load_scenario
 
+    if scenario is not None and model is None and _is_model(scenario):
+        scenario, model = None, scenario
     own = None if scenario is None else load_scenario(scenario)
     given = {k: v for k, v in options.items() if v is not None}
     kept = {k: given.pop(k) for k in ("stack", "dtype", "fidelity") if k in given}
@@ -227,6 +229,20 @@ def asked_case(
     return scenario_case(
         own, overrides=overrides or (), model=model, system=system, **kept, **given
     )
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name that is no scenario's is a model's, as other commands take it."""
+    from hwsim.specs.catalogs import load_model
+    from hwsim.specs.scenario import load_scenario
+
+    for load in (load_scenario, load_model):
+        try:
+            load(name)
+        except HwsimError:
+            continue
+        return load is load_model
+    return False
 
 
 def _printed(result: Any, *, json: bool, csv: bool, show: Any) -> None:

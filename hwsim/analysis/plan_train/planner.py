@@ -203,13 +203,24 @@ def nothing_found(search: Search) -> str:
         least = format_quantity(tally.least_memory, "B")
         return (
             f"none of {tally.layouts:,} layouts fits in memory: the least needs "
-            f"{least} per device; use more devices, a smaller micro-batch, full "
-            "recomputation or offloading"
+            f"{least} per device; use {_more_devices(search)}"
         )
     name = max(tally.outside, key=lambda key: tally.outside[key])
     return f"none of {tally.timed:,} layouts that fit keeps to the {name}; " + _near(
         search, name
     )
+
+
+def _more_devices(search: Search) -> str:
+    """Return what would give the layout that needs least the memory that it needs."""
+    limits, stack = search.limits, search.question.stack
+    largest = max(search.candidates, key=lambda c: c.devices)
+    free = largest.system.device.main_memory.size * (1.0 - stack.memory_reserve)
+    usable = min(free, limits.memory or free)
+    most = math.ceil(largest.devices * search.tally.least_memory / usable)
+    held = vars(search.choices).values()
+    others = "" if all(v is None for v in held) else ", or hold fewer choices"
+    return f"more devices, {most:,} or so{others}"
 
 
 def _near(search: Search, name: str) -> str:

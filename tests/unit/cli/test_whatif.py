@@ -133,3 +133,14 @@ def test_the_trace_of_a_pipeline_is_the_whole_step(hwsim_cli, tmp_path):
     forward = [e for e in events if e.get("args", {}).get("kind") == "forward"]
     assert {e["pid"] for e in forward} == {0, 1, 2, 3}
     assert len(forward) == 4 * 6
+
+
+def test_a_model_may_stand_where_a_scenario_does(hwsim_cli):
+    asked = ["-s", "h100", "--vary", "bandwidth=1x,2x", "--csv"]
+    named = hwsim_cli("whatif", "--model", "gpt2", *asked)
+    plain = hwsim_cli("whatif", "gpt2", *asked)
+    assert plain.code == named.code == 0
+    assert plain.out == named.out
+    wrong = hwsim_cli("whatif", "gpt-9", *asked)
+    assert wrong.code == 2
+    assert "scenario 'gpt-9' is neither" in wrong.err
