@@ -36,7 +36,9 @@ from hwsim.graph.shard import shard
 from hwsim.schedule.pipeline.schedules import pipeline_schedule
 from hwsim.schedule.pipeline.time import peak_in_flight
 from hwsim.specs.base import DTYPE_BYTES
+from hwsim.specs.model import LayerKind
 
+Ends = tuple[bool, bool, bool]  # first, start of a decoder behind an encoder, last
 # Of parameters: linear weights, all, what factored optimizers keep, and of layers
 # what is gathered by itself.
 _LINEAR, _TOTAL, _FACTORED, _UNIT = range(4)
@@ -62,8 +64,9 @@ class KeptTable:
     ----------
     layer, peak, buffers : ndarray, shape (n_key, n_kind)
         Kept in flight, there for a moment beside it, communication buffers.
-    first, last, logits : ndarray, shape (n_key,)
-        What both ends add for each microbatch in flight; the loss once.
+    first, starts, last, logits : ndarray, shape (n_key,)
+        What both ends, and the start of a decoder behind an encoder, add for each
+        microbatch in flight; the loss once.
     """
 
     layer: FloatArray
@@ -71,6 +74,7 @@ class KeptTable:
     buffers: FloatArray
     message: FloatArray
     first: FloatArray
+    starts: FloatArray
     last: FloatArray
     logits: FloatArray
 
@@ -100,12 +104,17 @@ class MemoryModel:
     def __init__(self, asked: Question, stages: StageMaker) -> None:
         self.asked, self.stages = asked, stages
         self.kinds = [kind for kind, _ in asked.model.layer_groups()]
-        self.first_layer = [asked.model.layer_kinds.index(k) for k in self.kinds]
+        self.layer = [self._plain_layer(kind) for kind in self.kinds]
         self.precision: Precision = resolve(
             asked.dtype, grad_dtype=asked.stack.gradients,
             autocast=asked.stack.autocast,
         )  # fmt: skip
         self._kept: dict[tuple[int, ...], list[Any]] = {}
+
+    def _plain_layer(self, kind: LayerKind) -> int:
+        """Return a layer of a kind with which no decoder starts, if there is one."""
+        found = [i for i, k in enumerate(self.asked.model.layer_kinds) if k == kind]
+        return next((i for i in found if i != self.stages.decoder_start), found[0])
 
     def parameters(self, keys: list[tuple[int, ...]]) -> ParameterTable:
         """Return what one device holds, for each (tp, ep)."""
@@ -158,15 +167,19 @@ class MemoryModel:
             each = ask(layer, 2.0, **ends).activations - one
             return each, one - each
 
-        each, rest = zip(*map(pair, self.first_layer), strict=True)
-        buffers = [ask(i, 1.0).buffers or 0.0 for i in self.first_layer]
-        alone = ask(self.first_layer[0], 1.0, first=True, last=True).buffers or 0.0
-        start = pair(self.first_layer[0], first=True)
-        end = pair(self.first_layer[0], last=True)
+        each, rest = zip(*map(pair, self.layer), strict=True)
+        buffers = [ask(i, 1.0).buffers or 0.0 for i in self.layer]
+        alone = ask(self.layer[0], 1.0, first=True, last=True).buffers or 0.0
+        start = pair(self.layer[0], first=True)
+        end = pair(self.layer[0], last=True)
+        decoder, starts = self.stages.decoder_start, 0.0
+        if decoder >= 0:
+            kind = self.kinds.index(self.asked.model.layer_kinds[decoder])
+            starts = pair(decoder)[0] - each[kind]
         message = buffers[0] - alone
         return [
             each, rest, [b - message for b in buffers], message,
-            start[0] - each[0], end[0] - each[0], end[1],
+            start[0] - each[0], starts, end[0] - each[0], end[1],
         ]  # fmt: skip
 
     def needed(self, space: Space) -> FloatArray:
@@ -184,19 +197,26 @@ class MemoryModel:
             stages = self.stages.stages(pp, vpp)
             two = two_ways(space)[where] & (pp > 1)
             one_way = [
-                (counts, rank, rank == 0, rank == pp - 1)
-                for counts, rank in zip(stages.counts, stages.rank, strict=True)
+                (counts, rank, (rank == 0, starts, rank == pp - 1))
+                for counts, rank, starts in zip(
+                    stages.counts, stages.rank, stages.starts, strict=True
+                )
             ]
-            pairs = [(counts, i, not i, not i) for i, counts in enumerate(stages.both)]
+            pairs = [
+                (counts, i, (not i, starts, not i))
+                for i, (counts, starts) in enumerate(
+                    zip(stages.both, stages.both_start, strict=True)
+                )
+            ]
             for at, ranks in ((where[~two], one_way), (where[two], pairs)):
                 if not len(at):
                     continue
                 group = _Group(
                     self, space.taken(at), parameters, who[at], kept, which[at]
                 )
-                for counts, rank, first, last in ranks:
+                for counts, rank, ends in ranks:
                     held = in_flight(group.space, rank)
-                    total = group.total(counts, held, first, last)
+                    total = group.total(counts, held, ends)
                     found[at] = np.maximum(found[at], total)
         return found
 
@@ -267,12 +287,12 @@ class _Group:
             self.expert_sharers = np.where(hybrid, inside, self.expert_sharers)
         self.zero, self.batch = space["zero_stage"], space["micro_batch"].astype(float)
 
-    def total(
-        self, layers: FloatArray, held: FloatArray, first: bool, last: bool
-    ) -> FloatArray:
+    def total(self, layers: FloatArray, held: FloatArray, ends: Ends) -> FloatArray:
         """Return the footprint of one rank. [B]"""
+        first, starts, last = ends
+        table = first or starts
         kinds = len(layers)
-        take = np.concatenate([layers, [first, last and first, last and not first]])
+        take = np.concatenate([layers, [table, last and table, last and not table]])
         dense = np.einsum("nux,u->nx", self.dense, take)
         expert = np.einsum("nux,u->nx", self.expert, take)
         here = layers > 0
@@ -280,7 +300,7 @@ class _Group:
         return (
             self._states(dense, expert, widest)
             + self._gathered(widest, first, last)
-            + self._activations(layers, held, first, last)
+            + self._activations(layers, held, ends)
         )
 
     def _share(self, dense: FloatArray, expert: FloatArray, stage: int) -> FloatArray:
@@ -335,7 +355,7 @@ class _Group:
         return found
 
     def _activations(
-        self, layers: FloatArray, held: FloatArray, first: bool, last: bool
+        self, layers: FloatArray, held: FloatArray, at: Ends
     ) -> FloatArray:
         table, which, batch, here = self.table, self.which, self.batch, layers > 0
         size = table.layer[which] * here
@@ -344,7 +364,9 @@ class _Group:
         total = np.where(
             away, np.minimum(total, batch * 2 * size.max(axis=1) / held), total
         )
-        ends = batch * (first * table.first[which] + last * table.last[which])
+        first, starts, last = at
+        ends = first * table.first[which] + last * table.last[which]
+        ends = batch * (ends + starts * table.starts[which])
         passing = (table.peak[which] * here).max(axis=1)
         if last:
             passing = np.maximum(passing, table.logits[which])

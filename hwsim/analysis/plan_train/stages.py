@@ -28,12 +28,17 @@ class Stages:
     both : ndarray, shape (n_pair, n_kind)
         As ``counts`` where each rank holds a stage from either end: the first
         rank, and those that differ from it.
+    starts, both_start : tuple of bool
+        Whether the decoder of an encoder-decoder model starts there, which
+        needs an embedding: of ``counts``, of ``both``.
     """
 
     counts: FloatArray
     total: FloatArray
     rank: tuple[int, ...]
     both: FloatArray
+    starts: tuple[bool, ...] = ()
+    both_start: tuple[bool, ...] = ()
 
 
 @dataclass
@@ -53,10 +58,11 @@ class StageMaker:
     def _stages(self, pp: int, vpp: int) -> Stages:
         kinds = [kind for kind, _ in self.model.layer_groups()]
         place = np.array([kinds.index(k) for k in self.model.layer_kinds])
-        ranks = np.zeros((pp, len(kinds)))
-        start = 0
+        ranks = np.zeros((pp, len(kinds) + 1))
+        start, decoder = 0, self.decoder_start
         for part, count in enumerate(self.part_sizes(pp, vpp)):
             np.add.at(ranks[part % pp], place[start : start + count], 1.0)
+            ranks[part % pp, -1] += start <= decoder < start + count
             start += count
         rows = {0: ranks[0]} if pp == 1 else {0: ranks[0], pp - 1: ranks[-1]}
         middle, earliest = np.unique(ranks[1:-1], axis=0, return_index=True)
@@ -64,7 +70,16 @@ class StageMaker:
         counts = np.stack(list(rows.values()))
         pairs = (ranks + ranks[::-1])[: max(pp // 2, 1)]
         both = np.concatenate([pairs[:1], np.unique(pairs[1:], axis=0)])
-        return Stages(counts, ranks.sum(axis=0), tuple(rows), both)
+        return Stages(
+            counts[:, :-1], ranks[:, :-1].sum(axis=0), tuple(rows), both[:, :-1],
+            tuple((counts[:, -1] > 0).tolist()), tuple((both[:, -1] > 0).tolist()),
+        )  # fmt: skip
+
+    @property
+    def decoder_start(self) -> int:
+        """The layer with which the decoder starts behind an encoder; -1: none."""
+        behind = self.model.kind == "encoder_decoder"
+        return self.model.encoder_layers if behind else -1
 
     def part_sizes(self, pp: int, vpp: int) -> list[int]:
         """Return how many layers each part holds, in pipeline order.

@@ -117,6 +117,26 @@ def test_space_holds_every_layout_that_a_step_accepts():
     assert len(found) == len(space)
 
 
+@pytest.mark.parametrize(
+    ("model", "stack"),
+    [
+        ("t5-3b", "default-training"), ("t5-large", "megatron-2021"),
+        ("transformer-big", "nanogpt-eager"), ("whisper-small", "pytorch-fsdp"),
+        ("bert-large", "nvidia-bert"), ("deepseek-v2-lite", "torchtitan"),
+    ],
+)  # fmt: skip
+def test_memory_is_that_of_the_step_of_any_kind_and_stack(model, stack):
+    """A decoder behind an encoder has an embedding of its own, wherever it starts."""
+    case = Case(model, "dgx-a100-80gb", 8, 32, 256, stack)
+    space = case.space(micro_batch=(1, 2))
+    needed = case.memory.needed(space)
+    for index in random.Random(9).sample(range(len(space)), 40):
+        row = space.row(index)
+        config = checked_config(case.model, case.system, **case.asked(row))
+        exact = step_memory(case.model, case.stack, config).footprint.total
+        assert needed[index] == pytest.approx(exact, rel=1e-9), row
+
+
 @pytest.mark.parametrize("name", ["dense", "experts", "uneven"])
 def test_memory_is_that_of_the_step(name, request):
     case = request.getfixturevalue(name)
