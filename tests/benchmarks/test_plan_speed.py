@@ -16,6 +16,7 @@ ROUNDS = 5
     [
         ("llama-3.1-405b", "meta-24k-roce", 16384, 2048, 8192, 210_120),
         ("llama-3.1-70b", "dgx-h100-ndr-64", 512, 1024, 4096, 142_864),
+        ("qwen3-235b-a22b", "dgx-b200-ndr-128", 512, 1024, 4096, 844_520),
     ],
 )
 def test_a_search_costs_100_000_layouts_per_second(

@@ -7,7 +7,9 @@ call, and blocks that are built alike are played together, as arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,13 +111,14 @@ class UnitCoster:
         rows = [*keys, *sorted(lacking)]
         placed: list[tuple[int, int, int]] = []  # pass, key, unit
         blocks: list[Block] = []
-        for row, key in enumerate(rows):
-            for unit in self._units(key):
-                column = self._column(unit)
-                for number, block in self._blocks(unit):
-                    placed.append((number, row, column))
-                    blocks.append(block)
-        found = self._costed(blocks, placed, len(rows))
+        with _uncollected():
+            for row, key in enumerate(rows):
+                for unit in self._units(key):
+                    column = self._column(unit)
+                    for number, block in self._blocks(unit):
+                        placed.append((number, row, column))
+                        blocks.append(block)
+            found = self._costed(blocks, placed, len(rows))
         for row, key in enumerate(rows):
             if key == _alone(key):
                 self._whole[key] = found[:, row].copy()
@@ -225,6 +228,18 @@ class UnitCoster:
             for block in blocks
         ]
         return np.maximum(found, launched)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make many objects, none of them in cycles, without looking for cycles."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _alone(key: Key) -> Key:
