@@ -131,3 +131,23 @@ def test_widths_count_from_the_last_layer() -> None:
     assert narrow.dtype("a", "fp4", "bf16") == "bf16"
     assert narrow.dtype("a", "fp8", "bf16") == "fp8"
     assert LayerKind().wide == ""
+
+
+def test_lightning_predicts_two_tokens_further_ahead_in_sixteen_bits() -> None:
+    plain, ahead = (
+        graph_of(f"nemotron-3.5-lightning-30b-a3b{end}", "nemo", dtype="fp8")
+        for end in ("", "-mtp")
+    )
+
+    def products(graph: OpGraph, name: str, dtype: str) -> int:
+        return sum(
+            block.repeat * (node.op.name == name and node.op.dtype == dtype)
+            for block in graph.blocks
+            for node in block.nodes
+            if isinstance(node.op, Matmul | MoeExperts)
+        )
+
+    assert products(plain, "experts", "fp8") == products(ahead, "experts", "fp8")
+    assert products(plain, "experts", "bf16") == 0 < products(ahead, "experts", "bf16")
+    assert products(ahead, "qkv", "bf16") == 2
+    assert products(plain, "qkv", "bf16") == 0
