@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hwsim.analysis.published.cluster import network_notes, run_system
 from hwsim.analysis.published.filled import (
     completed,
     layouts,
@@ -25,16 +26,14 @@ from hwsim.analysis.training.config import recompute_extent
 from hwsim.analysis.training.knowledge import Told
 from hwsim.analysis.training.train import TrainResult, run_training
 from hwsim.cost.evaluate import Fidelity
-from hwsim.errors import HwsimError, InputError, UnknownNameError
-from hwsim.specs.catalogs import SYSTEMS, load_device, load_stack, load_system
-from hwsim.specs.given_names import given_system
+from hwsim.errors import HwsimError, InputError
+from hwsim.specs.catalogs import load_stack
 from hwsim.specs.model import ModelSpec
 from hwsim.specs.published.model import run_model
 from hwsim.specs.published.training import PublishedRun
 from hwsim.specs.published.training_map import MappedRun
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec
-from hwsim.specs.usual_system import joined
 
 ANY_FAMILY = "decoder"  # of models that no name tells apart
 # Settings whose choice makes a prediction less sure.
@@ -341,33 +340,6 @@ def attending(stack: StackSpec, run: PublishedRun) -> StackSpec:
         return stack
     fusion = stack.fusion.model_copy(update={"attention": wanted})
     return stack.model_copy(update={"fusion": fusion})
-
-
-def run_system(mapped: MappedRun, run: PublishedRun) -> SystemSpec:
-    """Return the cluster of a row, grown where the run is larger."""
-    devices = run.num_devices or 1
-    name = mapped.system
-    if name is None:
-        try:
-            return given_system(load_device(run.device_id), devices)
-        except UnknownNameError as error:
-            raise InputError(f"not in the catalog: {error}") from None
-    system = load_system(name)
-    outer = system.networks[-1].kind if system.networks else ""
-    if run.slices > 1 and outer == "dcn" and devices % run.slices == 0:
-        return system.in_slices(run.slices, devices)
-    if devices > system.num_devices:
-        system = joined(system, -(-devices // system.devices_per_node))
-    return system
-
-
-def network_notes(system: SystemSpec) -> tuple[str, ...]:
-    """Return what is assumed of a system that the catalog has not."""
-    outer = system.networks[-1] if system.networks else None
-    if outer is None or outer.name != "ethernet" or SYSTEMS.by_id(system.id):
-        return ()
-    rate = outer.bandwidth * 8e-9
-    return (f"network = Ethernet, {rate:.3g} Gbit/s a device",)
 
 
 def _chosen(run: PublishedRun, result: TrainResult) -> tuple[str, ...]:
