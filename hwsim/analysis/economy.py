@@ -91,11 +91,15 @@ class Economy:
         """
         board = self._board(system, step, parts, pipeline)
         power = devices * self.pue * (board + self.host_power(system))
-        known = self.reference.prices.get(system.device.id)
-        price = known if self.price is None else self.price
+        price = self.price_of(system)
         hours = devices * step / SECONDS_PER_HOUR
         money = hours * (math.nan if price is None else price)
         return {"power_w": power, "energy_j": power * step, "cost_usd": money}
+
+    def price_of(self, system: SystemSpec) -> float | None:
+        """Return the price of one of a system's devices, if one is known. [USD/h]"""
+        known = self.reference.prices.get(system.device.id)
+        return known if self.price is None else self.price
 
     def host_power(self, system: SystemSpec) -> float:
         """Return a device's part of hosts, network and fans. [W]"""

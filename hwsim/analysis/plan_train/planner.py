@@ -134,6 +134,7 @@ class Planner:
             dtype = self.dtype or default_dtype(system.device)
             for count in self.devices or (system.num_devices,):
                 try:
+                    self._check_known(system)
                     dtype_on(system.device, dtype)
                     part = part_of(system, positive_int("devices", count))
                 except HwsimError as error:
@@ -143,6 +144,21 @@ class Planner:
         if not found:
             raise InputError(faults[0])
         return found, list(dict.fromkeys(faults))
+
+    def _check_known(self, system: SystemSpec) -> None:
+        """Refuse a system of which what is asked for is not known."""
+        limits, device = self.limits, system.device
+        paid = self.objective == "money" or limits.budget is not None
+        if paid and self.economy.price_of(system) is None:
+            raise InputError(
+                f"system {system.id}: no price of {device.id} is known; give price in "
+                "USD per device hour"
+            )
+        drawn = self.objective == "energy" or limits.power is not None
+        if drawn and device.power.tdp is None:
+            raise InputError(
+                f"system {system.id}: {device.id} quotes no power; set device.power.tdp"
+            )
 
     def _simulated(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from hwsim.analysis.plan_train.choices import RECOMPUTE
 from hwsim.analysis.plan_train.listed import FIELDS
 from hwsim.analysis.plan_train.search import Batch, Candidate
+from hwsim.analysis.training.memory import host_bytes
 from hwsim.analysis.training.train import TrainResult
 from hwsim.cost.cost import FloatArray
 from hwsim.units import format_quantity
@@ -54,7 +55,7 @@ def reasons(
     """Return why the first of the simulated layouts wins."""
     best = played[0]
     other = next((r for r in played[1:] if _job(r) != _job(best)), None)
-    why = [_spends(best)]
+    why = [_spends(best), *_away(best)]
     lacks: list[str] = []
     if other is not None:
         why += _better(best, other)
@@ -72,6 +73,18 @@ def _spends(best: TrainResult) -> str:
         f"the best step takes {best.step_s:.4g} s at {best.mfu:.1%} MFU: {told}; "
         f"{best.memory.sentence()}"
     )
+
+
+def _away(best: TrainResult) -> list[str]:
+    """Say what hosts hold: their memory is not in the specs of all systems."""
+    each = host_bytes(best.model, best.stack, best.config)
+    if not each:
+        return []
+    node = each * min(best.system.devices_per_node, best.config.devices)
+    return [
+        f"hosts must hold {format_quantity(each, 'B')} for each device, "
+        f"{format_quantity(node, 'B')} a node: that they can is not checked"
+    ]
 
 
 def _choices(result: TrainResult) -> dict[str, Any]:

@@ -47,6 +47,18 @@ def step_memory(model: ModelSpec, stack: StackSpec, config: TrainConfig) -> Stag
     return max(found, key=lambda stage: stage.footprint.total)
 
 
+def host_bytes(model: ModelSpec, stack: StackSpec, config: TrainConfig) -> float:
+    """Return what a device of the fullest rank keeps in its host's memory. [B]"""
+    if not (config.offload_optimizer or config.offload_activations):
+        return 0.0
+    here = replace(config, offload_optimizer=False, offload_activations=False)
+    whole = step_memory(model, stack, here).footprint
+    kept = step_memory(model, stack, config).footprint
+    # On the device, pieces of what is away pass through.
+    states = whole.optimizer_states or 0.0 if config.offload_optimizer else 0.0
+    return states + max((whole.activations or 0.0) - (kept.activations or 0.0), 0.0)
+
+
 def held_microbatches(config: TrainConfig) -> list[float]:
     """Return the microbatches that each pipeline rank holds at its fullest."""
     order = pipeline_order(

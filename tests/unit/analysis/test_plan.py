@@ -25,6 +25,7 @@ from hwsim.analysis.training.train import run_training
 from hwsim.api.plan import plan_train
 from hwsim.errors import HwsimError, InputError
 from hwsim.graph.partition import check_interleaving
+from hwsim.units import format_quantity
 
 NO_OFFLOAD = {"offload_optimizer": False, "offload_activations": False}
 
@@ -298,6 +299,18 @@ def test_reasons_name_the_mechanism_and_the_difference(planned):
     changes = planned.reasons.changes
     assert {c["choice"] for c in changes} >= {"tp", "pp", "zero_stage", "recompute"}
     assert all(c["costs"] >= 0.0 for c in changes)
+
+
+def test_what_hosts_must_hold_is_said():
+    """Adam keeps master weights and two moments in fp32: 12 bytes a parameter."""
+    found = plan(
+        devices=1, pp=1, tp=1, micro_batch=1, recompute="none", zero_stage=0,
+        offload_optimizer=True, offload_activations=False, simulate=1,
+    )  # fmt: skip
+    told = next(line for line in found.reasons.why if line.startswith("hosts must"))
+    held = 12 * found.model.num_parameters
+    assert format_quantity(held, "B") in told
+    assert not any("hosts must" in line for line in plan(**NO_OFFLOAD).reasons.why)
 
 
 def test_pareto_front_has_all_that_nothing_beats():

@@ -102,6 +102,32 @@ def test_each_system_is_trained_in_what_it_computes_in(hwsim_cli: Any) -> None:
     assert "v100-sxm2-32gb does not compute in it" in held.err
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("--objective", "money"), "no price of gaudi3 is known; give price"),
+        (("--tokens", "1B", "--budget", 1e6), "no price of gaudi3 is known"),
+        (("--objective", "energy"), "tpu-v5p quotes no power; set device.power.tdp"),
+        (("--power", "1MW"), "tpu-v5p quotes no power"),
+    ],
+)
+def test_systems_of_unknown_price_or_power_are_passed_over(
+    hwsim_cli: Any, asked: Any, told: str
+) -> None:
+    other = "gaudi3-node" if "price" in told else "tpu-v5p-16"
+    args = (
+        "plan", "train", "gpt2", "--global-batch", 16, "--seq", 1024, "--tp", 1,
+        "--pp", 1, "--no-offload", "--json", *asked, "-s",
+    )  # fmt: skip
+    alone = hwsim_cli(*args, other)
+    assert alone.code == 2
+    assert told in alone.err
+    both = hwsim_cli(*args, "dgx-h100", "-s", other)
+    assert both.code == 0
+    assert told in both.err
+    assert json.loads(both.out)["systems"] == ["dgx-h100"]
+
+
 def test_parquet_without_pyarrow_says_what_to_do(
     hwsim_cli: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
