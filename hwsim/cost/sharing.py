@@ -11,12 +11,13 @@ from hwsim.cost.collective import sustained_share
 from hwsim.cost.collective_paths import Path, paths_of
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.network import Span, spans
-from hwsim.graph.op import Collective, Op
+from hwsim.graph.op import Collective, Copy, Op
 from hwsim.specs.calibration import Calibration
 from hwsim.specs.parameters.collective import CollectiveName, CollectiveParameters
 from hwsim.specs.system import SystemSpec
 
-HOST = -1  # the link to the host, beside the levels of the network
+# The link to the host, beside the levels of the network: each way by itself.
+HOST, HOST_OUT = -1, -2
 
 
 def level_use(
@@ -82,13 +83,19 @@ def op_use(
 ) -> Mapping[Hashable, float]:
     """Return what an operator of a graph takes of each level, or of the host's."""
     if not isinstance(op, Collective):
-        return {HOST: 1.0}
+        return host_use(op)
     if op.direct:
         return {0: 1.0}
     return level_use(
         op.collective, op.group_size, system=system, calibration=calibration,
         stride=op.stride, fanout=op.fanout,
     )  # fmt: skip
+
+
+def host_use(op: Op) -> Mapping[Hashable, float]:
+    """Return the way of the host's link that a copy takes."""
+    out = isinstance(op, Copy) and op.path == "device_to_host"
+    return {HOST_OUT if out else HOST: 1.0}
 
 
 def mean_use(

@@ -15,7 +15,7 @@ from typing import Any
 
 import simpy
 
-from hwsim.cost.sharing import HOST
+from hwsim.cost.sharing import host_use
 from hwsim.errors import InputError
 from hwsim.graph.op import Collective, Op
 from hwsim.graph.opgraph import COMPUTE, COMPUTING, Node, OpGraph
@@ -262,8 +262,8 @@ class GraphPlayer:
 
 
 def _one_link(op: Op) -> Use:
-    """Put all collectives on one link, copies on another."""
-    return {0 if isinstance(op, Collective) else HOST: 1.0}
+    """Put all collectives on one link, copies on others."""
+    return {0: 1.0} if isinstance(op, Collective) else host_use(op)
 
 
 def _all(

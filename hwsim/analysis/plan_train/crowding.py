@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.cost.cost import FloatArray
-from hwsim.cost.sharing import HOST
+from hwsim.cost.sharing import HOST, HOST_OUT
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ def shares(use: dict[object, float], levels: int) -> FloatArray:
     """Return a use of network levels as an array; the host's link is left out."""
     found = np.zeros(levels)
     for level, share in use.items():
-        if level != HOST:
+        if level not in {HOST, HOST_OUT}:
             found[int(str(level))] = share
     return found

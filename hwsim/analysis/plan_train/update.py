@@ -15,7 +15,6 @@ from hwsim.analysis.plan_train.stages import StageMaker
 from hwsim.analysis.plan_train.units import BUSY, Question
 from hwsim.cost.cost import FloatArray
 from hwsim.cost.evaluate import cost_ops
-from hwsim.graph.op import Copy
 from hwsim.graph.opgraph import Block
 from hwsim.graph.optimizer import Update, optimizer_blocks
 from hwsim.graph.parameters import stage_parameters
@@ -76,14 +75,10 @@ class UpdateModel:
         return UpdateTimes(time[which], {k: v[which] for k, v in busy.items()})
 
     def _time(self, block: Block, times: FloatArray) -> float:
-        """Repeated pieces run beside each other; else all is a chain.
-
-        Copies to and from the host share one link.
-        """
+        """Repeated pieces run beside each other; else all is a chain."""
         streams: dict[str, float] = {}
         for node, time in zip(block.nodes, times.tolist(), strict=True):
-            stream = "copy" if isinstance(node.op, Copy) else node.stream
-            streams[stream] = streams.get(stream, 0.0) + time
+            streams[node.stream] = streams.get(node.stream, 0.0) + time
         whole, most = sum(streams.values()), max(streams.values())
         launched = sum(self.launches.of(n.op) for n in block.nodes)
         return max(whole + (block.repeat - 1) * most, block.repeat * launched)
