@@ -61,7 +61,6 @@ class Layers:
         self.lead_forward = np.full(len(space), -np.inf)
         self.lead_backward = np.full(len(space), -np.inf)
         self.lead_weight = np.zeros(len(space))
-        self.copied = np.zeros(len(space))
         self._beside()
         for lead in (self.lead_forward, self.lead_backward):
             lead[np.isneginf(lead)] = 0.0
@@ -151,7 +150,6 @@ class Layers:
         away = space["offload_activations"] > 0
         zero = np.where(self.replicas > 1, space["zero_stage"], 0)
         copies = self._copies() if away.any() else np.zeros((len(space), self.kinds))
-        self.copied = away * (copies @ self.model.stages.stages(1, 1).total)
         for stage in (1, 2, 3):
             for offload in (False, True):
                 alike = zero <= 1 if stage == 1 else zero == stage

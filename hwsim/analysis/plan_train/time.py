@@ -130,7 +130,6 @@ def _flat(
     forward, backward = layers.forward[at], layers.backward[at]
     lead = layers.lead_forward[at] + layers.lead_backward[at]
     one = (forward + backward) @ units + lead
-    one = one + _contended(layers.copied[at], forward @ units, backward @ units)
     reductions = np.stack(
         [layers.unit_reduced(unit, at).time for unit in range(kinds + 2)], axis=1
     )
@@ -168,17 +167,6 @@ def _ahead(model: Models, space: Space, layers: Layers, at: Any) -> FloatArray:
 def _gathers_ahead(model: Models, space: Space, at: Any) -> Any:
     overlap, zero = model.asked.stack.overlap, space["zero_stage"][at]
     return (overlap.dp and overlap.parameters) & ((zero == 1) | (zero == 2))
-
-
-def _contended(copied: FloatArray, forward: FloatArray, backward: FloatArray) -> Any:
-    """Waiting for activations while others still go out over the same link. [s]
-
-    What forward has not sent when it ends takes half of the link from what
-    backward fetches, for as many layers as are still to be sent.
-    """
-    late = np.maximum(copied - forward, 0.0)
-    ratio = backward / np.where(copied > 0.0, copied, np.inf)
-    return late * np.maximum(2.0 - ratio, 0.0)
 
 
 def _left_over(
