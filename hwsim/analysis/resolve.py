@@ -12,6 +12,7 @@ from hwsim.specs.base import Spec
 from hwsim.specs.device import DeviceSpec
 from hwsim.specs.given_names import given_system
 from hwsim.specs.model import ModelSpec
+from hwsim.specs.network import TREES
 from hwsim.specs.override import Override, apply_overrides, parse_override
 from hwsim.specs.stack import StackSpec
 from hwsim.specs.system import SystemSpec, single_device_system
@@ -77,7 +78,26 @@ def changed_system(system: SystemSpec, changes: Sequence[Override]) -> SystemSpe
     device = changed(system.device, "device", changes)
     if device is not system.device:
         system = system.model_copy(update={"device": device})
-    return changed(system, "system", changes)
+    return changed(system, "system", [*changes, *_joined(system, changes)])
+
+
+def _joined(system: SystemSpec, changes: Sequence[Override]) -> list[Override]:
+    """Return what joins more nodes by the network that joins them now."""
+    mine = [change.path for change in changes if change.target == "system"]
+    outer = system.networks[-1] if system.networks else None
+    if outer is None or outer.kind not in TREES or mine.count(("nodes",)) != 1:
+        return []
+    if any(path[0] in {"networks", "devices_per_node"} for path in mine):
+        return []
+    text = next(c.text for c in changes if c.path == ("nodes",))
+    times = text.removeprefix("x")
+    if not times.isascii() or not times.isdecimal():
+        return []
+    nodes = int(times) * (system.nodes if text.startswith("x") else 1)
+    if nodes * system.devices_per_node <= outer.size:
+        return []
+    path = ("networks", outer.name, "size")
+    return [Override("system", path, str(nodes * system.devices_per_node))]
 
 
 def as_system(system: str | SystemSpec | DeviceSpec) -> SystemSpec:
@@ -103,12 +123,25 @@ def part_of(system: SystemSpec, devices: int) -> SystemSpec:
         usual = given_system(system.device, devices)
     except InputError:
         usual = system
-    known = usual.num_devices >= devices and catalogs.SYSTEMS.by_id(usual.id)
-    remedy = f"{usual.id} has {usual.num_devices}" if known else "hwsim systems"
     raise InputError(
         f"{devices} devices, but system {system.id} has {system.num_devices}; ask for "
-        f"at most {system.num_devices} or name a larger system ({remedy})"
+        f"at most {system.num_devices} or name a larger system "
+        f"({_larger(system, usual, devices)})"
     )
+
+
+def _larger(system: SystemSpec, usual: SystemSpec, devices: int) -> str:
+    """Return how to ask for more devices than a system has."""
+    if catalogs.SYSTEMS.by_id(usual.id):
+        found = catalogs.load_system(usual.id)
+        if found.num_devices >= devices:
+            return f"{found.id} has {found.num_devices}"
+        system = found
+    outer = system.networks[-1] if system.networks else None
+    if outer is None or outer.kind not in TREES:
+        return "hwsim systems"
+    nodes = -(-devices // system.devices_per_node)
+    return f"{system.id} with --set system.nodes={nodes}"
 
 
 def named(what: str, value: object) -> str:

@@ -83,6 +83,7 @@ def joined(system: SystemSpec, nodes: int, outer: Network | None = None) -> Syst
     last = system.networks[-1] if system.networks else None
     if last is not None and last.kind in {"fat_tree", "dcn"}:
         return system.with_nodes(nodes)
+    nodes = -(-nodes // system.nodes) * system.nodes  # whole pods
     whole, per_node = nodes * system.devices_per_node, system.devices_per_node
     ports = 1 if last is not None and last.kind == "bus" else per_node
     if outer is None:
@@ -94,7 +95,7 @@ def joined(system: SystemSpec, nodes: int, outer: Network | None = None) -> Syst
     elif outer.nics_per_node is not None:
         outer = replace(outer, size=whole, nics_per_node=per_node)
     fields = dict(system) | {
-        "id": f"{system.id}-x{nodes}", "nodes": nodes * system.nodes,
+        "id": f"{system.id}-x{nodes}", "nodes": nodes,
         "networks": (*system.networks, replace(outer, size=whole)),
     }  # fmt: skip
     try:
