@@ -189,3 +189,10 @@ def test_runs_of_the_later_blind_checks_stay_within_budget():
         assert found.summary.rows == len(found.records) == rows, name
         assert found.summary.median_ape <= median, name
         assert found.summary.mape <= mean, name
+
+
+def test_runs_of_unknown_sources_stay_within_budget():
+    found = validate_published(PUBLISHED / "blind-training-5.csv")
+    assert (found.summary.rows, len(found.records)) == (125, 126)
+    assert found.summary.median_ape <= 0.22
+    assert found.summary.mape <= 0.40
