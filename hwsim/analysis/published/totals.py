@@ -84,7 +84,7 @@ def predicted_run(spec: PublishedTotal) -> TrainingRun:
         system = system.with_nodes(-(-spec.devices // system.devices_per_node))
     step = run_training(
         load_model(spec.model), system, load_stack(spec.stack),
-        optimizer="adam", engine="closed_form", **spec.train_options(),
+        optimizer="adam", engine="simulate", **spec.train_options(),
     )  # fmt: skip
     return whole_run(
         step, load_economics(), tokens=spec.tokens, pue=spec.pue, replications=5
