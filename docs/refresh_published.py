@@ -120,6 +120,40 @@ def blind(checks: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _from_to(kinds: Mapping[str, str], key: str) -> str:
+    shares = [stored_kind(kind)["all"][key] for kind in kinds]
+    return f"{fmt.percent(min(shares), 0)} to {fmt.percent(max(shares), 0)}"
+
+
+def short() -> str:
+    """Return errors on tables in sight, and at first look of those that were not."""
+    lines = ["|  | Rows | Median error | Mean |", "| --- | ---: | ---: | ---: |"]
+    for name, kind, checks in (
+        ("training", "training", BLIND), ("inference", "inference", BLIND_INFERENCE),
+    ):  # fmt: skip
+        seen = stored_kind(kind)["all"]
+        errors = [fmt.percent(seen[key], 0) for key in ("median_ape", "mape")]
+        lines.append(f"| {name}, in sight | {seen['rows']} | {' | '.join(errors)} |")
+        rows = sum(stored_kind(check)["all"]["rows"] for check in checks)
+        errors = [_from_to(checks, key) for key in ("median_ape", "mape")]
+        told = f"{name}, first look at {len(checks)} other tables"
+        lines.append(f"| {told} | {rows} | {' | '.join(errors)} |")
+    return "\n".join(lines) + "\n"
+
+
+def first_look() -> str:
+    """Return the same of tables out of sight, in a sentence."""
+    told = [
+        f"{name} {_from_to(checks, 'median_ape')} in the median"
+        for name, checks in (("training", BLIND), ("inference", BLIND_INFERENCE))
+    ]
+    count = len(BLIND) + len(BLIND_INFERENCE)
+    return (
+        f"At first look on {count} tables written down before anything was\n"
+        f"predicted for them, errors were larger: {told[0]},\n{told[1]}.\n"
+    )
+
+
 def unanswered(kind: str, what: str = "row") -> str:
     """Return why rows, or figures of them, have no prediction."""
     found = stored_kind(kind)
@@ -131,6 +165,8 @@ def unanswered(kind: str, what: str = "row") -> str:
 
 
 PARTS = {
+    "short": short,
+    "first_look": first_look,
     "blind": lambda: blind(BLIND),
     "blind_inference": lambda: blind(BLIND_INFERENCE),
     "training_sources": lambda: table("training", "source"),
