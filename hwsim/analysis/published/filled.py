@@ -228,7 +228,7 @@ _RECOMPUTE_WORDS = (
     (r"^(n/?a|-+|\?|unknown|not (stated|given|said)|unstated|custom|mixed|auto)$", ""),
     (r"^(no|not|false|off|0|n|disabled|without)\b", "none"),
     (r"^(minimal|save_dot(?!s?_except_mlp))", "operators"),
-    (r"selective|partial|norm|moe_act|activation_func|up_proj|core_attn"
+    (r"selective|partial|\bsac\b|norm|moe_act|activation_func|up_proj|core_attn"
      r"|^(attention|attn|sdpa|moe|mlp|op)\b", "selective"),
     (r"yes|true|\bon\b|^(y|1|enabled|ac)$|checkpoint|ckpt|recompute|remat|block|uniform"
      r"|\ball\b|save_|every|\bhalf\b|\d ?%|proj_offload", "full"),

@@ -34,10 +34,11 @@ FIGURES = ("iter_time_s", "tokens_per_s_per_device", "tflops_per_device", "mfu")
 _FIGURES = (*FIGURES, "value")
 # Sharing out of states by a framework's name for it.
 _STAGES = (
-    (r"^(fsdp|hsdp|fully[ -]shard)", 3),
+    (r"^(fsdp|hsdp|hybrid|fully[ -]shard)", 3),
     (r"^(ddp|data[ -]parallel|replicat)", 0),
     (r"^(dist\w*[ -]opt|opt\w*[ -]stat)", 1),
 )
+_DEGREES = ("tp", "pp", "vpp", "cp", "ep", "etp")
 _PRODUCT = re.compile(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})(?:\s*[a-zA-Z].*)?")
 _TWO = re.compile(r"[~≈<> ]*\d[\d,]*\s*(?:[-–/:x×*]|to)\s*\d")
 _WORDS = {
@@ -236,6 +237,8 @@ def _number(name: str, cell: str) -> float | int | None:
         return positive(cell_number(name, cell), cell)
     if product := _PRODUCT.fullmatch(cell) if name == "num_devices" else None:
         return int(product[1]) * int(product[2])
+    if name in _DEGREES and _WORDS.get(cell.casefold()) is False:
+        return 1  # not used
     if name != "ffn" and _TWO.match(cell):
         raise ValueError(f"{cell[:60]!r} is more than one number")
     if name == "num_devices" and re.search(r"\bnodes?\b", cell.casefold()):

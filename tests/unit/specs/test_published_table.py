@@ -287,3 +287,11 @@ def test_commas_at_the_ends_of_lines_are_no_column(tmp_path: Path) -> None:
     row = "lab,x,2048,A100,64,,,t,1,s,1.5,,,,,"
     run = read_published([table(tmp_path, row, head=HEAD.strip() + ",,\n")]).runs[0]
     assert run.iter_time_s == 1.5
+
+
+@pytest.mark.parametrize("cell", ["0", "no", "False"])
+def test_a_degree_that_is_not_used_is_one(tmp_path: Path, cell: str) -> None:
+    head = "model,device,num_devices,iter_time_s,vpp,cp\n"
+    path = table(tmp_path, f"x,A100,8,1.5,{cell},{cell}", head=head)
+    run = read_published([path]).runs[0]
+    assert (run.fault, run.vpp, run.cp) == ("", 1, 1)
