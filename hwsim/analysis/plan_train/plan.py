@@ -191,12 +191,12 @@ class TrainPlan(Result):
             **self.tally.to_dict(),
             "simulate_s": self.simulate_s,
             "step_s": self.best.step_s,
-            "command": self.commands[0],
+            "train_command": self.commands[0],
             "best": self.best.to_dict(),
             "ranking": [
                 {**layout_of(r), "step_s": r.step_s, "closed_form_step_s": closed,
                  "mfu": r.mfu, "memory_bytes": r.footprint.total,
-                 "breakdown": dict(r.parts), "command": command}
+                 "breakdown": dict(r.parts), "train_command": command}
                 for r, closed, command in zip(
                     self.played, self.predicted, self.commands, strict=True
                 )

@@ -269,7 +269,7 @@ def test_layouts_begin_with_what_stands_and_keep_what_is_given() -> None:
 
 
 def test_interleaving_is_chosen_where_a_source_is_not_known() -> None:
-    cells = {"pp": 4, "tp": 1, "dp": 2, "stack": "", "micro_batch": 1}
+    cells = {"pp": 4, "tp": 1, "dp": 2, "stack": "default-training", "micro_batch": 1}
     row = compared(run(mfu=0.4, **cells)).records[0]
     assert "vpp = 3" in row["assumed"]
     known = run(mfu=0.4, **(cells | {"source": "Megatron-Bridge"}))

@@ -294,7 +294,7 @@ def test_every_alias_finds_its_device() -> None:
 
 def test_unknown_names_show_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as raised:
-        load_device("h100-80gb-smx")
+        load_device("h100-80gb-sxn")
     assert raised.value.nearest[0] == "h100-80gb-sxm"
     assert "(hwsim devices lists them)" in str(raised.value)
     with pytest.raises(
