@@ -27,7 +27,11 @@ Optimizer = Annotated[
     str, typer.Option(help="adamw, adam, lamb, adafactor, adam8bit, sgd, …")
 ]
 OffloadOptimizer = Annotated[
-    bool, typer.Option(help="Keep optimizer states in host memory.")
+    bool,
+    typer.Option(
+        help="Keep optimizer states in host memory; on NVMe drives with "
+        "--set system.offload_to=drives."
+    ),
 ]
 ZeroStage = Annotated[
     int,

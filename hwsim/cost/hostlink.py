@@ -12,7 +12,8 @@ def host_link(system: SystemSpec, calibration: Calibration) -> tuple[Link, float
     """Return the host link and what each device gets of it. [B/s]
 
     All devices of a node copy at the same time, as they do in training; those
-    behind one port of the host share it.
+    behind one port of the host share it, and all share the drives where these
+    take what is offloaded.
 
     Raises
     ------
@@ -26,4 +27,4 @@ def host_link(system: SystemSpec, calibration: Calibration) -> tuple[Link, float
             "offloading needs one in its spec"
         )
     sustained = link.bandwidth * calibration.elementwise.host_copy_efficiency
-    return link, sustained / system.host_sharers
+    return link, min(sustained / system.host_sharers, system.offload_limit)

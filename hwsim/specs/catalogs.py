@@ -293,6 +293,8 @@ def _cluster(file: _Same[SystemFile], node: _Same[SystemSpec]) -> SystemSpec:
         sources=(*own.sources, *_node_sources(inner)),
         power_overhead=inner.power_overhead if power is None else power,
         devices_per_host_port=own.devices_per_host_port or inner.devices_per_host_port,
+        drives_bandwidth=own.drives_bandwidth or inner.drives_bandwidth,
+        offload_to=inner.offload_to if own.offload_to == "host" else own.offload_to,
     )
 
 
@@ -303,6 +305,8 @@ def _system(file: SystemFile, **resolved: Any) -> SystemSpec:
         "notes": file.notes,
         "power_overhead": file.power_overhead,
         "devices_per_host_port": file.devices_per_host_port,
+        "drives_bandwidth": file.drives_bandwidth,
+        "offload_to": file.offload_to,
         "nodes": file.nodes,
         "host": file.host,
         "networks": file.networks,
@@ -328,7 +332,8 @@ def _named(file: SystemFile, key: str, load: Callable[[str], S], name: str) -> S
 
 def _node_sources(node: SystemSpec) -> list[Source]:
     """Return a node's sources, kept to the figures that a cluster takes over."""
-    own = ("devices_per_node", "host", *(f"networks.{n.name}" for n in node.networks))
+    networks = (f"networks.{network.name}" for network in node.networks)
+    own = ("devices_per_node", "host", "drives_bandwidth", *networks)
     sources = []
     for source in node.sources:
         covers = tuple(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from hwsim.errors import InputError
 from hwsim.specs.base import (
+    BytesPerSecond,
     CatalogSpec,
     Count,
     Fraction,
@@ -29,6 +30,10 @@ __all__ = ["Host", "Network", "SystemFile", "SystemSpec", "single_device_system"
 # PCIe switches. On a DGX-2 (16 GPUs) each one then gets 3.0 of 12 GB/s, as S.
 # Rajbhandari et al., "ZeRO-Infinity", 2021, arXiv:2104.07857, figure 2b, measure.
 HOST_PORTS = 4
+
+
+# Where offloaded states and activations wait.
+OffloadTo = Literal["host", "drives"]
 
 
 class Host(Spec):
@@ -53,6 +58,8 @@ class SystemFile(CatalogSpec):
     networks: tuple[Network, ...] = ()
     power_overhead: Fraction | None = None
     devices_per_host_port: Count | None = None
+    drives_bandwidth: BytesPerSecond | None = None
+    offload_to: OffloadTo = "host"
 
     @model_validator(mode="after")
     def _one_base(self) -> SystemFile:
@@ -79,6 +86,12 @@ class SystemSpec(Spec):
     devices_per_host_port : int or None
         Devices of a node behind one port of its host, whose rate they share;
         None: as many as there are if a host has four ports for them.
+    drives_bandwidth : float or None
+        What the NVMe drives of a node sustain together, the slower of reading and
+        writing; its devices share it. [B/s]
+    offload_to : str
+        Where what is offloaded waits: in the memory of the ``host``, or on its
+        ``drives``, through that memory.
     sources : tuple of Source
         Where the system's own figures come from; the device has its own.
     """
@@ -92,6 +105,8 @@ class SystemSpec(Spec):
     networks: tuple[Network, ...] = ()
     power_overhead: Fraction | None = None
     devices_per_host_port: Count | None = None
+    drives_bandwidth: BytesPerSecond | None = None
+    offload_to: OffloadTo = "host"
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
@@ -108,6 +123,15 @@ class SystemSpec(Spec):
             raise ValueError(
                 f"{self.num_devices} devices but the outermost network joins "
                 f"{sizes[-1] if sizes else 1}; add a network that joins them all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _drives_to_offload_to(self) -> SystemSpec:
+        if self.offload_to == "drives" and self.drives_bandwidth is None:
+            raise ValueError(
+                "offload_to is drives, but the system names none; set "
+                "drives_bandwidth too, what a node's drives sustain together"
             )
         return self
 
@@ -131,6 +155,16 @@ class SystemSpec(Spec):
     def _host_sharing(self) -> int:
         usual = math.ceil(self.devices_per_node / HOST_PORTS)
         return self.devices_per_host_port or usual
+
+    @property
+    def offload_limit(self) -> float:
+        """What a device gets of its node's drives when all copy at once. [B/s]
+
+        Infinite where what is offloaded stays in host memory.
+        """
+        if self.offload_to == "host" or self.drives_bandwidth is None:
+            return math.inf
+        return float(self.drives_bandwidth) / self.devices_per_node
 
     def networks_for(self, group_size: int) -> tuple[Network, ...]:
         """Return the levels that a group of neighbouring devices spans."""

@@ -81,8 +81,9 @@ def _away(best: TrainResult) -> list[str]:
     if not each:
         return []
     node = each * min(best.system.devices_per_node, best.config.devices)
+    where = "hosts" if best.system.offload_to == "host" else "drives"
     return [
-        f"hosts must hold {format_quantity(each, 'B')} for each device, "
+        f"{where} must hold {format_quantity(each, 'B')} for each device, "
         f"{format_quantity(node, 'B')} a node: that they can is not checked"
     ]
 

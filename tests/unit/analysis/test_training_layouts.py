@@ -219,6 +219,38 @@ def test_copies_to_the_host_share_its_ports(what):
     assert faster < step
 
 
+@pytest.mark.parametrize("what", ["offload_activations", "offload_optimizer"])
+def test_drives_that_devices_of_a_node_share_take_what_is_offloaded(what):
+    def copied(*overrides):
+        asked = {"tp": 16, "seq": 512, "overrides": overrides, what: True}
+        found = hwsim.train("llama-2-7b", "dgx-2", **asked)
+        rows = [r for g in found.graphs for r in g.op_rows() if r["kind"] == "copy"]
+        return sum(r["total_s"] for r in rows)
+
+    drives = "system.offload_to=drives"
+    there = copied(drives)
+    assert there > copied()
+    halved = copied(drives, "system.drives_bandwidth=12.8 GB/s")
+    assert halved == pytest.approx(2 * there, rel=1e-3)
+    # Beyond the host's ports, faster drives change nothing.
+    fast = copied(drives, "system.drives_bandwidth=1 TB/s")
+    assert fast == pytest.approx(copied(), rel=1e-9)
+
+
+def test_a_plan_offloads_to_drives_as_a_step_does():
+    asked = {"global_batch": 16, "seq": 512, "overrides": ["system.offload_to=drives"]}
+    plan = hwsim.plan_train(
+        "llama-2-7b", "dgx-2", offload_activations=(True,), simulate=1, **asked
+    )
+    assert plan.predicted[0] == pytest.approx(plan.best.step_s, rel=0.2)
+    assert any(line.startswith("drives must hold") for line in plan.reasons.why)
+
+
+def test_drives_that_a_system_does_not_name_are_asked_for():
+    with pytest.raises(hwsim.SpecError, match="set drives_bandwidth too"):
+        hwsim.train("gpt2", "dgx-h100", overrides=["system.offload_to=drives"])
+
+
 def test_oversubscription_slows_a_step_whose_replicas_are_far_apart():
     def step(over):
         return hwsim.train(
