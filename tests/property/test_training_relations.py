@@ -10,14 +10,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import hwsim
+from hwsim.analysis.training.memory import held_microbatches, rank_memory
 from hwsim.analysis.training.train import TrainResult
 from hwsim.errors import HwsimError
 from hwsim.specs.catalogs import MODELS, SYSTEMS, load_model, load_system
 
 # What is fitted to measurements need not be smooth.
 FITTED = 1.002
+# The same cases in every run: the space is the whole catalog.
 FEW = settings(
-    max_examples=25, deadline=None,
+    max_examples=25, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
 LARGE = 2e11
@@ -102,6 +104,18 @@ def test_faster_memory_is_never_slower(case):
     assert better.step_s <= plain.step_s * FITTED
 
 
+def ranks(result):
+    """Return the footprint of each pipeline rank."""
+    config = result.config
+    if config.pp == 1:
+        return [result.footprint]
+    parts, held = config.parts(result.model), held_microbatches(config)
+    return [
+        rank_memory(result.model, result.stack, config, rank, parts, held[rank])
+        for rank in range(config.pp)
+    ]
+
+
 @FEW
 @given(asked())
 def test_more_devices_compute_less_and_hold_no_more(case):
@@ -110,10 +124,10 @@ def test_more_devices_compute_less_and_hold_no_more(case):
     found = run(*case, **twice)
     compute = [r.to_dict()["breakdown"]["compute"] for r in (plain, found)]
     assert compute[1] <= compute[0] * FITTED
-    held = [
-        r.footprint.weights + r.footprint.optimizer_states for r in (plain, found)
-    ]  # fmt: skip
-    assert held[1] <= held[0] * (1 + 1e-9)
+    # Rank by rank: with fewer microbatches, another one may be the fullest.
+    for before, after in zip(ranks(plain), ranks(found), strict=True):
+        kept = [f.weights + f.optimizer_states for f in (before, after)]
+        assert kept[1] <= kept[0] * (1 + 1e-9)
 
 
 @FEW

@@ -216,7 +216,10 @@ def open_choices(
     stages: Iterable[int] = [run.vpp or 1]
     pp = run.pp or 1
     if choose_vpp and run.vpp is None and pp > 1:
-        each = model.layers // pp
+        # Where layers do not divide, embedding and head count as one each.
+        each = next(
+            (n // pp for n in (model.layers, model.layers + 2) if n % pp == 0), 1
+        )
         stages = [v for v in range(1, min(each, _MOST_VPP) + 1) if each % v == 0]
     for recompute, m, v in itertools.product(_recompute(run), micro, stages):
         yield {"recompute": recompute, "micro_batch": m, "vpp": v}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -268,7 +268,7 @@ class RunPredictor:
         choose_vpp: bool,
     ) -> TrainResult:
         """Return the run; of what is left open, the fastest that fits."""
-        best: TrainResult | None = None
+        found: list[tuple[tuple[Any, Any], TrainResult]] = []
         fault: HwsimError | None = None
         # Larger micro-batches need more memory, more recomputing more time.
         full: set[tuple[Any, Any]] = set()
@@ -288,11 +288,10 @@ class RunPredictor:
                 done.add((micro, vpp))
             else:
                 full.add((recompute, vpp))
-            if best is None or _rank(result) < _rank(best):
-                best = result
-        if best is None:
+            found.append(((recompute, micro), result))
+        if not found:
             raise fault or InputError("no micro-batch divides the global batch")
-        return best
+        return _best(found)
 
     def _run(
         self,
@@ -313,10 +312,16 @@ class RunPredictor:
         return self._done[key]
 
 
-def _rank(result: TrainResult) -> tuple[bool, float]:
-    """Order of runs: what fits first, then by time; else by memory."""
-    fits = result.fits
-    return not fits, result.step_s if fits else result.memory.needed
+def _best(found: Sequence[tuple[Hashable, TrainResult]]) -> TrainResult:
+    """Return the fastest run that fits; if none does, of those nearest to it.
+
+    These recompute and batch as the smallest does: interleaving costs little memory.
+    """
+    fitting = [result for _, result in found if result.fits]
+    if not fitting:
+        smallest = min(found, key=lambda one: one[1].memory.needed)[0]
+        fitting = [result for choice, result in found if choice == smallest]
+    return min(fitting, key=lambda result: result.step_s)
 
 
 def _pace(result: TrainResult, run: PublishedRun) -> tuple[bool, float]:

@@ -276,6 +276,30 @@ def test_interleaving_is_chosen_where_a_source_is_not_known() -> None:
     assert mapped(known, MAPPINGS).choose_vpp is False
 
 
+@pytest.mark.parametrize(
+    ("model", "pp", "parts"),
+    [("llama-3.1-405b", 16, {1, 2, 4, 8}), ("llama-2-70b", 8, {1, 2, 5}),
+     ("llama-2-70b", 7, {1})],
+)  # fmt: skip
+def test_interleaving_divides_layers_or_these_with_embedding_and_head(
+    model: str, pp: int, parts: set[int]
+) -> None:
+    asked = run(pp=pp, vpp=None, micro_batch=1)
+    found = open_choices(asked, load_model(model), choose_vpp=True)
+    assert {choice["vpp"] for choice in found} == parts
+
+
+def test_what_fits_in_no_way_is_interleaved_as_the_fastest_is() -> None:
+    cells = {"model": "Llama-3.1-405B", "global_batch": 64, "seq_len": 8192,
+             "device": "H100-80GB-SXM", "num_devices": 128, "tp": 8, "pp": 16,
+             "dp": 1, "micro_batch": 1, "recompute": "none", "stack": "llama-3",
+             "tokens_per_s_per_device": 100.0}  # fmt: skip
+    shape = dict.fromkeys(("layers", "hidden", "heads", "ffn", "vocab", "params_b"))
+    row = compared(run(**(shape | cells))).records[0]
+    assert not row["fits"]
+    assert "vpp = 8" in row["assumed"]
+
+
 def test_attention_is_what_the_row_says() -> None:
     stack = load_stack("default-training")
     assert attending(stack, run(flash_attention="yes (v2)")) is stack
