@@ -17,6 +17,8 @@ from hwsim.specs.stack import StackSpec
 
 # Thread blocks of a collective's kernel, each on a unit of its own [1]_.
 BLOCKS = 24.0
+# Assumed, of devices with few units: libraries leave at least half to computing.
+MOST_HELD = 0.5
 
 
 def held_share(device: DeviceSpec) -> float:
@@ -40,7 +42,7 @@ def held_share(device: DeviceSpec) -> float:
     """
     if device.kind != "gpu":
         return 0.0
-    return min(BLOCKS / float(device.compute.units), 0.5)
+    return min(BLOCKS / float(device.compute.units), MOST_HELD)
 
 
 def lost_time(share: float, beside: FloatArray, compute: FloatArray) -> FloatArray:
